@@ -1,0 +1,219 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/slipway-ci/slipway/pipeline/ci"
+	"github.com/slipway-ci/slipway/pipeline/config"
+	"github.com/slipway-ci/slipway/pipeline/display"
+	"github.com/slipway-ci/slipway/pipeline/fault"
+)
+
+// app holds what every command needs.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+
+	dir        string
+	configFile string
+	outputs    []string
+	progress   string
+	verbose    bool
+
+	json    bool // report as JSON, from outputs
+	places  []string
+	started bool // flags and arguments were right
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "slipway",
+		Short: "From a Go service's source to a pushed image, the same everywhere",
+		Long: `Slipway lints, race-tests, builds and pushes a Go service. The same commit
+gives the same image digest on a laptop, in GitHub Actions and in GitLab CI.
+
+Settings come from slipway.yaml at the root of the repository; every setting has
+a default, so the file may be empty or missing. Results go to standard output,
+progress to standard error.
+
+Exit codes: 0 done, 1 a gate or stage failed, 2 wrong usage or configuration,
+130 interrupted.`,
+		Example: `  slipway init                        write a slipway.yaml for this repository
+  slipway check                       lint and test, as before a push
+  slipway build                       build the image into .slipway/image
+  slipway publish --repository ghcr.io/acme/orders
+  slipway ship                        all of it`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.SetIn(a.stdin)
+	flags := root.PersistentFlags()
+	flags.StringVarP(&a.dir, "directory", "C", ".", "work in `DIR`")
+	flags.StringVar(&a.configFile, "config", "", "configuration `FILE` (default: slipway.yaml in DIR or above it)")
+	flags.StringArrayVarP(&a.outputs, "output", "o", nil, "report as `text|json`; build also takes oci:DIR, docker-archive:FILE, registry:REPOSITORY")
+	flags.StringVar(&a.progress, "progress", "auto", "show progress as `auto|plain|json`")
+	flags.BoolVarP(&a.verbose, "verbose", "v", false, "show every step")
+	root.PersistentPreRunE = func(*cobra.Command, []string) error { return a.start() }
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fault.Inputf("usage", "%w", err).WithFix("see %s --help", cmd.CommandPath())
+	})
+	root.AddGroup(&cobra.Group{ID: "pipeline", Title: "The pipeline:"}, &cobra.Group{ID: "set-up", Title: "Setting up:"})
+	for _, c := range a.pipelineCommands() {
+		c.GroupID = "pipeline"
+		root.AddCommand(c)
+	}
+	for _, c := range []*cobra.Command{a.initCommand(), a.doctorCommand(), a.registryCommand(), a.versionCommand()} {
+		c.GroupID = "set-up"
+		root.AddCommand(c)
+	}
+	return root
+}
+
+// start settles the global flags once cobra has read them.
+func (a *app) start() error {
+	a.started = true
+	for _, o := range a.outputs {
+		switch o {
+		case "json":
+			a.json = true
+		case "text":
+			a.json = false
+		default:
+			a.places = append(a.places, o)
+		}
+	}
+	switch a.progress {
+	case "auto", "plain", "json":
+	default:
+		return fault.Inputf("usage", "--progress %q is not auto, plain or json", a.progress)
+	}
+	return nil
+}
+
+// only refuses outputs other than text and json for commands without an image.
+func (a *app) only() error {
+	if len(a.places) > 0 {
+		return fault.Inputf("usage", "-o %q is not text or json", a.places[0])
+	}
+	return nil
+}
+
+// load finds and reads the configuration; root is the folder all of its paths
+// are relative to.
+func (a *app) load() (root string, c config.Config, err error) {
+	fi, err := os.Stat(a.dir)
+	if err != nil {
+		return "", c, fault.Inputf("usage", "-C %s: %w", a.dir, err)
+	}
+	if !fi.IsDir() {
+		return "", c, fault.Inputf("usage", "-C %s is not a folder", a.dir)
+	}
+	root, err = filepath.Abs(a.dir)
+	if err != nil {
+		return "", c, fmt.Errorf("resolving %s: %w", a.dir, err)
+	}
+	file := a.configFile
+	if file == "" {
+		if file, err = config.Find(root); err != nil {
+			return "", c, err
+		}
+		if file == "" {
+			return root, config.Default(), nil
+		}
+	} else if !filepath.IsAbs(file) {
+		file = filepath.Join(root, file)
+	}
+	shown := file
+	if wd, err := os.Getwd(); err == nil {
+		if rel, err := filepath.Rel(wd, file); err == nil && filepath.IsLocal(rel) {
+			shown = rel
+		}
+	}
+	c, err = config.Load(shown)
+	return filepath.Dir(file), c, err
+}
+
+// display chooses how progress is shown.
+func (a *app) display(stages []string) display.Display {
+	system := ci.Detect(nil)
+	switch {
+	case a.progress == "json":
+		return display.JSON(a.stderr)
+	case a.progress == "plain":
+		return display.Plain(a.stderr, a.verbose)
+	case system.Name != "":
+		return system.Display(a.stderr)
+	case a.terminal() && !a.verbose:
+		return display.Live(a.stderr, stages)
+	default:
+		return display.Plain(a.stderr, a.verbose)
+	}
+}
+
+func (a *app) terminal() bool {
+	f, ok := a.stderr.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
+}
+
+// failure is the error of a JSON report.
+type failure struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+	Exit    int    `json:"exit"`
+}
+
+func describe(err error) *failure {
+	if err == nil {
+		return nil
+	}
+	return &failure{fault.CodeOf(err), err.Error(), fault.ExitCode(err)}
+}
+
+// reported marks an error whose report was already printed as JSON.
+type reported struct{ error }
+
+func (r reported) Unwrap() error { return r.error }
+
+// exit prints what went wrong, one line each, and returns the exit code.
+func (a *app) exit(err error) int {
+	if err == nil {
+		return fault.ExitOK
+	}
+	var input *fault.Error
+	if !a.started && !errors.As(err, &input) {
+		err = fault.Inputf("usage", "%w", err).WithFix("see slipway --help")
+	}
+	code := fault.ExitCode(err)
+	if code == fault.ExitInterrupted {
+		fmt.Fprintln(a.stderr, "slipway: interrupted")
+	} else {
+		for line := range strings.Lines(err.Error()) {
+			fmt.Fprintln(a.stderr, "slipway: "+display.Clean(strings.TrimRight(line, "\n")))
+		}
+	}
+	var done reported
+	if a.json && !errors.As(err, &done) {
+		a.printJSON(map[string]any{"error": describe(err)})
+	}
+	return code
+}
+
+func (a *app) printJSON(v any) {
+	enc := json.NewEncoder(a.stdout)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(v) // nobody is left to tell when standard output is gone
+}

@@ -1,0 +1,267 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/google/renameio/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/slipway-ci/slipway/pipeline/cache"
+	"github.com/slipway-ci/slipway/pipeline/config"
+	"github.com/slipway-ci/slipway/pipeline/fault"
+	"github.com/slipway-ci/slipway/pipeline/registry/embedded"
+	"github.com/slipway-ci/slipway/pipeline/source"
+	"github.com/slipway-ci/slipway/pipeline/toolchain"
+)
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version of slipway", Args: cobra.NoArgs,
+		Example: "  slipway version -o json",
+		RunE: func(*cobra.Command, []string) error {
+			if err := a.only(); err != nil {
+				return err
+			}
+			if a.json {
+				a.printJSON(map[string]string{"version": version, "commit": commit, "date": date, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH})
+				return nil
+			}
+			fmt.Fprintf(a.stdout, "slipway %s %s/%s %s\n", version, runtime.GOOS, runtime.GOARCH, runtime.Version())
+			return nil
+		},
+	}
+}
+
+func (a *app) registryCommand() *cobra.Command {
+	var port int
+	cmd := &cobra.Command{
+		Use: "registry", Short: "Serve the embedded registry on 127.0.0.1, to pull from what was shipped", Args: cobra.NoArgs,
+		Example: "  slipway registry &\n  crane ls 127.0.0.1:5077/orders",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			dir, err := cache.User()
+			if err != nil {
+				return err
+			}
+			server, err := embedded.Start(cmd.Context(), dir.Path("registry"), port)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(a.stderr, "serving %s on %s until interrupted\n", dir.Path("registry"), server.Addr)
+			return server.Wait(cmd.Context())
+		},
+	}
+	cmd.Flags().IntVar(&port, "port", embedded.Port, "`PORT` to listen on; 0 takes a free one")
+	return cmd
+}
+
+func (a *app) initCommand() *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use: "init", Short: "Write a slipway.yaml and a .dockerignore for this repository", Args: cobra.NoArgs,
+		Example: "  slipway init\n  slipway init -C services/orders",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.only(); err != nil {
+				return err
+			}
+			return a.initialize(cmd.Context(), force)
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "replace a slipway.yaml that is there")
+	return cmd
+}
+
+func (a *app) initialize(ctx context.Context, force bool) error {
+	dir, err := filepath.Abs(a.dir)
+	if err != nil {
+		return fmt.Errorf("resolving %s: %w", a.dir, err)
+	}
+	target := filepath.Join(dir, config.FileName)
+	if _, err := os.Stat(target); err == nil && !force {
+		return fault.Inputf("init.exists", "%s is there already", target).WithFix("replace it with --force")
+	}
+	mains, err := source.Mains(ctx, source.Options{Root: dir})
+	if err != nil {
+		return err
+	}
+	if len(mains) == 0 {
+		return fault.Inputf("source.no-main", "the module in %s has no main package", dir)
+	}
+	pin := ""
+	if g, err := toolchain.Find(ctx, dir, ""); err == nil {
+		pin = g.Version
+	}
+	written := map[string]string{target: starter(mains, pin)}
+	ignore := filepath.Join(dir, source.IgnoreFile)
+	if _, err := os.Stat(ignore); errors.Is(err, fs.ErrNotExist) {
+		written[ignore] = "# What never enters a build: changing these rebuilds nothing.\n.git\n.slipway\n**/*.md\n"
+	}
+	for file, text := range written {
+		if err := renameio.WriteFile(file, []byte(text), 0o644); err != nil {
+			return fault.Inputf("output.unwritable", "writing %s: %w", file, err)
+		}
+	}
+	var names []string
+	for file := range written {
+		names = append(names, file)
+	}
+	slices.Sort(names)
+	if a.json {
+		a.printJSON(map[string]any{"written": names, "mains": mains})
+		return nil
+	}
+	for _, file := range names {
+		fmt.Fprintln(a.stdout, "wrote", file)
+	}
+	fmt.Fprintln(a.stdout, "next: slipway doctor, then slipway ship")
+	return nil
+}
+
+func starter(mains []string, pin string) string {
+	var b strings.Builder
+	b.WriteString("# yaml-language-server: $schema=https://raw.githubusercontent.com/slipway-ci/slipway/main/pipeline/config/schema.json\n")
+	b.WriteString("# Every setting is optional; see docs/configuration.md of slipway.\napp:\n")
+	fmt.Fprintf(&b, "  main: %s\n", mains[0])
+	if len(mains) > 1 {
+		fmt.Fprintf(&b, "  # others: %s\n", strings.Join(mains[1:], ", "))
+	}
+	if pin != "" {
+		fmt.Fprintf(&b, "  toolchain: %s # the same everywhere, so that digests are\n", pin)
+	}
+	b.WriteString(`  # platforms: [linux/amd64, linux/arm64]
+
+# image:
+#   repository: ghcr.io/acme/orders
+#   args: [--config, /etc/app/config.yaml]
+#   env: {TZ: Asia/Shanghai}
+
+# test:
+#   services: [postgres, redis]
+#   coverage: 70
+`)
+	return b.String()
+}
+
+// finding is one line of the doctor.
+type finding struct {
+	Name     string `json:"name"`
+	State    string `json:"state"` // ok, missing, unused
+	Detail   string `json:"detail,omitempty"`
+	Fix      string `json:"fix,omitempty"`
+	Required bool   `json:"required"`
+}
+
+func (a *app) doctorCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "doctor", Short: "Tell what this machine has and lacks for this app", Args: cobra.NoArgs,
+		Example: "  slipway doctor\n  slipway doctor -o json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.only(); err != nil {
+				return err
+			}
+			root, c, err := a.load()
+			if err != nil {
+				return err
+			}
+			return a.doctor(cmd.Context(), root, c)
+		},
+	}
+}
+
+func (a *app) doctor(ctx context.Context, root string, c config.Config) error {
+	var list []finding
+	add := func(name string, required bool, detail string, err error) {
+		f := finding{Name: name, State: "ok", Detail: detail, Required: required}
+		if err != nil {
+			f.State, f.Detail = "missing", err.Error()
+			var fe *fault.Error
+			if errors.As(err, &fe) {
+				f.Detail, f.Fix = fe.Err.Error(), fe.Fix
+			}
+			if !required {
+				f.State = "unused"
+			}
+		}
+		list = append(list, f)
+	}
+	program := func(required bool, fix string, names ...string) {
+		var err error = fault.Inputf("program.missing", "not installed").WithFix("%s", fix)
+		detail := ""
+		for _, name := range names {
+			if path, lookErr := lookPath(name); lookErr == nil {
+				detail, err = path, nil
+				break
+			}
+		}
+		add(names[0], required, detail, err)
+	}
+	dir := filepath.Join(root, c.App.Dir)
+	s, err := source.Open(ctx, source.Options{Root: root, Dir: c.App.Dir, Main: c.App.Main, Name: c.App.Name, Tags: c.App.Tags})
+	add("source", true, fmt.Sprintf("%s %s of %s", s.Name, s.Version, s.Module), err)
+	g, err := toolchain.Find(ctx, dir, c.App.Toolchain)
+	if err != nil {
+		add("go", true, "", err)
+	} else {
+		add("go", true, g.Version+" in "+g.Root, nil)
+		_, err := os.Stat(g.ZoneInfo())
+		add("zone data", true, g.ZoneInfo(), err)
+	}
+	folder, err := cache.User()
+	if err == nil {
+		_, err = folder.Make("runs")
+	}
+	add("cache", true, string(folder), err)
+	program(c.Test.Race == nil || *c.Test.Race, "apt-get install gcc, or set test.race: false", "gcc", "clang", "cc")
+	program(false, "found or built from the module proxy by the first lint", "golangci-lint")
+	program(slices.Contains(c.Test.Services, "postgres") && os.Getenv("DATABASE_URL") == "", "apt-get install postgresql, or set DATABASE_URL", "postgres")
+	program(slices.Contains(c.Test.Services, "redis") && os.Getenv("REDIS_URL") == "", "apt-get install redis-server, or set REDIS_URL", "redis-server")
+	program(c.Image.UPX, "apt-get install upx-ucl (from backports)", "upx")
+	program(c.App.CGO, "apt-get install musl-tools", "musl-gcc")
+
+	lacking := 0
+	for _, f := range list {
+		if f.State == "missing" {
+			lacking++
+		}
+	}
+	if a.json {
+		a.printJSON(map[string]any{"findings": list})
+	} else {
+		for _, f := range list {
+			line := fmt.Sprintf("  %-14s %-8s %s", f.Name, f.State, f.Detail)
+			if f.Fix != "" {
+				line += " (" + f.Fix + ")"
+			}
+			fmt.Fprintln(a.stdout, line)
+		}
+	}
+	if lacking > 0 {
+		err := fault.Gatef("doctor.missing", "%d things this app needs are missing", lacking)
+		if a.json {
+			return reported{err}
+		}
+		return err
+	}
+	return nil
+}
+
+// lookPath finds a program where the stages look for it.
+func lookPath(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err == nil || name != "postgres" {
+		return path, err
+	}
+	found, globErr := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
+	if globErr != nil || len(found) == 0 {
+		return "", err
+	}
+	return found[len(found)-1], nil
+}

@@ -1,0 +1,231 @@
+package config_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/slipway-ci/slipway/pipeline/config"
+	"github.com/slipway-ci/slipway/pipeline/fault"
+)
+
+func TestEmptyFileIsTheDefault(t *testing.T) {
+	for _, text := range []string{"", "\n", "# nothing\n", "{}", "app:\n", "---\n", "~"} {
+		got, err := config.Parse("slipway.yaml", []byte(text))
+		if err != nil {
+			t.Errorf("%q: %v", text, err)
+			continue
+		}
+		if diff := cmp.Diff(config.Default(), got); diff != "" {
+			t.Errorf("%q differs from the default:\n%s", text, diff)
+		}
+	}
+}
+
+func TestParse(t *testing.T) {
+	got, err := config.Parse("slipway.yaml", []byte(`
+app:
+  main: ./cmd/server
+  platforms: [linux/arm64, linux/arm/v7]
+  env: {GOAMD64: v3}
+image:
+  repository: ghcr.io/acme/orders
+  args: [--config, /etc/app/config.yaml]
+  ports: [80]
+  env: {TZ: Asia/Shanghai}
+  healthCheck: {interval: 1m, retries: 5}
+test:
+  race: false
+  coverage: 72.5
+  services: [postgres, redis]
+registry:
+  mirrors: {docker.io: [mirror.example.com]}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := config.Default()
+	race := false
+	want.App.Main = "./cmd/server"
+	want.App.Platforms = []string{"linux/arm64", "linux/arm/v7"}
+	want.App.Env = map[string]string{"GOAMD64": "v3"}
+	want.Image.Repository = "ghcr.io/acme/orders"
+	want.Image.Args = []string{"--config", "/etc/app/config.yaml"}
+	want.Image.Ports = []int{80}
+	want.Image.Env = map[string]string{"TZ": "Asia/Shanghai"}
+	want.Image.HealthCheck.Interval = config.Duration(time.Minute)
+	want.Image.HealthCheck.Retries = 5
+	want.Test.Race = &race
+	want.Test.Coverage = 72.5
+	want.Test.Services = []string{"postgres", "redis"}
+	want.Registry.Mirrors = map[string][]string{"docker.io": {"mirror.example.com"}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestMistakesNameThePlaceAndTheRemedy(t *testing.T) {
+	tests := map[string]struct{ text, want string }{
+		"unknown key": {
+			"app:\n  man: ./cmd/server\n",
+			`f.yaml:2:3: unknown key "man" in app; did you mean "main"?`,
+		},
+		"unknown top-level key": {
+			"imge: {}\n",
+			`f.yaml:1:1: unknown key "imge" at the top level; did you mean "image"?`,
+		},
+		"unknown key without a near one": {
+			"lint:\n  frobnicate: 1\n",
+			`f.yaml:2:3: unknown key "frobnicate" in lint; known: config, timeout, version`,
+		},
+		"key of a nested mapping": {
+			"image:\n  healthCheck:\n    intervall: 3s\n",
+			`f.yaml:3:5: unknown key "intervall" in image.healthCheck; did you mean "interval"?`,
+		},
+		"wrong type": {
+			"test:\n  coverage: high\n",
+			"f.yaml:2:13: test.coverage must be a number, not a string",
+		},
+		"number for a string": {
+			"image:\n  env:\n    PORT: 8080\n",
+			"f.yaml:3:11: image.env.PORT must be a string, not a number; put it in quotes",
+		},
+		"list for a mapping": {
+			"- a\n",
+			"f.yaml:1:1: the file must be a mapping, not a list",
+		},
+		"enumeration": {
+			"image:\n  compression: ztsd\n",
+			`f.yaml:2:16: image.compression is ztsd; it must be one of gzip, zstd; did you mean "zstd"?`,
+		},
+		"impossible value": {
+			"test:\n  coverage: 120\n",
+			"f.yaml:2:13: test.coverage must be at most 100",
+		},
+		"platform": {
+			"app:\n  platforms: [linux/amd64, windows/amd64]\n",
+			`f.yaml:2:28: platform "windows/amd64" is not known (use one of linux/386,`,
+		},
+		"port":       {"image:\n  ports: [8080, 70000]\n", "f.yaml:2:17: 70000 is not a port (1 to 65535)"},
+		"repository": {"image:\n  repository: Acme/Orders\n", "f.yaml:2:15: image.repository: "},
+		"base":       {"image:\n  base: 'a b'\n", "f.yaml:2:9: image.base: "},
+		"twice":      {"app:\n  main: a\n  main: b\n", `f.yaml:3:3: key "main" is given twice`},
+		"leaves":     {"app:\n  dir: ../x\n", `f.yaml:2:8: app.dir: "../x" leaves the folder of slipway.yaml`},
+		"environment": {
+			"app:\n  env: {PATH: /evil}\n",
+			"f.yaml:2:15: PATH is not a setting of the Go compiler",
+		},
+		"duration":        {"lint:\n  timeout: soon\n", `f.yaml:2:12: lint.timeout is "soon"; it must match`},
+		"zero duration":   {"lint:\n  timeout: 0s\n", "must be above zero"},
+		"syntax":          {"app:\n\tmain: x\n", "f.yaml:2:1: found character that cannot start any token"},
+		"second file":     {"app: {}\n---\napp: {}\n", "f.yaml:2:1: a second document; slipway.yaml holds one"},
+		"merge key":       {"app: &a {}\nimage:\n  <<: *a\n", "f.yaml:3:3: merge keys (<<) are not supported"},
+		"not a number":    {"test:\n  coverage: .nan\n", "f.yaml:2:13: .nan is not a number that can be used here"},
+		"not a word":      {"? [a]\n: b\n", "f.yaml:1:3: a key must be a plain word"},
+		"golangci-lint":   {"lint: {version: latest}\n", `f.yaml:1:17: lint.version is "latest"; it must match`},
+		"listed twice":    {"test: {services: [redis, redis]}\n", "f.yaml:1:26: test.services holds the same value twice"},
+		"empty list":      {"test: {packages: []}\n", "f.yaml:1:18: test.packages must not be an empty list"},
+		"alias of itself": {"app: &a\n  t: *a\n", "nested more than 64 levels deep"},
+		"several in one":  {"imge: {}\ntest: {race: 1}\n", "f.yaml:1:1: unknown key \"imge\" at the top level; did you mean \"image\"?\nf.yaml:2:14: test.race must be true or false, not a number"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, err := config.Parse("f.yaml", []byte(tt.text))
+			var e *fault.Error
+			if !errors.As(err, &e) || e.Kind != fault.Input {
+				t.Fatalf("got %v, want an input error", err)
+			}
+			if !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got  %s\nwant %s", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestAliasesCannotExhaustMemory(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n")
+	for i := 1; i < 12; i++ {
+		r := strings.Repeat("*a"+string(rune('a'+i-1))+", ", 9)
+		if i == 1 {
+			r = strings.Repeat("*a0, ", 9)
+		}
+		b.WriteString("a" + string(rune('a'+i)) + ": &a" + string(rune('a'+i)) + " [" + strings.TrimSuffix(r, ", ") + "]\n")
+	}
+	_, err := config.Parse("f.yaml", []byte(b.String()))
+	if fault.ExitCode(err) != fault.ExitInput {
+		t.Fatalf("got %v, want an input error", err)
+	}
+}
+
+func TestFind(t *testing.T) {
+	root := t.TempDir()
+	sub := filepath.Join(root, "repo", "services", "orders")
+	for _, d := range []string{sub, filepath.Join(root, "repo", ".git")} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	outside := filepath.Join(root, config.FileName)
+	if err := os.WriteFile(outside, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := config.Find(sub); err != nil || got != "" {
+		t.Errorf("got %q, %v; a file above the repository must not count", got, err)
+	}
+	inside := filepath.Join(root, "repo", config.FileName)
+	if err := os.WriteFile(inside, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := config.Find(sub); err != nil || got != inside {
+		t.Errorf("got %q, %v, want %s", got, err, inside)
+	}
+}
+
+func TestDurationIsWrittenShort(t *testing.T) {
+	for in, want := range map[time.Duration]string{
+		5 * time.Minute: "5m", time.Hour: "1h", 90 * time.Second: "1m30s", 30 * time.Second: "30s", 90 * time.Minute: "1h30m",
+	} {
+		if got := config.Duration(in).String(); got != want {
+			t.Errorf("%v: got %s, want %s", in, got, want)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte("app: {main: ./cmd/server, platforms: [linux/amd64]}\nimage: {ports: [1]}\n"))
+	f.Add([]byte("app: &a\n  dir: .\ntest: *a\n"))
+	f.Add([]byte("? [a]\n: b\n---\n"))
+	f.Add([]byte("app: &a\n t: *a\n"))
+	f.Add([]byte("image: {healthCheck: {interval: 1h}}"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		_, err := config.Parse("f.yaml", data)
+		if err == nil {
+			return
+		}
+		if fault.ExitCode(err) != fault.ExitInput {
+			t.Errorf("%q: %v does not exit 2", data, err)
+		}
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			if !strings.HasPrefix(line, "f.yaml") {
+				t.Errorf("%q: line %q does not name the file", data, line)
+			}
+		}
+	})
+}
+
+func FuzzParsePlatform(f *testing.F) {
+	f.Add("linux/amd64")
+	f.Add("linux/arm/v7")
+	f.Fuzz(func(t *testing.T, s string) {
+		p, err := config.ParsePlatform(s)
+		if err == nil && p.String() != s {
+			t.Errorf("%q became %s", s, p)
+		}
+	})
+}

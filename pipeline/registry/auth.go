@@ -1,0 +1,67 @@
+package registry
+
+import (
+	"os"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+
+	"github.com/slipway-ci/slipway/pipeline/fault"
+)
+
+// Credentials are a name and a password or token for one registry.
+type Credentials struct {
+	Username string
+	Password string // never printed
+}
+
+// Keychain finds credentials in this order: those given for the registry of
+// the target, Docker's configuration with its credential helpers, and the
+// variables of GitHub Actions and GitLab CI for their own registries. getenv
+// is [os.Getenv] but in tests.
+//
+// It returns a [fault.Input] error when only half of the credentials is given.
+func Keychain(target string, given Credentials, getenv func(string) string) (authn.Keychain, error) {
+	if getenv == nil {
+		getenv = os.Getenv
+	}
+	if given.Username == "" {
+		given.Username = getenv("SLIPWAY_REGISTRY_USERNAME")
+	}
+	if given.Password == "" {
+		given.Password = getenv("SLIPWAY_REGISTRY_PASSWORD")
+	}
+	if (given.Username == "") != (given.Password == "") {
+		return nil, fault.Inputf("registry.half-credentials", "a registry user name and password are needed, only one is given").
+			WithFix("use --username with --password-stdin, or SLIPWAY_REGISTRY_USERNAME and SLIPWAY_REGISTRY_PASSWORD")
+	}
+	var chain []authn.Keychain
+	if given.Username != "" {
+		chain = append(chain, fixed{target, given})
+	}
+	chain = append(chain, authn.DefaultKeychain)
+	if user, token := getenv("GITHUB_ACTOR"), getenv("GITHUB_TOKEN"); user != "" && token != "" {
+		chain = append(chain, fixed{"ghcr.io", Credentials{user, token}})
+	}
+	if host := getenv("CI_REGISTRY"); host != "" {
+		if user, password := getenv("CI_REGISTRY_USER"), getenv("CI_REGISTRY_PASSWORD"); user != "" && password != "" {
+			chain = append(chain, fixed{host, Credentials{user, password}})
+		} else if token := getenv("CI_JOB_TOKEN"); token != "" {
+			chain = append(chain, fixed{host, Credentials{"gitlab-ci-token", token}})
+		}
+	}
+	return authn.NewMultiKeychain(chain...), nil
+}
+
+// fixed are credentials that go to one registry and to no other.
+type fixed struct {
+	host string
+	Credentials
+}
+
+// Resolve returns the credentials for their own registry.
+func (f fixed) Resolve(r authn.Resource) (authn.Authenticator, error) {
+	if r.RegistryStr() != f.host {
+		return authn.Anonymous, nil
+	}
+	return &authn.Basic{Username: f.Username, Password: f.Password}, nil
+}

@@ -1,0 +1,103 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/slipway-ci/slipway/pipeline/fault"
+	"github.com/slipway-ci/slipway/pipeline/image"
+	"github.com/slipway-ci/slipway/pipeline/progress"
+)
+
+// wellKnown are the bases that have a short name. They are tags, so a build
+// that must be reproducible names them by digest; the image stage says how.
+func wellKnown(base string) string {
+	switch base {
+	case "alpine":
+		return "docker.io/library/alpine:3.22"
+	case "distroless":
+		return "gcr.io/distroless/static-debian12:nonroot"
+	}
+	return base
+}
+
+// Base finds a base image, at a mirror first where there is one.
+func (c *Client) Base(ctx context.Context, base string, p v1.Platform) (image.Base, error) {
+	full := wellKnown(base)
+	ref, err := c.Reference(full)
+	if err != nil {
+		return image.Base{}, err
+	}
+	progress.Statusf(ctx, "finding base %s", full)
+	var errs []error
+	for _, candidate := range c.candidates(ref) {
+		b, err := c.get(ctx, candidate, p)
+		if err == nil {
+			b.Name = full
+			return b, nil
+		}
+		var input *fault.Error
+		if ctx.Err() != nil || errors.As(err, &input) && input.Kind == fault.Input {
+			return image.Base{}, err
+		}
+		errs = append(errs, explain(ctx, "pulling base", candidate, err))
+	}
+	return image.Base{}, errs[len(errs)-1] // the registry itself comes last
+}
+
+func (c *Client) get(ctx context.Context, ref name.Reference, p v1.Platform) (image.Base, error) {
+	desc, err := remote.Get(ref, append(c.options(ctx, c.opts.Downloads, nil), remote.WithPlatform(p))...)
+	if err != nil {
+		return image.Base{}, err
+	}
+	if desc.MediaType.IsIndex() {
+		idx, err := desc.ImageIndex()
+		if err != nil {
+			return image.Base{}, err
+		}
+		manifest, err := idx.IndexManifest()
+		if err != nil {
+			return image.Base{}, err
+		}
+		var have []string
+		for _, m := range manifest.Manifests {
+			if m.Platform != nil && m.Platform.OS != "unknown" {
+				have = append(have, m.Platform.String())
+			}
+			if m.Platform != nil && m.Platform.Satisfies(p) {
+				img, err := idx.Image(m.Digest)
+				return image.Base{Image: img, Digest: desc.Digest}, err
+			}
+		}
+		return image.Base{}, fault.Inputf("image.base-platform", "base %s has no image for %s", ref.Name(), p).
+			WithFix("it has %s", strings.Join(have, ", "))
+	}
+	img, err := desc.Image()
+	return image.Base{Image: img, Digest: desc.Digest}, err
+}
+
+// candidates are the places a reference can be pulled from, the registry
+// itself last.
+func (c *Client) candidates(ref name.Reference) []name.Reference {
+	host := ref.Context().RegistryStr()
+	mirrors := c.opts.Mirrors[host]
+	if host == name.DefaultRegistry {
+		mirrors = append(mirrors, c.opts.Mirrors["docker.io"]...)
+	}
+	var all []name.Reference
+	for _, m := range mirrors {
+		sep := ":"
+		if _, ok := ref.(name.Digest); ok {
+			sep = "@"
+		}
+		if r, err := c.Reference(strings.TrimSuffix(m, "/") + "/" + ref.Context().RepositoryStr() + sep + ref.Identifier()); err == nil {
+			all = append(all, r)
+		}
+	}
+	return append(all, ref)
+}

@@ -1,0 +1,7 @@
+package service
+
+import "syscall"
+
+// dieWithParent has the kernel send quit to the process when the thread that
+// started it ends, see [launch.start].
+func dieWithParent(attr *syscall.SysProcAttr, quit syscall.Signal) { attr.Pdeathsig = quit }

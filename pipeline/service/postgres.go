@@ -1,0 +1,213 @@
+package service
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+const (
+	pgUser     = "test"
+	pgDatabase = "testdb"
+)
+
+// postgres starts a cluster of its own, tuned for tests: nothing survives a
+// crash, because nothing needs to.
+type postgres struct{ initdb, server string }
+
+func findPostgres() (plan, error) {
+	folders := pgFolders("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/local/pgsql/bin")
+	p := postgres{search("initdb", folders), search("postgres", folders)}
+	if p.initdb == "" || p.server == "" {
+		return nil, missing("postgres", "postgresql", Postgres.Variable())
+	}
+	return p, nil
+}
+
+// pgFolders returns the folders in which distributions install Postgres, the
+// newest version first. They are not on PATH.
+func pgFolders(patterns ...string) []string {
+	var folders []string
+	newest := map[string]int{}
+	for _, pattern := range patterns {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			continue // the patterns are ours and well formed
+		}
+		for _, dir := range found {
+			digits := strings.TrimPrefix(filepath.Base(filepath.Dir(dir)), "pgsql-")
+			newest[dir], _ = strconv.Atoi(digits) // 0 for 9.6 and no version at all: last
+			folders = append(folders, dir)
+		}
+	}
+	slices.SortStableFunc(folders, func(a, b string) int { return newest[b] - newest[a] })
+	return folders
+}
+
+func (postgres) kind() Kind { return Postgres }
+
+// setUp makes the cluster. The password goes through a file that is removed
+// (initdb --pwfile, https://www.postgresql.org/docs/current/app-initdb.html).
+func (p postgres) setUp(ctx context.Context, dir, password string, acc *account) (err error) {
+	pw := filepath.Join(dir, "password")
+	if err := os.WriteFile(pw, []byte(password+"\n"), 0o600); err != nil {
+		return fmt.Errorf("writing the password for initdb: %w", err)
+	}
+	defer func() {
+		if rerr := os.Remove(pw); rerr != nil {
+			err = errors.Join(err, fmt.Errorf("removing initdb's password file: %w", rerr))
+		}
+	}()
+	if err := acc.own(pw); err != nil {
+		return fmt.Errorf("handing the password file to initdb: %w", err)
+	}
+	locale := "C"
+	if runtime.GOOS == "linux" {
+		locale = "C.UTF-8" // upper, lower and regular expressions know all letters
+	}
+	return launch{
+		program: p.initdb, dir: dir, quit: syscall.SIGTERM,
+		env: pgEnv(),
+		args: []string{
+			"--pgdata=" + filepath.Join(dir, "data"), "--username=" + pgUser, "--pwfile=" + pw,
+			// Clear text on the loopback: every driver speaks it, and the
+			// password lives as long as the tests.
+			"--auth-host=password", "--auth-local=reject",
+			"--encoding=UTF8", "--locale=" + locale,
+			"--no-sync", "--no-instructions",
+		},
+	}.run(ctx, acc)
+}
+
+// command starts the server with TCP on the loopback alone and no socket file.
+func (p postgres) command(dir string, port int, _ string) launch {
+	settings := []string{
+		"listen_addresses=127.0.0.1", "port=" + strconv.Itoa(port), "unix_socket_directories=",
+		"fsync=off", "synchronous_commit=off", "full_page_writes=off",
+		"wal_level=minimal", "max_wal_senders=0", "logging_collector=off", "timezone=UTC",
+	}
+	l := launch{
+		program: p.server, dir: dir, env: pgEnv(),
+		args: []string{"-D", filepath.Join(dir, "data")},
+		quit: syscall.SIGQUIT, // "immediate shutdown": children go too, no checkpoint
+	}
+	for _, s := range settings {
+		l.args = append(l.args, "-c", s)
+	}
+	return l
+}
+
+// pgEnv keeps the caller's PGDATA, PGPORT and the like away from the server, and
+// the messages that we read in English.
+func pgEnv() []string { return []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC"} }
+
+// ready creates the database, or finds that it is there, then asks it a question
+// as the tests will.
+func (postgres) ready(ctx context.Context, port int, password string) error {
+	err := pgQuery(ctx, port, password, "postgres", "CREATE DATABASE "+pgDatabase+" OWNER "+pgUser)
+	if err != nil && !errors.Is(err, errDuplicate) {
+		return err
+	}
+	return pgQuery(ctx, port, password, pgDatabase, "SELECT 1")
+}
+
+func (postgres) url(port int, password string) string {
+	return fmt.Sprintf("postgres://%s:%s@127.0.0.1:%d/%s?sslmode=disable", pgUser, password, port, pgDatabase)
+}
+
+// errDuplicate is SQLSTATE 42P04: the database exists.
+var errDuplicate = errors.New("the database exists")
+
+// pgQuery logs in with a clear-text password and runs one simple query. It knows
+// as much of the protocol as that takes
+// (https://www.postgresql.org/docs/current/protocol-flow.html).
+func pgQuery(ctx context.Context, port int, password, database, query string) error {
+	conn, err := dial(ctx, port)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	startup := binary.BigEndian.AppendUint32(nil, 3<<16) // protocol 3.0
+	for _, s := range []string{"user", pgUser, "database", database, ""} {
+		startup = append(append(startup, s...), 0)
+	}
+	if err := pgSend(conn, 0, startup); err != nil {
+		return err
+	}
+	r := bufio.NewReader(conn)
+	asked := false
+	for {
+		kind, body, err := pgReceive(r)
+		if err != nil {
+			return err
+		}
+		switch {
+		case kind == 'E':
+			return pgError(body)
+		case kind == 'R' && len(body) >= 4 && binary.BigEndian.Uint32(body) == 3: // AuthenticationCleartextPassword
+			err = pgSend(conn, 'p', append([]byte(password), 0))
+		case kind == 'Z' && asked: // ReadyForQuery
+			return pgSend(conn, 'X', nil)
+		case kind == 'Z':
+			asked = true
+			err = pgSend(conn, 'Q', append([]byte(query), 0))
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// pgSend writes one message; the startup message has no kind.
+func pgSend(w io.Writer, kind byte, body []byte) error {
+	var msg []byte
+	if kind != 0 {
+		msg = append(msg, kind)
+	}
+	msg = binary.BigEndian.AppendUint32(msg, uint32(len(body)+4))
+	if _, err := w.Write(append(msg, body...)); err != nil {
+		return fmt.Errorf("asking postgres: %w", err)
+	}
+	return nil
+}
+
+// pgReceive reads one message.
+func pgReceive(r io.Reader) (kind byte, body []byte, err error) {
+	var head [5]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return 0, nil, fmt.Errorf("reading postgres's answer: %w", err)
+	}
+	size := binary.BigEndian.Uint32(head[1:])
+	if size < 4 || size > 1<<20 {
+		return 0, nil, fmt.Errorf("reading postgres's answer: a message of %d bytes", size)
+	}
+	body = make([]byte, size-4)
+	if _, err := io.ReadFull(r, body); err != nil {
+		return 0, nil, fmt.Errorf("reading postgres's answer: %w", err)
+	}
+	return head[0], body, nil
+}
+
+// pgError reads an ErrorResponse: fields of a letter and a string each.
+func pgError(body []byte) error {
+	fields := map[byte]string{}
+	for field := range strings.SplitSeq(string(body), "\x00") {
+		if field != "" {
+			fields[field[0]] = field[1:]
+		}
+	}
+	if fields['C'] == "42P04" {
+		return errDuplicate
+	}
+	return fmt.Errorf("postgres: %s (SQLSTATE %s)", fields['M'], fields['C'])
+}

@@ -1,0 +1,112 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-git/go-billy/v5/osfs"
+	"github.com/go-git/go-git/v5"
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/format/gitignore"
+
+	"github.com/slipway-ci/slipway/pipeline/fault"
+	"github.com/slipway-ci/slipway/pipeline/progress"
+)
+
+// stampGit reads revision and time from the repository around the app. It
+// does not run git, so that images which have none build the same.
+func (s *Source) stampGit(ctx context.Context, ignore *Ignore) error {
+	s.Time = time.Unix(0, 0).UTC()
+	repo, err := git.PlainOpenWithOptions(s.Dir, &git.PlainOpenOptions{DetectDotGit: true, EnableDotGitCommonDir: true})
+	if errors.Is(err, git.ErrRepositoryNotExists) {
+		progress.Warnf(ctx, "no git repository: version is %s and time is %s", Unversioned, s.Time.Format(time.DateOnly))
+		return nil
+	}
+	if err != nil {
+		return unreadable("opening the git repository of", s.Dir, err)
+	}
+	head, err := repo.Head()
+	if errors.Is(err, plumbing.ErrReferenceNotFound) {
+		progress.Warnf(ctx, "no commit yet: version is %s and time is %s", Unversioned, s.Time.Format(time.DateOnly))
+		return nil
+	}
+	if err != nil {
+		return unreadable("reading HEAD of", s.Dir, err)
+	}
+	commit, err := repo.CommitObject(head.Hash())
+	if err != nil {
+		return unreadable("reading the commit of", s.Dir, err)
+	}
+	s.Revision = head.Hash().String()
+	s.Time = commit.Committer.When.UTC()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return s.compare(repo, ignore)
+}
+
+// compare finds the app's files that differ from the commit. What the ignore
+// file hides or lies outside the app cannot change the image, so it does not
+// count.
+func (s *Source) compare(repo *git.Repository, ignore *Ignore) error {
+	tree, err := repo.Worktree()
+	if errors.Is(err, git.ErrIsBareRepository) {
+		return nil
+	}
+	if err != nil {
+		return unreadable("reading the work tree of", s.Dir, err)
+	}
+	root := osfs.New(string(filepath.Separator))
+	for _, load := range []func() ([]gitignore.Pattern, error){
+		func() ([]gitignore.Pattern, error) { return gitignore.LoadGlobalPatterns(root) },
+		func() ([]gitignore.Pattern, error) { return gitignore.LoadSystemPatterns(root) },
+	} {
+		if patterns, err := load(); err == nil { // a broken user setting must not stop a build
+			tree.Excludes = append(tree.Excludes, patterns...)
+		}
+	}
+	status, err := tree.Status()
+	if err != nil {
+		return unreadable("comparing the files with the commit in", s.Dir, err)
+	}
+	top, err := filepath.EvalSymlinks(tree.Filesystem.Root())
+	if err != nil {
+		return unreadable("resolving", tree.Filesystem.Root(), err)
+	}
+	dir, err := filepath.EvalSymlinks(s.Dir)
+	if err != nil {
+		return unreadable("resolving", s.Dir, err)
+	}
+	for name, st := range status {
+		if st.Worktree == git.Unmodified && st.Staging == git.Unmodified {
+			continue
+		}
+		file := filepath.Join(top, filepath.FromSlash(name))
+		if rel, err := filepath.Rel(dir, file); err == nil && filepath.IsLocal(rel) {
+			file = filepath.Join(s.Dir, rel)
+		}
+		if !s.inScope(file) || ignore.Match(file) || strings.HasPrefix(file, filepath.Join(s.Root, OutputDir)+string(filepath.Separator)) {
+			continue
+		}
+		s.Changed = append(s.Changed, name)
+	}
+	slices.Sort(s.Changed)
+	s.Dirty = len(s.Changed) > 0
+	if more := len(s.Changed) - 10; more > 0 {
+		s.Changed = append(s.Changed[:10], "...")
+	}
+	return nil
+}
+
+func unreadable(doing, what string, err error) error {
+	e := fault.Inputf("source.unreadable", "%s %s: %w", doing, what, err)
+	if errors.Is(err, os.ErrPermission) {
+		return e
+	}
+	return e.WithFix("or give the commit with --revision")
+}

@@ -1,0 +1,350 @@
+package source_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/go-git/go-git/v5"
+	"github.com/go-git/go-git/v5/plumbing/object"
+
+	"github.com/slipway-ci/slipway/pipeline/fault"
+	"github.com/slipway-ci/slipway/pipeline/source"
+)
+
+// tree writes files into a new folder.
+func tree(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	write(t, dir, files)
+	return dir
+}
+
+func write(t *testing.T, dir string, files map[string]string) {
+	t.Helper()
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func commit(t *testing.T, dir string) string {
+	t.Helper()
+	repo, err := git.PlainInit(dir, false)
+	if err == git.ErrRepositoryAlreadyExists {
+		repo, err = git.PlainOpen(dir)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	wt, err := repo.Worktree()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := wt.AddWithOptions(&git.AddOptions{All: true}); err != nil {
+		t.Fatal(err)
+	}
+	who := &object.Signature{Name: "A", Email: "a@example.com", When: time.Date(2026, 3, 4, 5, 6, 7, 0, time.FixedZone("", 8*3600))}
+	hash, err := wt.Commit("x", &git.CommitOptions{Author: who, Committer: who})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return hash.String()
+}
+
+const (
+	goMod  = "module example.com/acme/Orders_v2/v3\n\ngo 1.26\n"
+	goMain = "package main\n\nfunc main() {}\n"
+)
+
+func TestVersionComesFromTheCommitAlone(t *testing.T) {
+	dir := tree(t, map[string]string{"go.mod": goMod, "main.go": goMain, "README.md": "x", ".dockerignore": "*.md\n"})
+	hash := commit(t, dir)
+	open := func(o source.Options) source.Source {
+		t.Helper()
+		o.Root = dir
+		s, err := source.Open(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	want := "v0.0.0-20260303210607-" + hash[:12]
+	s := open(source.Options{})
+	if s.Version != want || s.Revision != hash || s.Dirty || !s.Time.Equal(time.Date(2026, 3, 3, 21, 6, 7, 0, time.UTC)) {
+		t.Errorf("got %s of %s at %s, dirty %v", s.Version, s.Revision, s.Time, s.Dirty)
+	}
+	if s.Name != "orders-v2" || s.Module != "example.com/acme/Orders_v2/v3" || s.Main != "." {
+		t.Errorf("got name %s, module %s, main %s", s.Name, s.Module, s.Main)
+	}
+
+	write(t, dir, map[string]string{"README.md": "changed", ".slipway/junk": "x"})
+	if s := open(source.Options{}); s.Dirty {
+		t.Errorf("a file that the ignore file hides makes the tree dirty: %v", s.Changed)
+	}
+	write(t, dir, map[string]string{"main.go": goMain + "// changed\n", "new.go": "package main\n"})
+	s = open(source.Options{})
+	if s.Version != want+"+dirty" || !slices.Equal(s.Changed, []string{"main.go", "new.go"}) {
+		t.Errorf("got %s, changed %v", s.Version, s.Changed)
+	}
+	if s.ShortRevision() != hash[:12]+"-dirty" {
+		t.Errorf("got %s", s.ShortRevision())
+	}
+	s = open(source.Options{Epoch: "1700000000", Version: "v1.2.3"})
+	if s.Version != "v1.2.3" || s.Time.Unix() != 1700000000 {
+		t.Errorf("got %s at %s", s.Version, s.Time)
+	}
+	s = open(source.Options{Revision: hash, Epoch: "1772571967"})
+	if s.Version != want || s.Dirty {
+		t.Errorf("with the commit given: got %s", s.Version)
+	}
+	s = open(source.Options{Revision: hash + "-dirty", Epoch: "1772571967"})
+	if s.Version != want+"+dirty" {
+		t.Errorf("with the commit given: got %s", s.Version)
+	}
+}
+
+// TestCleanIsWhatGitSaysIsClean compares with the git program, which is how
+// users learn whether their tree is clean.
+func TestCleanIsWhatGitSaysIsClean(t *testing.T) {
+	program, err := exec.LookPath("git")
+	if err != nil {
+		t.Skip("git is not installed: nothing to compare with")
+	}
+	origin := tree(t, map[string]string{"go.mod": goMod, "main.go": goMain, "run.sh": "x", ".gitignore": "bin/\n", "a b/ü.go": "package ab\n"})
+	if err := os.Symlink("main.go", filepath.Join(origin, "link.go")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(origin, "run.sh"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	commit(t, origin)
+	clone := filepath.Join(t.TempDir(), "clone")
+	work := filepath.Join(t.TempDir(), "work")
+	for _, args := range [][]string{
+		{"clone", "-q", "--depth=1", "file://" + origin, clone},
+		{"-C", origin, "worktree", "add", "-q", work},
+	} {
+		if out, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput(); err != nil {
+			t.Fatalf("git %v: %s", args, out)
+		}
+	}
+	for _, dir := range []string{origin, clone, work} {
+		write(t, dir, map[string]string{"bin/out": "ignored"})
+		s, err := source.Open(t.Context(), source.Options{Root: dir})
+		if err != nil || s.Dirty || s.Revision == "" {
+			t.Errorf("%s: %v dirty=%v %v", dir, err, s.Dirty, s.Changed)
+		}
+		if err := os.Chmod(filepath.Join(dir, "run.sh"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if s, err = source.Open(t.Context(), source.Options{Root: dir}); err != nil || !s.Dirty {
+			t.Errorf("%s: a changed mode goes unnoticed: %v", dir, err)
+		}
+	}
+}
+
+func TestWithoutGit(t *testing.T) {
+	dir := tree(t, map[string]string{"go.mod": goMod, "main.go": goMain})
+	s, err := source.Open(t.Context(), source.Options{Root: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Version != source.Unversioned || s.Revision != "" || s.Time.Unix() != 0 || s.ShortRevision() != "" {
+		t.Errorf("got %+v", s)
+	}
+}
+
+func TestBadInput(t *testing.T) {
+	tests := map[string]struct {
+		files map[string]string
+		opts  source.Options
+		want  string
+	}{
+		"no module":          {map[string]string{"main.go": goMain}, source.Options{}, "there is no go.mod in "},
+		"module elsewhere":   {map[string]string{"svc/a/go.mod": goMod}, source.Options{}, "(set app.dir in slipway.yaml to one of svc/a)"},
+		"malformed module":   {map[string]string{"go.mod": "modul x"}, source.Options{}, "go.mod"},
+		"module without one": {map[string]string{"go.mod": "go 1.26\n"}, source.Options{}, "has no module line"},
+		"no main":            {map[string]string{"go.mod": goMod, "a.go": "package a\n"}, source.Options{}, "has no main package"},
+		"several mains": {
+			map[string]string{"go.mod": goMod, "cmd/a/a.go": goMain, "cmd/b/b.go": goMain, "testdata/c/c.go": goMain, "sub/go.mod": goMod, "sub/d.go": goMain, "gen.go": "//go:build ignore\n\npackage main\n"},
+			source.Options{},
+			"has 2 main packages (set app.main in slipway.yaml to one of ./cmd/a, ./cmd/b)",
+		},
+		"not a main":       {map[string]string{"go.mod": goMod, "cmd/a/a.go": goMain}, source.Options{Main: "./cmd/x"}, "./cmd/x is not a main package of example.com/acme/Orders_v2/v3 (set app.main in slipway.yaml to one of ./cmd/a)"},
+		"main elsewhere":   {map[string]string{"go.mod": goMod, "main.go": goMain}, source.Options{Main: "../x"}, "is outside the module"},
+		"epoch":            {map[string]string{"go.mod": goMod, "main.go": goMain}, source.Options{Epoch: "yesterday"}, `SOURCE_DATE_EPOCH="yesterday" is not a number of seconds since 1970`},
+		"negative epoch":   {map[string]string{"go.mod": goMod, "main.go": goMain}, source.Options{Epoch: "-1"}, "is not a number of seconds"},
+		"revision":         {map[string]string{"go.mod": goMod, "main.go": goMain}, source.Options{Revision: "main"}, `"main" is not a commit hash`},
+		"ignore file":      {map[string]string{"go.mod": goMod, "main.go": goMain, ".dockerignore": "a[\n"}, source.Options{}, `pattern "a["`},
+		"lone exclamation": {map[string]string{"go.mod": goMod, "main.go": goMain, ".dockerignore": "!\n"}, source.Options{}, "illegal exclusion pattern"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			tt.opts.Root = tree(t, tt.files)
+			_, err := source.Open(t.Context(), tt.opts)
+			if fault.ExitCode(err) != fault.ExitInput || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("got  %v\nwant %s", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestLinkOutOfTheTree(t *testing.T) {
+	outside := tree(t, map[string]string{"x.go": "package main\n"})
+	dir := tree(t, map[string]string{"go.mod": goMod, "main.go": goMain, "in/a.txt": "a"})
+	for name, target := range map[string]string{"inside": "in/a.txt", "dangling": "nowhere"} {
+		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := source.Open(t.Context(), source.Options{Root: dir}); err != nil {
+		t.Fatalf("links that stay inside: %v", err)
+	}
+	if err := os.Symlink(outside, filepath.Join(dir, "out")); err != nil {
+		t.Fatal(err)
+	}
+	_, err := source.Open(t.Context(), source.Options{Root: dir})
+	if fault.ExitCode(err) != fault.ExitInput || !strings.Contains(err.Error(), "symbolic link out points out of the tree") {
+		t.Fatalf("got %v", err)
+	}
+	write(t, dir, map[string]string{".dockerignore": "out\n"})
+	if _, err := source.Open(t.Context(), source.Options{Root: dir}); err != nil {
+		t.Fatalf("an excluded link: %v", err)
+	}
+}
+
+func TestUnreadableFile(t *testing.T) {
+	if os.Getuid() == 0 {
+		// root reads everything; ask as somebody else
+		if os.Getenv("SLIPWAY_TEST_DIR") == "" {
+			dir, err := os.MkdirTemp("", "slipway-unreadable-")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = os.RemoveAll(dir) })
+			write(t, dir, map[string]string{"go.mod": goMod, "main.go": goMain, "locked/a.go": "package locked\n"})
+			if err := os.Chmod(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chmod(filepath.Join(dir, "locked"), 0); err != nil {
+				t.Fatal(err)
+			}
+			self, err := os.ReadFile("/proc/self/exe")
+			if err != nil {
+				t.Fatal(err)
+			}
+			exe := filepath.Join(dir, ".slipway", "test")
+			write(t, dir, map[string]string{".slipway/test": string(self)})
+			if err := os.Chmod(exe, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.CommandContext(t.Context(), exe, "-test.run=^TestUnreadableFile$", "-test.v")
+			cmd.Dir = dir
+			cmd.Env = append(os.Environ(), "SLIPWAY_TEST_DIR="+dir)
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			return
+		}
+	}
+	dir := os.Getenv("SLIPWAY_TEST_DIR")
+	if dir == "" {
+		dir = tree(t, map[string]string{"go.mod": goMod, "main.go": goMain, "locked/a.go": "package locked\n"})
+		if err := os.Chmod(filepath.Join(dir, "locked"), 0); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.Chmod(filepath.Join(dir, "locked"), 0o755) })
+	}
+	_, err := source.Open(t.Context(), source.Options{Root: dir})
+	if fault.ExitCode(err) != fault.ExitInput || !strings.Contains(err.Error(), "permission denied") {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestExcludedFiles(t *testing.T) {
+	dir := tree(t, map[string]string{
+		"go.mod": goMod, "main.go": goMain, "debug.go": "package main\n", "web/a.txt": "", "web/keep.txt": "", "docs/x/y.md": "",
+		".dockerignore": "# comment\ndebug.go\nweb/*\n!web/keep.txt\n**/*.md\n",
+	})
+	s, err := source.Open(t.Context(), source.Options{Root: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, f := range s.Excluded {
+		rel, err := filepath.Rel(dir, f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, rel)
+	}
+	if want := []string{"debug.go", "docs/x/y.md", "web/a.txt"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestFingerprint(t *testing.T) {
+	files := map[string]string{"go.mod": goMod + "\nreplace example.com/lib => ../lib\n", "main.go": goMain, "a_test.go": "package main\n"}
+	dir := tree(t, nil)
+	write(t, filepath.Join(dir, "app"), files)
+	write(t, filepath.Join(dir, "lib"), map[string]string{"go.mod": "module example.com/lib\n", "lib.go": "package lib\n"})
+	sum := func() string {
+		t.Helper()
+		s, err := source.Open(t.Context(), source.Options{Root: dir, Dir: "app"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := s.Fingerprint(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	first := sum()
+	write(t, dir, map[string]string{"app/.slipway/reports/junit.xml": "x", "unrelated": "x"})
+	if sum() != first {
+		t.Error("files outside the app change the fingerprint")
+	}
+	for name, text := range map[string]string{"app/a_test.go": "package main // x\n", "lib/lib.go": "package lib // x\n", "app/new": ""} {
+		before := sum()
+		write(t, dir, map[string]string{name: text})
+		if sum() == before {
+			t.Errorf("changing %s goes unnoticed", name)
+		}
+	}
+	before := sum()
+	if err := os.Chmod(filepath.Join(dir, "app/main.go"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if sum() == before {
+		t.Error("a changed mode goes unnoticed")
+	}
+}
+
+func FuzzParseIgnore(f *testing.F) {
+	f.Add("*.md\n!README.md\n", "README.md")
+	f.Add("**/x[a-\n", "a/b")
+	f.Add("\ufeff/a\\\n", "a")
+	f.Fuzz(func(t *testing.T, text, file string) {
+		i, err := source.ParseIgnore(".dockerignore", "/src", []byte(text))
+		if err != nil {
+			if fault.ExitCode(err) != fault.ExitInput {
+				t.Errorf("%q: %v does not exit 2", text, err)
+			}
+			return
+		}
+		i.Match(filepath.Join("/src", filepath.FromSlash(file)))
+	})
+}

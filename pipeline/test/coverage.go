@@ -1,0 +1,304 @@
+package test
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/tools/cover"
+)
+
+// coverage is a coverage profile with the functions it is about.
+type coverage struct {
+	profile    []byte // as go test wrote it
+	files      []coveredFile
+	statements int // in functions, as go tool cover counts them
+	covered    int // those of them that ran
+}
+
+type coveredFile struct {
+	pkg   string // import path
+	path  string // slash path relative to the module
+	other bool   // of another module: path is an import path
+	lines lineHits
+	funcs []coveredFunc
+}
+
+type coveredFunc struct {
+	name  string
+	lines lineHits
+}
+
+// lineHits counts how often each line with a statement ran.
+type lineHits map[int]int
+
+// emptyProfile is what go test writes when it measures nothing.
+const emptyProfile = "mode: atomic\n"
+
+// readCoverage reads the profile that go test wrote for the module in dir. A
+// missing one is as good as an empty one: go test writes none when nothing
+// compiles.
+func readCoverage(profile, dir, module string) (*coverage, error) {
+	data, err := os.ReadFile(profile)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(data) == 0 {
+		data, err = []byte(emptyProfile), nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the coverage profile: %w", err)
+	}
+	profiles, err := cover.ParseProfilesFromReader(bytes.NewReader(data))
+	if err != nil {
+		return nil, fmt.Errorf("reading the coverage profile: %w", err)
+	}
+	c := &coverage{profile: data}
+	for _, p := range profiles { // sorted by file name
+		f := coveredFile{pkg: path.Dir(p.FileName), path: p.FileName, other: true, lines: lineHits{}}
+		var funcs []extent
+		if rel, ok := strings.CutPrefix(p.FileName, module+"/"); ok {
+			f.path, f.other = rel, false
+			if funcs, err = extents(filepath.Join(dir, filepath.FromSlash(rel))); err != nil {
+				return nil, fmt.Errorf("finding the functions in %s: %w", rel, err)
+			}
+		}
+		for _, b := range p.Blocks {
+			f.lines.add(b)
+		}
+		for _, fn := range funcs {
+			lines := lineHits{}
+			for _, b := range p.Blocks {
+				if fn.holds(b) {
+					lines.add(b)
+					c.count(b)
+				}
+			}
+			f.funcs = append(f.funcs, coveredFunc{fn.name, lines})
+		}
+		if f.other { // its functions are out of sight
+			for _, b := range p.Blocks {
+				c.count(b)
+			}
+		}
+		c.files = append(c.files, f)
+	}
+	return c, nil
+}
+
+func (c *coverage) count(b cover.ProfileBlock) {
+	c.statements += b.NumStmt
+	if b.Count > 0 {
+		c.covered += b.NumStmt
+	}
+}
+
+// percent is the share of statements that ran.
+func (c *coverage) percent() float64 {
+	return 100 * float64(c.covered) / float64(max(1, c.statements))
+}
+
+func (l lineHits) add(b cover.ProfileBlock) {
+	if b.NumStmt == 0 {
+		return
+	}
+	for n := b.StartLine; n <= b.EndLine; n++ {
+		// Two blocks may share a line; it ran when either did.
+		l[n] = max(l[n], b.Count)
+	}
+}
+
+// rate is the share of lines that ran, and how many there are.
+func (l lineHits) rate() (covered, valid int) {
+	for _, hits := range l {
+		if hits > 0 {
+			covered++
+		}
+	}
+	return covered, len(l)
+}
+
+// extent is where a function stands in its file.
+type extent struct {
+	name                                 string
+	startLine, startCol, endLine, endCol int
+}
+
+// holds tells whether a block begins and ends in the function.
+func (e extent) holds(b cover.ProfileBlock) bool {
+	begins := cmp.Or(cmp.Compare(b.StartLine, e.startLine), cmp.Compare(b.StartCol, e.startCol)) >= 0
+	ends := cmp.Or(cmp.Compare(b.EndLine, e.endLine), cmp.Compare(b.EndCol, e.endCol)) <= 0
+	return begins && ends
+}
+
+// extents lists the functions declared in a file, in order.
+func extents(file string) ([]extent, error) {
+	fset := token.NewFileSet()
+	f, err := parser.ParseFile(fset, file, nil, parser.SkipObjectResolution)
+	if err != nil {
+		return nil, err
+	}
+	var found []extent
+	for _, decl := range f.Decls {
+		fn, ok := decl.(*ast.FuncDecl)
+		if !ok || fn.Body == nil {
+			continue
+		}
+		// PositionFor, not Position: //line comments do not move coverage blocks.
+		start, end := fset.PositionFor(fn.Pos(), false), fset.PositionFor(fn.End(), false)
+		found = append(found, extent{funcName(fn), start.Line, start.Column, end.Line, end.Column})
+	}
+	return found, nil
+}
+
+// funcName is a function's name with its receiver's type: "T.Name".
+func funcName(fn *ast.FuncDecl) string {
+	if fn.Recv == nil || len(fn.Recv.List) == 0 {
+		return fn.Name.Name
+	}
+	t := fn.Recv.List[0].Type
+	for {
+		switch x := t.(type) {
+		case *ast.StarExpr:
+			t = x.X
+		case *ast.ParenExpr:
+			t = x.X
+		case *ast.IndexExpr:
+			t = x.X
+		case *ast.IndexListExpr:
+			t = x.X
+		case *ast.Ident:
+			return x.Name + "." + fn.Name.Name
+		default:
+			return fn.Name.Name
+		}
+	}
+}
+
+// The elements of Cobertura's coverage-04.dtd.
+type (
+	xmlCoverage struct {
+		XMLName         xml.Name    `xml:"coverage"`
+		LineRate        string      `xml:"line-rate,attr"`
+		BranchRate      string      `xml:"branch-rate,attr"`
+		LinesCovered    int         `xml:"lines-covered,attr"`
+		LinesValid      int         `xml:"lines-valid,attr"`
+		BranchesCovered int         `xml:"branches-covered,attr"`
+		BranchesValid   int         `xml:"branches-valid,attr"`
+		Complexity      string      `xml:"complexity,attr"`
+		Version         string      `xml:"version,attr"`
+		Timestamp       int64       `xml:"timestamp,attr"` // milliseconds
+		Sources         []string    `xml:"sources>source"`
+		Packages        xmlPackages `xml:"packages"` // required, also when empty
+	}
+	xmlPackages struct {
+		Package []xmlPackage `xml:"package"`
+	}
+	xmlPackage struct {
+		Name string `xml:"name,attr"`
+		xmlRates
+		Classes []xmlClass `xml:"classes>class"`
+	}
+	xmlClass struct {
+		Name     string `xml:"name,attr"`
+		Filename string `xml:"filename,attr"`
+		xmlRates
+		Methods xmlMethods `xml:"methods"`
+		Lines   xmlLines   `xml:"lines"`
+	}
+	xmlMethods struct {
+		Method []xmlMethod `xml:"method"`
+	}
+	xmlMethod struct {
+		Name      string `xml:"name,attr"`
+		Signature string `xml:"signature,attr"`
+		xmlRates
+		Lines xmlLines `xml:"lines"`
+	}
+	xmlLines struct {
+		Line []xmlLine `xml:"line"`
+	}
+	xmlLine struct {
+		Number int `xml:"number,attr"`
+		Hits   int `xml:"hits,attr"`
+	}
+	xmlRates struct {
+		LineRate   string `xml:"line-rate,attr"`
+		BranchRate string `xml:"branch-rate,attr"`
+		Complexity string `xml:"complexity,attr"`
+	}
+)
+
+const doctype = `<!DOCTYPE coverage SYSTEM "http://cobertura.sourceforge.net/xml/coverage-04.dtd">` + "\n"
+
+// cobertura writes the profile as Cobertura XML: a Go package is a package, a
+// file is a class, a function is a method. Go measures no branches and no
+// complexity; the attributes are there because the DTD requires them. base stands
+// before every path.
+func (c *coverage) cobertura(base string, at time.Time) ([]byte, error) {
+	doc := xmlCoverage{
+		BranchRate: "0", Complexity: "0", Version: "1", Timestamp: at.UnixMilli(),
+		Sources: []string{"."},
+	}
+	packages := map[string]*xmlPackage{}
+	counts := map[string][2]int{}
+	for _, f := range c.files {
+		p := packages[f.pkg]
+		if p == nil {
+			p = &xmlPackage{Name: f.pkg}
+			packages[f.pkg] = p
+		}
+		class := xmlClass{Name: path.Base(f.path), Filename: f.path, xmlRates: f.lines.rates(), Lines: f.lines.xml()}
+		if !f.other {
+			class.Filename = path.Join(base, f.path)
+		}
+		for _, fn := range f.funcs {
+			class.Methods.Method = append(class.Methods.Method, xmlMethod{
+				Name: fn.name, Signature: "()", xmlRates: fn.lines.rates(), Lines: fn.lines.xml(),
+			})
+		}
+		p.Classes = append(p.Classes, class)
+		covered, valid := f.lines.rate()
+		counts[f.pkg] = [2]int{counts[f.pkg][0] + covered, counts[f.pkg][1] + valid}
+		doc.LinesCovered += covered
+		doc.LinesValid += valid
+	}
+	doc.LineRate = ratio(doc.LinesCovered, doc.LinesValid)
+	for _, name := range slices.Sorted(maps.Keys(packages)) {
+		p := packages[name]
+		p.xmlRates = xmlRates{ratio(counts[name][0], counts[name][1]), "0", "0"}
+		doc.Packages.Package = append(doc.Packages.Package, *p)
+	}
+	body, err := xml.MarshalIndent(doc, "", "\t")
+	if err != nil {
+		return nil, fmt.Errorf("writing the Cobertura report: %w", err)
+	}
+	return slices.Concat([]byte(xml.Header+doctype), body, []byte{'\n'}), nil
+}
+
+func (l lineHits) rates() xmlRates {
+	covered, valid := l.rate()
+	return xmlRates{ratio(covered, valid), "0", "0"}
+}
+
+func (l lineHits) xml() xmlLines {
+	var lines xmlLines
+	for _, n := range slices.Sorted(maps.Keys(l)) {
+		lines.Line = append(lines.Line, xmlLine{n, l[n]})
+	}
+	return lines
+}
+
+func ratio(covered, valid int) string {
+	return fmt.Sprintf("%.4f", float64(covered)/float64(max(1, valid)))
+}
