@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"text/template"
 	"time"
@@ -158,7 +159,7 @@ type compiler struct {
 // difference between a tenth of a second and two. A hard link of it belongs to
 // this run, so that another run cannot change it under our feet.
 func (c *compiler) compile(ctx context.Context) (Binary, bool, error) {
-	key := sha256.Sum256([]byte(strings.Join([]string{c.Source.Dir, c.Source.Main, c.platform.String(), fmt.Sprint(c.CGO)}, "\x00")))
+	key := sha256.Sum256([]byte(strings.Join([]string{c.Source.Dir, c.Source.Main, c.platform.String(), strconv.FormatBool(c.CGO)}, "\x00")))
 	slot := filepath.Join("build", hex.EncodeToString(key[:16]))
 	unlock, err := c.Cache.Lock(ctx, slot, "lock")
 	if err != nil {
@@ -186,9 +187,11 @@ func (c *compiler) compile(ctx context.Context) (Binary, bool, error) {
 	if len(tags) > 0 {
 		args = append(args, "-tags", strings.Join(tags, ","))
 	}
-	cmd := toolchain.Command(ctx, c.Go.Program, append(args, c.Source.Main)...)
+	args = append(args, c.Source.Main)
+	cmd := toolchain.Command(ctx, c.Go.Program, args...)
 	cmd.Dir = c.Source.Dir
-	cmd.Env = append(env, "GOTMPDIR="+tmp)
+	env = append(env, "GOTMPDIR="+tmp)
+	cmd.Env = env
 	log := &compilerLog{ctx: ctx, platform: c.platform.String()}
 	cmd.Stdout, cmd.Stderr = log, log
 	progress.Statusf(ctx, "compiling %s", c.platform)

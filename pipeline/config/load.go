@@ -299,10 +299,11 @@ func (d *document) explain(e *jsonschema.ValidationError) {
 		}
 		return
 	}
-	pointer := ""
+	var b strings.Builder
 	for _, s := range e.InstanceLocation {
-		pointer += "/" + escape(s)
+		b.WriteString("/" + escape(s))
 	}
+	pointer := b.String()
 	where := strings.Join(e.InstanceLocation, ".")
 	switch k := e.ErrorKind.(type) {
 	case *kind.AdditionalProperties:
@@ -356,7 +357,7 @@ func keysAt(pointer string) []string {
 		Properties map[string]*json.RawMessage `json:"properties"`
 	}
 	raw := json.RawMessage(schema)
-	for _, part := range strings.Split(strings.TrimPrefix(pointer, "/"), "/") {
+	for part := range strings.SplitSeq(strings.TrimPrefix(pointer, "/"), "/") {
 		if part == "" {
 			continue
 		}

@@ -24,12 +24,12 @@ const (
 type Kind string
 
 const (
-	// Failed: a stage could not do its work, for example a compiler error.
+	// Failed says that a stage could not do its work, for example a compiler error.
 	Failed Kind = "failed"
-	// Gate: a stage did its work and the verdict is no, for example a failing
+	// Gate says that a stage did its work and the verdict is no, for example a failing
 	// test, a lint finding or coverage under the floor.
 	Gate Kind = "gate"
-	// Input: what was asked for is wrong; running it again cannot help.
+	// Input says that what was asked for is wrong; running it again cannot help.
 	Input Kind = "input"
 )
 

@@ -17,6 +17,7 @@ import (
 // Kind is the kind of an [Event].
 type Kind string
 
+// The kinds of events.
 const (
 	Started  Kind = "started"  // a stage began
 	Status   Kind = "status"   // what the stage is doing now, one short phrase
@@ -29,6 +30,7 @@ const (
 // Outcome is how a stage ended.
 type Outcome string
 
+// The ways a stage ends.
 const (
 	Passed    Outcome = "passed"
 	Failed    Outcome = "failed"
@@ -40,6 +42,7 @@ const (
 // Unit is what a [Counted] event counts.
 type Unit string
 
+// The units.
 const (
 	Items Unit = "items"
 	Bytes Unit = "bytes"

@@ -27,8 +27,7 @@ func unprivileged() (*account, error) {
 		return nil, nil
 	}
 	u, err := user.Lookup("postgres")
-	var unknown user.UnknownUserError
-	if errors.As(err, &unknown) {
+	if _, unknown := errors.AsType[user.UnknownUserError](err); unknown {
 		return &account{nobody, nobody}, nil
 	}
 	if err != nil {

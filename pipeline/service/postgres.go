@@ -174,7 +174,7 @@ func pgSend(w io.Writer, kind byte, body []byte) error {
 	if kind != 0 {
 		msg = append(msg, kind)
 	}
-	msg = binary.BigEndian.AppendUint32(msg, uint32(len(body)+4))
+	msg = binary.BigEndian.AppendUint32(msg, uint32(len(body)+4)) //nolint:gosec // a few dozen bytes
 	if _, err := w.Write(append(msg, body...)); err != nil {
 		return fmt.Errorf("asking postgres: %w", err)
 	}

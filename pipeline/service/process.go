@@ -90,7 +90,7 @@ func (l launch) run(ctx context.Context, acc *account) error {
 }
 
 func (l launch) build(acc *account) *exec.Cmd {
-	cmd := exec.Command(l.program, l.args...)
+	cmd := exec.Command(l.program, l.args...) //nolint:noctx // it outlives the call; Stop ends it
 	cmd.Dir, cmd.Env = l.dir, l.env
 	if l.stdin != "" {
 		cmd.Stdin = strings.NewReader(l.stdin)
@@ -175,7 +175,7 @@ func dial(ctx context.Context, port int) (net.Conn, error) {
 
 // freePort returns a loopback port that nobody listens on now.
 func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // returns at once
 	if err != nil {
 		return 0, fmt.Errorf("choosing a port: %w", err)
 	}

@@ -15,6 +15,7 @@ import (
 // OutputKind is a form an image is written in.
 type OutputKind string
 
+// The forms.
 const (
 	Layout  OutputKind = "oci"            // an OCI layout folder
 	Archive OutputKind = "docker-archive" // a file for docker load; one platform

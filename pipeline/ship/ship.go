@@ -258,13 +258,13 @@ func join(ctx context.Context, errs []error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	var real []error
+	var causes []error
 	for _, err := range errs {
 		if err != nil && !errors.Is(err, context.Canceled) {
-			real = append(real, err)
+			causes = append(causes, err)
 		}
 	}
-	return errors.Join(real...)
+	return errors.Join(causes...)
 }
 
 func reason(ctx context.Context) string {

@@ -80,7 +80,7 @@ func Open(ctx context.Context, o Options) (Source, error) {
 		return Source{}, fmt.Errorf("resolving %s: %w", o.Root, err)
 	}
 	s := Source{Root: root, Dir: filepath.Join(root, o.Dir), Name: o.Name}
-	if err := s.readModule(o); err != nil {
+	if err := s.readModule(); err != nil {
 		return Source{}, err
 	}
 	ignore, err := s.ignore()
@@ -113,7 +113,7 @@ func (s *Source) ShortRevision() string {
 	return short
 }
 
-func (s *Source) readModule(o Options) error {
+func (s *Source) readModule() error {
 	file := filepath.Join(s.Dir, "go.mod")
 	data, err := os.ReadFile(file)
 	switch {

@@ -1,6 +1,7 @@
 package source_test
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,7 +42,7 @@ func write(t *testing.T, dir string, files map[string]string) {
 func commit(t *testing.T, dir string) string {
 	t.Helper()
 	repo, err := git.PlainInit(dir, false)
-	if err == git.ErrRepositoryAlreadyExists {
+	if errors.Is(err, git.ErrRepositoryAlreadyExists) {
 		repo, err = git.PlainOpen(dir)
 	}
 	if err != nil {

@@ -138,7 +138,7 @@ func (s *Source) suggest(bc *build.Context, files []string) string {
 // choose one.
 func Mains(ctx context.Context, o Options) ([]string, error) {
 	s := Source{Root: o.Root, Dir: filepath.Join(o.Root, o.Dir)}
-	if err := s.readModule(o); err != nil {
+	if err := s.readModule(); err != nil {
 		return nil, err
 	}
 	ignore, err := s.ignore()

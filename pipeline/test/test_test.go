@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -91,9 +92,7 @@ func TestSign(t *testing.T) {
 func with(base, more map[string]string) map[string]string {
 	files := map[string]string{}
 	for _, m := range []map[string]string{base, more} {
-		for name, text := range m {
-			files[name] = text
-		}
+		maps.Copy(files, m)
 	}
 	return files
 }
@@ -356,6 +355,7 @@ func TestCoverageAgreesWithGo(t *testing.T) {
 func TestServicesReachTheTests(t *testing.T) {
 	t.Parallel()
 	o := options(t, tree(t, one(`import (
+	"maps"
 	"net"
 	"net/url"
 	"os"
@@ -406,6 +406,7 @@ func TestMissingCompiler(t *testing.T) {
 func TestCancelled(t *testing.T) {
 	t.Parallel()
 	dir := tree(t, one(`import (
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"

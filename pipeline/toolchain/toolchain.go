@@ -41,9 +41,11 @@ type Go struct {
 // Everything else (GOFLAGS, GOEXPERIMENT, GOAMD64, CGO_CFLAGS, ...) is dropped,
 // whether it comes from the environment or from `go env -w`, because it would
 // give the same commit another digest on another machine.
-var carried = []string{
-	"GOAUTH", "GOCACHE", "GOCACHEPROG", "GOINSECURE", "GOMODCACHE", "GONOPROXY",
-	"GONOSUMDB", "GOPATH", "GOPRIVATE", "GOPROXY", "GOSUMDB", "GOVCS",
+func carried() []string {
+	return []string{
+		"GOAUTH", "GOCACHE", "GOCACHEPROG", "GOINSECURE", "GOMODCACHE", "GONOPROXY",
+		"GONOSUMDB", "GOPATH", "GOPRIVATE", "GOPROXY", "GOSUMDB", "GOVCS",
+	}
 }
 
 // Find locates the go command and settles the toolchain for the module in dir.
@@ -68,7 +70,7 @@ func Find(ctx context.Context, dir, pin string) (*Go, error) {
 	if pin != "" {
 		env = append(env, "GOTOOLCHAIN="+pin)
 	}
-	cmd := Command(ctx, program, append([]string{"env", "-json", "GOVERSION", "GOROOT"}, carried...)...)
+	cmd := Command(ctx, program, append([]string{"env", "-json", "GOVERSION", "GOROOT"}, carried()...)...)
 	cmd.Dir, cmd.Env = dir, env
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -103,7 +105,7 @@ func Find(ctx context.Context, dir, pin string) (*Go, error) {
 		g.Program = local
 	}
 	g.env = environ()
-	for _, name := range carried {
+	for _, name := range carried() {
 		if vars[name] != "" {
 			g.env = append(g.env, name+"="+vars[name])
 		}
@@ -192,8 +194,7 @@ func lastLine(text string, err error) string {
 // ExitStatus returns the exit status of a program that ran and failed, and
 // whether err is such a failure at all.
 func ExitStatus(err error) (int, bool) {
-	var ee *exec.ExitError
-	if errors.As(err, &ee) {
+	if ee, ok := errors.AsType[*exec.ExitError](err); ok {
 		return ee.ExitCode(), true
 	}
 	return 0, false

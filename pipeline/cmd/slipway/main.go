@@ -32,5 +32,5 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
 	root := a.root()
 	root.SetArgs(args)
-	return a.exit(root.ExecuteContext(ctx))
+	return a.exit(root.ExecuteContext(ctx)) //nolint:contextcheck // cobra hands it on
 }

@@ -49,7 +49,7 @@ Exit codes: 0 done, 1 a gate or stage failed, 2 wrong usage or configuration,
 130 interrupted.`,
 		Example: `  slipway init                        write a slipway.yaml for this repository
   slipway check                       lint and test, as before a push
-  slipway build                       build the image into .slipway/image
+  slipway build                       make the image into .slipway/image
   slipway publish --repository ghcr.io/acme/orders
   slipway ship                        all of it`,
 		SilenceUsage:  true,
@@ -215,5 +215,5 @@ func (a *app) printJSON(v any) {
 	enc := json.NewEncoder(a.stdout)
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
-	_ = enc.Encode(v) // nobody is left to tell when standard output is gone
+	_ = enc.Encode(v) //nolint:errchkjson // nobody is left to tell when standard output is gone
 }

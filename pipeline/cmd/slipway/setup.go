@@ -182,8 +182,7 @@ func (a *app) doctor(ctx context.Context, root string, c config.Config) error {
 		f := finding{Name: name, State: "ok", Detail: detail, Required: required}
 		if err != nil {
 			f.State, f.Detail = "missing", err.Error()
-			var fe *fault.Error
-			if errors.As(err, &fe) {
+			if fe, ok := errors.AsType[*fault.Error](err); ok {
 				f.Detail, f.Fix = fe.Err.Error(), fe.Fix
 			}
 			if !required {

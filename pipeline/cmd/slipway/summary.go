@@ -17,7 +17,7 @@ import (
 
 // printSummary writes what a person wants to know of a run.
 func (a *app) printSummary(r ship.Report) {
-	mark := func(o progress.Outcome) string { return "" }
+	mark := func(progress.Outcome) string { return "" }
 	if f, ok := a.stdout.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		mark = func(o progress.Outcome) string { return display.Mark(o) + " " }
 	}
@@ -51,8 +51,10 @@ func (a *app) printSummary(r ship.Report) {
 	case r.Digest != "":
 		fmt.Fprintf(w, "  digest\t%s\n", r.Digest)
 	}
-	verb := "done"
+	var verb string
 	switch r.Outcome {
+	case progress.Passed, progress.Skipped:
+		verb = "done"
 	case progress.Unchanged:
 		verb = "nothing changed"
 	case progress.Failed:
