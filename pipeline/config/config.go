@@ -70,7 +70,7 @@ type HealthCheck struct {
 type Lint struct {
 	Version string   `json:"version,omitzero" yaml:"version" jsonschema:"default=v2.15.0,pattern=^v[0-9]+[.][0-9]+[.][0-9]+$" jsonschema_description:"The golangci-lint release to run."`
 	Timeout Duration `json:"timeout,omitzero" yaml:"timeout" jsonschema:"default=5m" jsonschema_description:"How long it may take."`
-	Config  string   `json:"config,omitzero" yaml:"config" jsonschema:"minLength=1" jsonschema_description:"Its configuration file, relative to slipway.yaml. Default: golangci-lint's own search."`
+	Config  string   `json:"config,omitzero" yaml:"config" jsonschema:"minLength=1" jsonschema_description:"Its configuration file, relative to slipway.yaml. Default: the nearest .golangci.yml from the app up to the repository's root."`
 }
 
 // Test steers go test.

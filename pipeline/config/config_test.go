@@ -111,6 +111,7 @@ func TestMistakesNameThePlaceAndTheRemedy(t *testing.T) {
 			"app:\n  platforms: [linux/amd64, windows/amd64]\n",
 			`f.yaml:2:28: platform "windows/amd64" is not known (use one of linux/386,`,
 		},
+		"entrypoint": {"image:\n  entrypoint: /../server\n", `f.yaml:2:15: image.entrypoint: "/../server" is not a plain absolute path`},
 		"port":       {"image:\n  ports: [8080, 70000]\n", "f.yaml:2:17: 70000 is not a port (1 to 65535)"},
 		"repository": {"image:\n  repository: Acme/Orders\n", "f.yaml:2:15: image.repository: "},
 		"base":       {"image:\n  base: 'a b'\n", "f.yaml:2:9: image.base: "},

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -452,6 +453,9 @@ func (d *document) semantics(c *Config) {
 		if _, err := name.ParseReference(c.Image.Base); err != nil {
 			d.at("/image/base", "image.base: %v", err)
 		}
+	}
+	if path.Clean(c.Image.Entrypoint) != c.Image.Entrypoint {
+		d.at("/image/entrypoint", "image.entrypoint: %q is not a plain absolute path", c.Image.Entrypoint)
 	}
 	for i, p := range c.Image.Ports {
 		if p < 1 || p > 65535 {

@@ -215,5 +215,5 @@ func (a *app) printJSON(v any) {
 	enc := json.NewEncoder(a.stdout)
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
-	_ = enc.Encode(v) //nolint:errchkjson // nobody is left to tell when standard output is gone
+	_ = enc.Encode(v) // nobody is left to tell when standard output is gone
 }

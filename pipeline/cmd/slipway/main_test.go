@@ -1,0 +1,172 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"log"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/go-git/go-git/v5"
+	"github.com/go-git/go-git/v5/plumbing/object"
+	"github.com/google/go-containerregistry/pkg/registry"
+
+	"github.com/slipway-ci/slipway/pipeline/fault"
+	"github.com/slipway-ci/slipway/pipeline/ship"
+)
+
+// TestMain lets the test binary be the program: its exit codes, signals and
+// environment are part of what is promised, so tests run it as users do.
+func TestMain(m *testing.M) {
+	if os.Getenv("SLIPWAY_TEST_AS_PROGRAM") == "1" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// program is slipway as a process.
+type program struct {
+	dir   string
+	env   []string
+	stdin io.Reader
+	path  string
+	attr  *syscall.SysProcAttr
+}
+
+// here is the program in an environment of its own: no configuration of the
+// user, no CI variables, an empty cache of slipway's, the machine's Go caches.
+func here(t *testing.T, dir string) *program {
+	t.Helper()
+	return &program{dir: dir, path: os.Args[0], env: environment(t, t.TempDir())}
+}
+
+func environment(t *testing.T, home string) []string {
+	t.Helper()
+	env := []string{"SLIPWAY_TEST_AS_PROGRAM=1", "HOME=" + home, "SLIPWAY_CACHE=" + filepath.Join(home, "slipway"), "PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.TempDir()}
+	out, err := exec.CommandContext(t.Context(), "go", "env", "-json", "GOCACHE", "GOMODCACHE", "GOPROXY", "GOSUMDB", "GOTOOLCHAIN").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var vars map[string]string
+	if err := json.Unmarshal(out, &vars); err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range vars {
+		env = append(env, name+"="+value)
+	}
+	return env
+}
+
+func (p *program) command(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), p.path, args...)
+	cmd.Dir, cmd.Env, cmd.Stdin, cmd.SysProcAttr = p.dir, p.env, p.stdin, p.attr
+	return cmd
+}
+
+type ended struct {
+	code           int
+	stdout, stderr string
+}
+
+func (p *program) run(t *testing.T, args ...string) ended {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd := p.command(t, args...)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	var ee *exec.ExitError
+	if err != nil && !errors.As(err, &ee) {
+		t.Fatal(err)
+	}
+	return ended{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+}
+
+// report runs a command that must succeed and returns its JSON report.
+func (p *program) report(t *testing.T, args ...string) ship.Report {
+	t.Helper()
+	e := p.run(t, append(args, "-o", "json", "--progress", "plain")...)
+	if e.code != fault.ExitOK {
+		t.Fatalf("%v ended with %d\n%s%s", args, e.code, e.stdout, e.stderr)
+	}
+	var r ship.Report
+	if err := json.Unmarshal([]byte(e.stdout), &r); err != nil {
+		t.Fatalf("%v\n%s", err, e.stdout)
+	}
+	return r
+}
+
+// hello is an app that compiles fast: it imports nothing but os.
+func hello() map[string]string {
+	return map[string]string{
+		"go.mod":         "module example.com/acme/hello\n\ngo 1.26\n",
+		"main.go":        "package main\n\nimport (\n\t\"os\"\n\n\t\"example.com/acme/hello/greet\"\n)\n\nvar version = \"\"\n\nfunc main() { os.Stdout.WriteString(greet.Text + \" \" + version + \"\\n\") }\n",
+		"greet/text.go":  "package greet\n\nimport _ \"embed\"\n\n//go:embed text.txt\nvar Text string\n",
+		"greet/text.txt": "hello",
+		"README.md":      "read me\n",
+		".dockerignore":  "**/*.md\n",
+		"slipway.yaml":   "app:\n  platforms: [linux/amd64]\n",
+	}
+}
+
+func write(t *testing.T, dir string, files map[string]string) {
+	t.Helper()
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// repository commits files at a fixed time in a new folder.
+func repository(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	write(t, dir, files)
+	commitAll(t, dir)
+	return dir
+}
+
+func commitAll(t *testing.T, dir string) {
+	t.Helper()
+	repo, err := git.PlainInit(dir, false)
+	if errors.Is(err, git.ErrRepositoryAlreadyExists) {
+		repo, err = git.PlainOpen(dir)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, err := repo.Worktree()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tree.AddWithOptions(&git.AddOptions{All: true}); err != nil {
+		t.Fatal(err)
+	}
+	who := &object.Signature{Name: "A", Email: "a@example.com", When: time.Unix(1_790_000_000, 0).UTC()}
+	if _, err := tree.Commit("x", &git.CommitOptions{Author: who, Committer: who}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// emptyRegistry is a real registry on the loopback.
+func emptyRegistry(t *testing.T) string {
+	t.Helper()
+	s := httptest.NewServer(registry.New(registry.Logger(quiet())))
+	t.Cleanup(s.Close)
+	return strings.TrimPrefix(s.URL, "http://")
+}
+
+func quiet() *log.Logger { return log.New(io.Discard, "", 0) }

@@ -1,0 +1,22 @@
+package config
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+func TestReadmeNamesEveryVariable(t *testing.T) {
+	raw, err := os.ReadFile("../../README.md")
+	if os.IsNotExist(err) {
+		t.Skip("README.md is not here: .dockerignore leaves it out of builds")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, env := range EnvVars() {
+		if !strings.Contains(string(raw), "| `"+env.Name+"`") {
+			t.Errorf("README.md lacks %s", env.Name)
+		}
+	}
+}

@@ -1,0 +1,162 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.uber.org/zap/zapcore"
+)
+
+// EnvVar is an environment variable that overrides a key of the file.
+type EnvVar struct {
+	Name string
+	// Key is the file's key that it overrides.
+	Key string
+	// Secret marks values that must come from a Secret, not a ConfigMap.
+	Secret bool
+	set    func(*Config, string) error
+}
+
+// EnvVars returns every variable that Load looks at. A variable set to the empty
+// string counts as not set.
+func EnvVars() []EnvVar {
+	return []EnvVar{
+		{Name: "LOG_LEVEL", Key: "log.level", set: func(c *Config, v string) error {
+			level, err := zapcore.ParseLevel(v)
+			c.Log.Level = level
+			return err
+		}},
+		{Name: "APP_SERVER_LISTEN", Key: "server.listen", set: func(c *Config, v string) error {
+			c.Server.Listen = v
+			return nil
+		}},
+		{Name: "APP_SERVER_METRICS_LISTEN", Key: "server.metrics_listen", set: func(c *Config, v string) error {
+			c.Server.MetricsListen = v
+			return nil
+		}},
+		{Name: "DATABASE_URL", Key: "database.url", Secret: true, set: func(c *Config, v string) error {
+			c.Database.URL = NewURL(v)
+			return nil
+		}},
+		{Name: "DATABASE_PASSWORD", Key: "the password in database.url", Secret: true, set: func(c *Config, v string) error {
+			return setPassword(&c.Database.URL, v)
+		}},
+		{Name: "DATABASE_PASSWORD_FILE", Key: "database.password_file", set: func(c *Config, v string) error {
+			c.Database.PasswordFile = v
+			return nil
+		}},
+		{Name: "DATABASE_MAX_CONNS", Key: "database.max_conns", set: func(c *Config, v string) error {
+			n, err := strconv.ParseInt(v, 10, 32)
+			if err != nil {
+				return fmt.Errorf("%q is not a whole number", v)
+			}
+			c.Database.MaxConns = int32(n)
+			return nil
+		}},
+		{Name: "REDIS_URL", Key: "redis.url", Secret: true, set: func(c *Config, v string) error {
+			c.Redis.URL = NewURL(v)
+			return nil
+		}},
+		{Name: "REDIS_PASSWORD", Key: "the password in redis.url", Secret: true, set: func(c *Config, v string) error {
+			return setPassword(&c.Redis.URL, v)
+		}},
+		{Name: "REDIS_PASSWORD_FILE", Key: "redis.password_file", set: func(c *Config, v string) error {
+			c.Redis.PasswordFile = v
+			return nil
+		}},
+		{Name: "PAYMENT_URL", Key: "payment.url", set: func(c *Config, v string) error {
+			c.Payment.URL = NewURL(v)
+			return nil
+		}},
+		{Name: "INVENTORY_URL", Key: "inventory.url", set: func(c *Config, v string) error {
+			c.Inventory.URL = NewURL(v)
+			return nil
+		}},
+		{Name: "SHUTDOWN_DRAIN_DELAY", Key: "shutdown.drain_delay", set: func(c *Config, v string) error {
+			return setDuration(&c.Shutdown.DrainDelay, v)
+		}},
+		{Name: "SHUTDOWN_TIMEOUT", Key: "shutdown.timeout", set: func(c *Config, v string) error {
+			return setDuration(&c.Shutdown.Timeout, v)
+		}},
+	}
+}
+
+func applyEnv(cfg *Config, lookup func(string) (string, bool)) error {
+	for _, env := range EnvVars() {
+		value, _ := lookup(env.Name)
+		if value == "" {
+			continue
+		}
+		if err := env.set(cfg, value); err != nil {
+			return fmt.Errorf("environment variable %s: %w", env.Name, err)
+		}
+	}
+	return nil
+}
+
+// readPasswords replaces passwords by the content of the files named for them.
+func readPasswords(cfg *Config) error {
+	for _, p := range []struct {
+		key, path string
+		url       *URL
+	}{
+		{"database.password_file", cfg.Database.PasswordFile, &cfg.Database.URL},
+		{"redis.password_file", cfg.Redis.PasswordFile, &cfg.Redis.URL},
+	} {
+		if p.path == "" {
+			continue
+		}
+		password, err := readPassword(p.path)
+		if err == nil {
+			err = setPassword(p.url, password)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.key, err)
+		}
+	}
+	return nil
+}
+
+func readPassword(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, maxFileBytes))
+	if err != nil {
+		return "", err
+	}
+	// Editors and `echo` end files with a newline that is no part of the password.
+	password := strings.TrimRight(string(raw), "\r\n")
+	if password == "" {
+		return "", fmt.Errorf("%s is empty", path)
+	}
+	return password, nil
+}
+
+func setPassword(u *URL, password string) error {
+	if u.Empty() {
+		return errors.New("there is no URL to add the password to: set the URL too")
+	}
+	with, err := u.withPassword(password)
+	if err != nil {
+		return err
+	}
+	*u = with
+	return nil
+}
+
+func setDuration(d *Duration, v string) error {
+	parsed, err := time.ParseDuration(v)
+	if err != nil {
+		return fmt.Errorf("%q is not a duration such as 250ms, 30s or 5m", v)
+	}
+	d.Duration = parsed
+	return nil
+}

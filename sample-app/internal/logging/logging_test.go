@@ -1,0 +1,47 @@
+package logging_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/slipway-ci/slipway/sample-app/internal/logging"
+)
+
+func TestLinesAreJSON(t *testing.T) {
+	var out bytes.Buffer
+	log, level := logging.New(&out, zapcore.InfoLevel)
+	log.Debug("not yet")
+	level.SetLevel(zapcore.DebugLevel)
+	log.Debug("detail")
+	log.Error("broken")
+	log.Info("timed", zap.Duration("took_ms", 1500*time.Microsecond))
+
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	if len(lines) != 3 || !strings.Contains(lines[2], `"took_ms":1.5`) {
+		t.Fatalf("lines: %q", lines)
+	}
+	for i, want := range []struct {
+		level, msg string
+		stack      bool
+	}{{"debug", "detail", false}, {"error", "broken", true}} {
+		var got map[string]string
+		if err := json.Unmarshal([]byte(lines[i]), &got); err != nil {
+			t.Fatal(err)
+		}
+		if got["level"] != want.level || got["msg"] != want.msg || (got["stacktrace"] != "") != want.stack {
+			t.Errorf("line %v, want %+v", got, want)
+		}
+		if _, err := time.Parse("2006-01-02T15:04:05.000Z0700", got["ts"]); err != nil {
+			t.Errorf("ts: %v", err)
+		}
+		if !strings.HasPrefix(got["caller"], "logging/logging_test.go:") {
+			t.Errorf("caller %q", got["caller"])
+		}
+	}
+}

@@ -1,0 +1,141 @@
+// Package metrics holds what the service tells Prometheus.
+package metrics
+
+import (
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/slipway-ci/slipway/sample-app/internal/order"
+)
+
+// Metrics has a registry of its own, so that tests and several services in one
+// process do not meet. It is an order.Recorder.
+type Metrics struct {
+	registry       *prometheus.Registry
+	requests       *prometheus.CounterVec
+	duration       *prometheus.HistogramVec
+	connections    prometheus.Gauge
+	orders         *prometheus.CounterVec
+	amount         prometheus.Histogram
+	paymentsFailed *prometheus.CounterVec
+	query          *prometheus.HistogramVec
+}
+
+var latencyBuckets = []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5} //nolint:gochecknoglobals // a constant in all but syntax
+
+// New returns Metrics that also covers the Go runtime and the process.
+func New() *Metrics {
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "http_requests_total",
+			Help: "HTTP requests answered, by method, route and status.",
+		}, []string{"method", "path", "status"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "http_request_duration_seconds",
+			Help:    "Time to answer an HTTP request, by method, route and status.",
+			Buckets: latencyBuckets,
+		}, []string{"method", "path", "status"}),
+		connections: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "active_connections",
+			Help: "Open client connections to the API, idle ones included.",
+		}),
+		orders: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "orders_created_total",
+			Help: "Orders settled, by outcome.",
+		}, []string{"status"}),
+		amount: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "order_amount_dollars",
+			Help:    "Totals of confirmed orders in USD; other currencies are not converted and not counted.",
+			Buckets: []float64{10, 50, 100, 250, 500, 1000, 2500, 5000},
+		}),
+		paymentsFailed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "payments_failed_total",
+			Help: "Payments that were declined or could not be made, by reason.",
+		}, []string{"reason"}),
+		query: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "db_query_duration_seconds",
+			Help:    "Time that database calls took, by call.",
+			Buckets: latencyBuckets,
+		}, []string{"query"}),
+	}
+	m.registry.MustRegister(
+		m.requests, m.duration, m.connections, m.orders, m.amount, m.paymentsFailed, m.query,
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return m
+}
+
+// Handler serves the metrics.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{Registry: m.registry})
+}
+
+// Request counts an answered request. path must be the route's pattern, not
+// what the client sent, or clients could fill the memory with series.
+func (m *Metrics) Request(method, path string, status int, took time.Duration) {
+	labels := prometheus.Labels{"method": method, "path": path, "status": strconv.Itoa(status)}
+	m.requests.With(labels).Inc()
+	m.duration.With(labels).Observe(took.Seconds())
+}
+
+// ConnState counts connections. It is a hook for http.Server.
+func (m *Metrics) ConnState(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		m.connections.Inc()
+	case http.StateClosed, http.StateHijacked:
+		m.connections.Dec()
+	case http.StateActive, http.StateIdle:
+	}
+}
+
+// Query records a database call.
+func (m *Metrics) Query(query string, took time.Duration) {
+	m.query.WithLabelValues(query).Observe(took.Seconds())
+}
+
+// OrderCreated implements order.Recorder.
+func (m *Metrics) OrderCreated(o order.Order) {
+	m.orders.WithLabelValues(string(o.Status)).Inc()
+	if o.Status == order.StatusConfirmed && o.Total.Currency == "USD" {
+		m.amount.Observe(float64(o.Total.Amount) / 100)
+	}
+}
+
+// PaymentFailed implements order.Recorder.
+func (m *Metrics) PaymentFailed(reason string) {
+	m.paymentsFailed.WithLabelValues(reason).Inc()
+}
+
+// Queue publishes how many requests wait for the named upstream.
+func (m *Metrics) Queue(name string, depth func() int64) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name:        "queue_depth",
+		Help:        "Requests that wait for their turn to call an upstream.",
+		ConstLabels: prometheus.Labels{"queue": name},
+	}, func() float64 { return float64(depth()) }))
+}
+
+// Pool publishes the database pool's figures.
+func (m *Metrics) Pool(stat func() *pgxpool.Stat) {
+	for state, value := range map[string]func(*pgxpool.Stat) int32{
+		"idle":     (*pgxpool.Stat).IdleConns,
+		"acquired": (*pgxpool.Stat).AcquiredConns,
+		"max":      (*pgxpool.Stat).MaxConns,
+	} {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name:        "db_connections",
+			Help:        "Connections of the database pool, by state.",
+			ConstLabels: prometheus.Labels{"state": state},
+		}, func() float64 { return float64(value(stat())) }))
+	}
+}

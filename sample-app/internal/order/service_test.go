@@ -1,0 +1,257 @@
+package order_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
+
+	"github.com/slipway-ci/slipway/sample-app/internal/gateway"
+	"github.com/slipway-ci/slipway/sample-app/internal/metrics"
+	"github.com/slipway-ci/slipway/sample-app/internal/order"
+	"github.com/slipway-ci/slipway/sample-app/internal/postgres"
+	"github.com/slipway-ci/slipway/sample-app/internal/standin"
+	"github.com/slipway-ci/slipway/sample-app/internal/testenv"
+)
+
+const stock = 10
+
+// always is more failures than any test makes requests.
+const always = 1 << 30
+
+type world struct {
+	*order.Service
+	database  string
+	payment   *standin.Payment
+	inventory *standin.Inventory
+}
+
+// newWorld is a service with a real database, and stand-ins that decline above
+// 5000 and have stock pieces of everything.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{database: testenv.Postgres(t), payment: standin.NewPayment(5000), inventory: standin.NewInventory(stock, nil)}
+	store, err := postgres.Open(t.Context(), postgres.Options{URL: w.database, MaxConns: 4, QueryTimeout: testenv.Patience})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(store.Close)
+	if _, err := store.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	upstream := func(h http.Handler) gateway.Options {
+		srv := httptest.NewServer(h)
+		t.Cleanup(srv.Close)
+		return gateway.Options{URL: srv.URL, Timeout: testenv.Patience, Retries: 1, RetryInterval: time.Millisecond, MaxConcurrent: 4}
+	}
+	payment, inventory := gateway.NewPayment(upstream(w.payment)), gateway.NewInventory(upstream(w.inventory))
+	t.Cleanup(payment.Close)
+	t.Cleanup(inventory.Close)
+	w.Service = order.NewService(t.Context(), order.Options{
+		Store: store, Inventory: inventory, Payment: payment,
+		Recorder: metrics.New(), Log: zap.NewNop(), SettleTimeout: testenv.Patience,
+	})
+	return w
+}
+
+// abandon makes it look as if whoever holds unfinished orders had died.
+func (w *world) abandon(t *testing.T) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), w.database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = conn.Exec(t.Context(), "UPDATE orders SET held_until = now() - interval '1 second' WHERE held_until IS NOT NULL")
+	if err := errors.Join(err, conn.Close(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (w *world) create(t *testing.T, d order.Draft, key string) order.Order {
+	t.Helper()
+	o, _, err := w.Create(t.Context(), d, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func (w *world) expect(t *testing.T, o order.Order, status order.Status, reason string, approved, left int) {
+	t.Helper()
+	if o.Status != status || o.Reason != reason {
+		t.Errorf("order is %s (%s), want %s (%s)", o.Status, o.Reason, status, reason)
+	}
+	if stored, err := w.Get(context.Background(), o.ID); err != nil || stored.Status != status {
+		t.Errorf("stored order is %s, want %s (error %v)", stored.Status, status, err)
+	}
+	if n := w.payment.Approved(); n != approved {
+		t.Errorf("%d payments taken, want %d", n, approved)
+	}
+	if n := w.inventory.Stock("book"); n != left {
+		t.Errorf("%d books left, want %d", n, left)
+	}
+}
+
+func books(quantity int, price int64) order.Draft {
+	return order.Draft{CustomerID: "c-1", Currency: "EUR", Items: []order.Item{{SKU: "book", Quantity: quantity, UnitPrice: price}}}
+}
+
+func TestCreateLeavesMoneyAndStockConsistent(t *testing.T) {
+	tests := []struct {
+		name     string
+		draft    order.Draft
+		sabotage func(*world)
+		status   order.Status
+		reason   string
+		approved int
+		left     int
+	}{
+		{name: "confirmed", draft: books(2, 100), status: order.StatusConfirmed, approved: 1, left: stock - 2},
+		{name: "out of stock", draft: books(stock+1, 1), status: order.StatusRejected, reason: order.ReasonOutOfStock, left: stock},
+		{name: "declined", draft: books(1, 5001), status: order.StatusRejected, reason: order.ReasonPaymentDeclined, left: stock},
+		{
+			name: "hiccups", draft: books(2, 100), sabotage: func(w *world) { w.payment.FailBefore(1); w.inventory.FailBefore(1) },
+			status: order.StatusConfirmed, approved: 1, left: stock - 2,
+		},
+		{
+			name: "lost answers", draft: books(2, 100), sabotage: func(w *world) { w.payment.FailAfter(1); w.inventory.FailAfter(1) },
+			status: order.StatusConfirmed, approved: 1, left: stock - 2,
+		},
+		{
+			name: "charge fails though the money was taken", draft: books(2, 100), sabotage: func(w *world) { w.payment.FailAfter(2) },
+			status: order.StatusRejected, reason: order.ReasonPaymentUnavailable, left: stock,
+		},
+		{
+			name: "reserve fails though the stock was set aside", draft: books(2, 100), sabotage: func(w *world) { w.inventory.FailAfter(2) },
+			status: order.StatusRejected, reason: order.ReasonInventoryUnavailable, left: stock,
+		},
+		{
+			name: "payment gone", draft: books(2, 100), sabotage: func(w *world) { w.payment.FailBefore(always) },
+			status: order.StatusPending, left: stock - 2,
+		},
+		{
+			name: "inventory gone", draft: books(2, 100), sabotage: func(w *world) { w.inventory.FailBefore(always) },
+			status: order.StatusPending, left: stock,
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			if tt.sabotage != nil {
+				tt.sabotage(w)
+			}
+			w.expect(t, w.create(t, tt.draft, ""), tt.status, tt.reason, tt.approved, tt.left)
+		})
+	}
+}
+
+func TestUnfinishedOrdersAreRecovered(t *testing.T) {
+	w := newWorld(t)
+	w.payment.FailBefore(always)
+	o := w.create(t, books(2, 100), "")
+	w.payment.FailBefore(0)
+	if n, err := w.Recover(t.Context()); n != 0 || err != nil {
+		t.Fatalf("recovered %d orders that were still held, error %v", n, err)
+	}
+	w.abandon(t)
+	if n, err := w.Recover(t.Context()); n != 1 || err != nil {
+		t.Fatalf("recovered %d orders, error %v", n, err)
+	}
+	o, err := w.Get(t.Context(), o.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.expect(t, o, order.StatusConfirmed, "", 1, stock-2)
+}
+
+func TestRepeatedRequestFinishesWhatADeadReplicaLeft(t *testing.T) {
+	w := newWorld(t)
+	w.payment.FailBefore(always)
+	first := w.create(t, books(2, 100), "key")
+	w.payment.FailBefore(0)
+
+	second := w.create(t, books(2, 100), "key")
+	if second.ID != first.ID || second.Status != order.StatusPending {
+		t.Fatalf("held order: %+v", second)
+	}
+	w.abandon(t)
+	third := w.create(t, books(2, 100), "key")
+	if third.ID != first.ID {
+		t.Errorf("order %s, want %s", third.ID, first.ID)
+	}
+	w.expect(t, third, order.StatusConfirmed, "", 1, stock-2)
+}
+
+func TestCancel(t *testing.T) {
+	w := newWorld(t)
+	o := w.create(t, books(2, 100), "")
+	for range 2 { // cancelling twice is no error
+		cancelled, err := w.Cancel(t.Context(), o.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.expect(t, cancelled, order.StatusCancelled, "", 0, stock)
+	}
+	rejected := w.create(t, books(stock+1, 1), "")
+	if _, err := w.Cancel(t.Context(), rejected.ID); !errors.Is(err, order.ErrNotCancellable) {
+		t.Errorf("cancel of a rejected order: %v", err)
+	}
+	if _, err := w.Cancel(t.Context(), uuid.New()); !errors.Is(err, order.ErrNotFound) {
+		t.Errorf("cancel of no order: %v", err)
+	}
+}
+
+func TestInterruptedCancelIsFinished(t *testing.T) {
+	w := newWorld(t)
+	o := w.create(t, books(2, 100), "")
+	w.inventory.FailBefore(always)
+	cancelling, err := w.Cancel(t.Context(), o.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.expect(t, cancelling, order.StatusCancelling, "", 0, stock-2)
+	w.inventory.FailBefore(0)
+	w.abandon(t)
+	if n, err := w.Recover(t.Context()); n != 1 || err != nil {
+		t.Fatalf("recovered %d orders, error %v", n, err)
+	}
+	o, err = w.Get(t.Context(), o.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.expect(t, o, order.StatusCancelled, "", 0, stock)
+}
+
+func TestClientThatHangsUpDoesNotStopItsOrder(t *testing.T) {
+	w := newWorld(t)
+	gate := w.payment.Hold()
+	ctx, hangUp := context.WithCancel(t.Context())
+	go func() {
+		<-gate.Arrived()
+		hangUp()
+		gate.Open()
+	}()
+	o, _, err := w.Create(ctx, books(2, 100), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.expect(t, o, order.StatusConfirmed, "", 1, stock-2)
+}
+
+func TestStepsWithoutAnUpstreamAreLeftOut(t *testing.T) {
+	w := newWorld(t)
+	w.Payment, w.Inventory = nil, nil
+	o := w.create(t, books(stock+1, 9999), "")
+	w.expect(t, o, order.StatusConfirmed, "", 0, stock)
+	cancelled, err := w.Cancel(t.Context(), o.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.expect(t, cancelled, order.StatusCancelled, "", 0, stock)
+}

@@ -1,0 +1,314 @@
+// Package serve puts the order service together and runs it from start to
+// orderly stop.
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"go.uber.org/zap"
+
+	"github.com/slipway-ci/slipway/sample-app/internal/cache"
+	"github.com/slipway-ci/slipway/sample-app/internal/config"
+	"github.com/slipway-ci/slipway/sample-app/internal/gateway"
+	"github.com/slipway-ci/slipway/sample-app/internal/health"
+	"github.com/slipway-ci/slipway/sample-app/internal/httpapi"
+	"github.com/slipway-ci/slipway/sample-app/internal/metrics"
+	"github.com/slipway-ci/slipway/sample-app/internal/order"
+	"github.com/slipway-ci/slipway/sample-app/internal/postgres"
+)
+
+const (
+	readHeaderTimeout = 5 * time.Second
+	// stopTimeout bounds what is left to do once requests are finished.
+	stopTimeout = 2 * time.Second
+	// Waits between tries to reach the database while starting.
+	firstRetry = 200 * time.Millisecond
+	lastRetry  = 5 * time.Second
+)
+
+// Service is an order service that listens but does not serve yet. Use New, then
+// Run once.
+type Service struct {
+	cfg     config.Config
+	log     *zap.Logger
+	health  *health.Health
+	store   *postgres.Store
+	orders  *order.Service
+	metrics *metrics.Metrics
+
+	api, monitor server
+
+	// lifetime ends when requests must stop at once; closers run after them.
+	lifetime context.Context //nolint:containedctx // it is the service's own, not a request's
+	abort    context.CancelFunc
+	closers  []func()
+}
+
+// server is an http.Server with the listener it serves on.
+type server struct {
+	*http.Server
+	listener net.Listener
+}
+
+// New binds both listeners and sets up the pools without connecting anywhere.
+// It takes values but no cancellation from ctx.
+func New(ctx context.Context, cfg config.Config, log *zap.Logger) (_ *Service, err error) {
+	lifetime, abort := context.WithCancel(context.WithoutCancel(ctx))
+	s := &Service{cfg: cfg, log: log, metrics: metrics.New(), lifetime: lifetime, abort: abort}
+	defer func() {
+		if err != nil {
+			abort()
+			s.close()
+		}
+	}()
+
+	s.store, err = postgres.Open(lifetime, postgres.Options{
+		URL:          cfg.Database.URL.Reveal(),
+		MaxConns:     cfg.Database.MaxConns,
+		QueryTimeout: cfg.Database.QueryTimeout.Duration,
+		Observe:      s.metrics.Query,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, s.store.Close)
+	s.metrics.Pool(s.store.Stat)
+
+	opts := order.Options{
+		Store:         s.store,
+		Recorder:      s.metrics,
+		Log:           log,
+		SettleTimeout: cfg.Server.RequestTimeout.Duration,
+	}
+	checks := []health.Check{{Name: "postgres", Required: true, Probe: s.store.Ping}}
+	if !cfg.Redis.URL.Empty() {
+		c, err := cache.Open(cache.Options{
+			URL:       cfg.Redis.URL.Reveal(),
+			PoolSize:  cfg.Redis.PoolSize,
+			TTL:       cfg.Redis.TTL.Duration,
+			Timeout:   cfg.Redis.Timeout.Duration,
+			KeyPrefix: cfg.Redis.KeyPrefix,
+		})
+		if err != nil {
+			return nil, err
+		}
+		s.closers = append(s.closers, func() { _ = c.Close() })
+		opts.Cache = c
+		checks = append(checks, health.Check{Name: "redis", Probe: c.Ping})
+	}
+	if !cfg.Payment.URL.Empty() {
+		p := gateway.NewPayment(upstream(cfg.Payment))
+		s.closers = append(s.closers, p.Close)
+		s.metrics.Queue("payment", p.Waiting)
+		opts.Payment = p
+	}
+	if !cfg.Inventory.URL.Empty() {
+		i := gateway.NewInventory(upstream(cfg.Inventory))
+		s.closers = append(s.closers, i.Close)
+		s.metrics.Queue("inventory", i.Waiting)
+		opts.Inventory = i
+	}
+	s.orders = order.NewService(lifetime, opts)
+	s.health = health.New(cfg.Health.Timeout.Duration, log, checks...)
+	if err := s.listen(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func upstream(u config.Upstream) gateway.Options {
+	return gateway.Options{
+		URL:           u.URL.Reveal(),
+		Timeout:       u.Timeout.Duration,
+		Retries:       u.Retries,
+		RetryInterval: u.RetryInterval.Duration,
+		MaxConcurrent: u.MaxConcurrent,
+	}
+}
+
+// listen binds the addresses, so that a taken port is an error at once.
+func (s *Service) listen(ctx context.Context) error {
+	var listen net.ListenConfig
+	scrape, err := listen.Listen(ctx, "tcp", s.cfg.Server.MetricsListen)
+	if err != nil {
+		return fmt.Errorf("server.metrics_listen: %w", err)
+	}
+	api, err := listen.Listen(ctx, "tcp", s.cfg.Server.Listen)
+	if err != nil {
+		return errors.Join(fmt.Errorf("server.listen: %w", err), scrape.Close())
+	}
+
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", s.metrics.Handler())
+	s.monitor = server{s.httpServer(mux), scrape}
+	s.api = server{s.httpServer(httpapi.New(httpapi.Options{
+		Orders:         s.orders,
+		Health:         s.health,
+		Log:            s.log,
+		Observe:        s.metrics.Request,
+		RequestTimeout: s.cfg.Server.RequestTimeout.Duration,
+		MaxBodyBytes:   s.cfg.Server.MaxBodyBytes,
+		MaxInFlight:    s.cfg.Server.MaxInFlight,
+	})), api}
+	s.api.ConnState = s.metrics.ConnState
+	return nil
+}
+
+func (s *Service) httpServer(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       s.cfg.Server.ReadTimeout.Duration,
+		WriteTimeout:      s.cfg.Server.WriteTimeout.Duration,
+		IdleTimeout:       s.cfg.Server.IdleTimeout.Duration,
+		ErrorLog:          zap.NewStdLog(s.log.Named("http")),
+		BaseContext:       func(net.Listener) context.Context { return s.lifetime },
+	}
+}
+
+// Addr is the API's address.
+func (s *Service) Addr() string { return s.api.listener.Addr().String() }
+
+// MetricsAddr is the Prometheus endpoint's address.
+func (s *Service) MetricsAddr() string { return s.monitor.listener.Addr().String() }
+
+// Run serves until ctx ends, then stops in order: unready, drained, requests
+// finished, pools closed, metrics gone. It returns an error if a listener
+// failed or requests had to be cut off.
+func (s *Service) Run(ctx context.Context) error {
+	failed := make(chan error, 2)
+	var servers, background sync.WaitGroup
+	for _, srv := range []server{s.api, s.monitor} {
+		servers.Go(func() {
+			if err := srv.Serve(srv.listener); !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("serve on %s: %w", srv.listener.Addr(), err)
+			}
+		})
+	}
+	s.log.Info("listening", zap.String("addr", s.Addr()), zap.String("metrics_addr", s.MetricsAddr()),
+		zap.Stringer("database", s.cfg.Database.URL), zap.Stringer("redis", s.cfg.Redis.URL),
+		zap.Stringer("payment", s.cfg.Payment.URL), zap.Stringer("inventory", s.cfg.Inventory.URL))
+
+	working, rest := context.WithCancel(context.WithoutCancel(ctx))
+	defer rest()
+	background.Go(func() { s.work(working) })
+
+	var err error
+	select {
+	case err = <-failed:
+		s.log.Error("cannot go on", zap.Error(err))
+	case <-ctx.Done():
+	}
+	started := time.Now()
+	err = errors.Join(err, s.finishRequests(ctx, failed, rest))
+	background.Wait()
+	s.abort()
+	err = errors.Join(err, s.closeAll(context.WithoutCancel(ctx)))
+	servers.Wait()
+	s.log.Info("stopped", zap.Duration("duration_ms", time.Since(started)), zap.Bool("clean", err == nil))
+	return err
+}
+
+// work gets the database ready, then recovers unfinished orders until ctx ends.
+func (s *Service) work(ctx context.Context) {
+	if err := s.prepare(ctx); err != nil {
+		return // ctx has ended, nothing else stops prepare
+	}
+	s.health.Start()
+	s.log.Info("started")
+	ticker := time.NewTicker(s.cfg.Orders.RecoveryInterval.Duration)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if _, err := s.orders.Recover(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("recovery stopped early", zap.Error(err))
+		}
+	}
+}
+
+// prepare migrates the database, trying again for as long as ctx lasts: pods
+// start in any order, and crashing would only add a growing restart delay.
+func (s *Service) prepare(ctx context.Context) error {
+	wait := backoff.NewExponentialBackOff()
+	wait.InitialInterval, wait.MaxInterval = firstRetry, lastRetry
+	_, err := backoff.Retry(ctx, func() (int, error) {
+		if err := s.store.Ping(ctx); err != nil {
+			return 0, err
+		}
+		applied, err := s.store.Migrate(ctx)
+		if err == nil {
+			s.log.Info("database is up to date", zap.Int("migrations_applied", applied))
+		}
+		return applied, err
+	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(0), backoff.WithNotify(func(err error, next time.Duration) {
+		s.log.Warn("database is not ready, trying again", zap.Duration("retry_in_ms", next), zap.Error(err))
+	}))
+	return err
+}
+
+// finishRequests makes the service unready, goes on serving for the drain delay
+// and then waits for open requests.
+func (s *Service) finishRequests(ctx context.Context, failed <-chan error, rest context.CancelFunc) error {
+	limit := s.cfg.Shutdown.Timeout.Duration
+	// What comes after the requests must fit into the limit too.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit-min(stopTimeout, limit/10))
+	defer cancel()
+
+	s.health.Drain()
+	delay := s.cfg.Shutdown.DrainDelay.Duration
+	s.log.Info("draining", zap.Duration("delay_ms", delay))
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	var err error
+	select {
+	case <-timer.C:
+	case err = <-failed: // without a listener there is nothing to drain
+	}
+
+	rest()
+	s.log.Info("finishing open requests")
+	if stopErr := s.api.Shutdown(ctx); stopErr != nil {
+		s.abort()
+		stopErr = fmt.Errorf("requests were still running after %s and have been cut off: raise shutdown.timeout or lower server.request_timeout: %w", limit, stopErr)
+		err = errors.Join(err, stopErr, s.api.Close())
+	}
+	return err
+}
+
+// closeAll closes the pools, then the metrics endpoint, so that a last scrape
+// still sees the service stop.
+func (s *Service) closeAll(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		s.close()
+	}()
+	var err error
+	select {
+	case <-closed:
+	case <-ctx.Done():
+		err = fmt.Errorf("connections still open after %s, leaving them", stopTimeout)
+	}
+	return errors.Join(err, s.monitor.Shutdown(ctx))
+}
+
+// close runs the closers, last opened first.
+func (s *Service) close() {
+	for _, f := range slices.Backward(s.closers) {
+		f()
+	}
+}

@@ -1,0 +1,166 @@
+// Package standin has tiny payment and inventory services to run the order
+// service against, in tests and on a laptop. They keep everything in memory and
+// fail on demand.
+package standin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	maxBodyBytes      = 1 << 20
+	readHeaderTimeout = 5 * time.Second
+	shutdownTimeout   = 5 * time.Second
+)
+
+// Faults makes a stand-in misbehave. The zero value behaves.
+type Faults struct {
+	// Latency delays every answer.
+	Latency time.Duration
+	// Rate is the share of requests, 0 to 1, that get 503.
+	Rate float64
+
+	before, after atomic.Int64
+	gate          atomic.Pointer[Gate]
+}
+
+// FailBefore makes the next n requests get 503 without any effect.
+func (f *Faults) FailBefore(n int64) { f.before.Store(n) }
+
+// FailAfter makes the next n requests take effect and then get 503, as when an
+// answer is lost on the way back.
+func (f *Faults) FailAfter(n int64) { f.after.Store(n) }
+
+// Gate holds requests up.
+type Gate struct {
+	arrived chan struct{}
+	opened  chan struct{}
+	open    func()
+}
+
+// Hold makes requests wait until the Gate is opened.
+func (f *Faults) Hold() *Gate {
+	g := &Gate{arrived: make(chan struct{}, 1), opened: make(chan struct{})}
+	g.open = sync.OnceFunc(func() { close(g.opened) })
+	f.gate.Store(g)
+	return g
+}
+
+// Arrived receives once the first request waits.
+func (g *Gate) Arrived() <-chan struct{} { return g.arrived }
+
+// Open lets every request through, these and all later ones.
+func (g *Gate) Open() { g.open() }
+
+// wrap applies the faults to next.
+func (f *Faults) wrap(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !f.pause(r.Context()) {
+			return
+		}
+		if take(&f.before) || rand.Float64() < f.Rate { //nolint:gosec // chance, not secrecy
+			unavailable(w)
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, maxBodyBytes)
+		if take(&f.after) {
+			next.ServeHTTP(discard{http.Header{}}, r)
+			unavailable(w)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// pause waits as configured and reports whether the client is still there.
+func (f *Faults) pause(ctx context.Context) bool {
+	if g := f.gate.Load(); g != nil {
+		select {
+		case g.arrived <- struct{}{}:
+		default:
+		}
+		select {
+		case <-g.opened:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	if f.Latency <= 0 {
+		return true
+	}
+	timer := time.NewTimer(f.Latency)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// take decrements n and reports whether it was above zero.
+func take(n *atomic.Int64) bool {
+	for {
+		v := n.Load()
+		if v <= 0 {
+			return false
+		}
+		if n.CompareAndSwap(v, v-1) {
+			return true
+		}
+	}
+}
+
+// discard is an http.ResponseWriter that nobody reads.
+type discard struct{ header http.Header }
+
+func (d discard) Header() http.Header         { return d.header }
+func (d discard) Write(p []byte) (int, error) { return len(p), nil }
+func (d discard) WriteHeader(int)             {}
+
+func unavailable(w http.ResponseWriter) {
+	reply(w, http.StatusServiceUnavailable, map[string]string{"error": "injected failure"})
+}
+
+func reply(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body) // a client that has left needs no answer
+}
+
+func decode(w http.ResponseWriter, r *http.Request, into any) bool {
+	dec := json.NewDecoder(r.Body)
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		reply(w, http.StatusBadRequest, map[string]string{"error": err.Error()})
+		return false
+	}
+	return true
+}
+
+// Serve answers on the listener until ctx ends, then finishes open requests.
+func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: readHeaderTimeout}
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(l) }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+	defer cancel()
+	err := srv.Shutdown(stopCtx)
+	if served := <-failed; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
+	return err
+}

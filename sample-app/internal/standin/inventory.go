@@ -1,0 +1,112 @@
+package standin
+
+import (
+	"maps"
+	"net/http"
+	"sync"
+)
+
+// Inventory sets stock aside. It is an http.Handler.
+type Inventory struct {
+	Faults
+	initial int
+	http.Handler
+
+	mu           sync.Mutex
+	stock        map[string]int
+	reservations map[string]map[string]int // nil once released
+}
+
+// NewInventory returns an Inventory with the given stock of named articles, and
+// initial pieces of every other.
+func NewInventory(initial int, stock map[string]int) *Inventory {
+	i := &Inventory{initial: initial, stock: maps.Clone(stock), reservations: map[string]map[string]int{}}
+	if i.stock == nil {
+		i.stock = map[string]int{}
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /reservations", i.reserve)
+	mux.HandleFunc("DELETE /reservations/{id}", i.release)
+	mux.HandleFunc("GET /stock/{sku}", i.show)
+	i.Handler = withHealth(i.wrap(mux))
+	return i
+}
+
+// Stock returns how many pieces of an article are left.
+func (i *Inventory) Stock(sku string) int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.left(sku)
+}
+
+func (i *Inventory) left(sku string) int {
+	if n, named := i.stock[sku]; named {
+		return n
+	}
+	return i.initial
+}
+
+func (i *Inventory) reserve(w http.ResponseWriter, r *http.Request) {
+	var req struct {
+		ID    string `json:"id"`
+		Items []struct {
+			SKU      string `json:"sku"`
+			Quantity int    `json:"quantity"`
+		} `json:"items"`
+	}
+	if !decode(w, r, &req) {
+		return
+	}
+	wanted := make(map[string]int, len(req.Items))
+	valid := req.ID != "" && len(req.Items) > 0
+	for _, item := range req.Items {
+		valid = valid && item.Quantity > 0
+		wanted[item.SKU] += item.Quantity
+	}
+	if !valid {
+		reply(w, http.StatusBadRequest, map[string]string{"error": "id and items with a quantity above 0 are required"})
+		return
+	}
+	status, body := i.set(req.ID, wanted)
+	reply(w, status, body)
+}
+
+// set reserves all of wanted or nothing.
+func (i *Inventory) set(id string, wanted map[string]int) (int, map[string]string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if held, known := i.reservations[id]; known {
+		if held == nil {
+			return http.StatusConflict, map[string]string{"error": "reservation was released"}
+		}
+		return http.StatusOK, map[string]string{"id": id}
+	}
+	for sku, n := range wanted {
+		if i.left(sku) < n {
+			return http.StatusConflict, map[string]string{"error": "out of stock", "sku": sku}
+		}
+	}
+	for sku, n := range wanted {
+		i.stock[sku] = i.left(sku) - n
+	}
+	i.reservations[id] = wanted
+	return http.StatusCreated, map[string]string{"id": id}
+}
+
+// release also marks reservations that are yet to arrive, so that a late one
+// sets nothing aside.
+func (i *Inventory) release(w http.ResponseWriter, r *http.Request) {
+	id := r.PathValue("id")
+	i.mu.Lock()
+	for sku, n := range i.reservations[id] {
+		i.stock[sku] = i.left(sku) + n
+	}
+	i.reservations[id] = nil
+	i.mu.Unlock()
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (i *Inventory) show(w http.ResponseWriter, r *http.Request) {
+	sku := r.PathValue("sku")
+	reply(w, http.StatusOK, map[string]any{"sku": sku, "left": i.Stock(sku)})
+}

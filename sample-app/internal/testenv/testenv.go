@@ -1,0 +1,203 @@
+// Package testenv connects tests to the Postgres and Redis that the environment
+// names, keeps them out of each other's way, and cuts connections on demand.
+package testenv
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Patience is how long a test waits for what must happen. It is only ever used
+// up by a test that fails.
+const Patience = 15 * time.Second
+
+// Postgres returns a DATABASE_URL whose tables live in a schema of the test's
+// own, dropped when it ends. Without DATABASE_URL the test is skipped.
+func Postgres(t *testing.T) string {
+	t.Helper()
+	base := require(t, "DATABASE_URL", "postgres://test:...@127.0.0.1:5432/testdb")
+	schema := "test_" + token(t)
+	execute(t, base, "CREATE SCHEMA "+schema)
+	t.Cleanup(func() { execute(t, base, "DROP SCHEMA "+schema+" CASCADE") })
+	return with(t, base, func(u *url.URL) {
+		q := u.Query()
+		q.Set("search_path", schema)
+		u.RawQuery = q.Encode()
+	})
+}
+
+// Redis returns REDIS_URL and a key prefix of the test's own. Without REDIS_URL
+// the test is skipped.
+func Redis(t *testing.T) (address, prefix string) {
+	t.Helper()
+	return require(t, "REDIS_URL", "redis://127.0.0.1:6379/0"), "test:" + token(t) + ":"
+}
+
+func require(t *testing.T, name, example string) string {
+	t.Helper()
+	value := os.Getenv(name)
+	if value == "" {
+		t.Skipf("%s is not set. `slipway test -C sample-app` provides Postgres and Redis; or set it yourself, for example %s=%s", name, name, example)
+	}
+	return value
+}
+
+func execute(t *testing.T, address, sql string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, address)
+	if err != nil {
+		t.Fatalf("connect to DATABASE_URL: %v", err)
+	}
+	_, err = conn.Exec(ctx, sql)
+	if err := errors.Join(err, conn.Close(ctx)); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+func token(t *testing.T) string {
+	t.Helper()
+	raw := make([]byte, 6)
+	if _, err := rand.Read(raw); err != nil {
+		t.Fatal(err)
+	}
+	return hex.EncodeToString(raw)
+}
+
+func with(t *testing.T, address string, change func(*url.URL)) string {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatalf("%s is not a URL", address)
+	}
+	change(u)
+	return u.String()
+}
+
+// Proxy passes TCP connections on until told not to.
+type Proxy struct {
+	listener net.Listener
+	target   string
+	wg       sync.WaitGroup
+
+	mu    sync.Mutex
+	down  bool
+	conns map[net.Conn]struct{}
+}
+
+// NewProxy returns a Proxy before the host of address, and address with the
+// proxy's own host instead.
+func NewProxy(t *testing.T, address string) (p *Proxy, through string) {
+	t.Helper()
+	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p = &Proxy{listener: l, conns: map[net.Conn]struct{}{}}
+	through = with(t, address, func(u *url.URL) {
+		p.target = u.Host
+		u.Host = l.Addr().String()
+	})
+	p.wg.Go(p.accept)
+	t.Cleanup(func() {
+		_ = l.Close()
+		p.Down()
+		p.wg.Wait()
+	})
+	return p, through
+}
+
+// Down cuts every connection and refuses new ones.
+func (p *Proxy) Down() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.down = true
+	for c := range p.conns {
+		_ = c.Close()
+	}
+}
+
+// Up lets connections through again.
+func (p *Proxy) Up() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.down = false
+}
+
+func (p *Proxy) accept() {
+	for {
+		client, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		p.wg.Go(func() { p.pass(client) })
+	}
+}
+
+func (p *Proxy) pass(client net.Conn) {
+	defer client.Close()
+	if !p.track(client) {
+		return
+	}
+	defer p.forget(client)
+	server, err := new(net.Dialer).DialContext(context.Background(), "tcp", p.target)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	if !p.track(server) {
+		return
+	}
+	defer p.forget(server)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, _ = io.Copy(server, client)
+		_ = server.Close()
+	})
+	_, _ = io.Copy(client, server)
+	_ = client.Close()
+	wg.Wait()
+}
+
+func (p *Proxy) track(c net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.down {
+		p.conns[c] = struct{}{}
+	}
+	return !p.down
+}
+
+func (p *Proxy) forget(c net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.conns, c)
+}
+
+// Eventually fails the test unless ok becomes true.
+func Eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(Patience)
+	defer deadline.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			t.Fatalf("waited %s in vain: %s", Patience, what)
+		}
+	}
+}
