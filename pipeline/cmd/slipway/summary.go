@@ -7,6 +7,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/charmbracelet/x/ansi"
 	"github.com/dustin/go-humanize"
 	"golang.org/x/term"
 
@@ -14,6 +15,10 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/ship"
 )
+
+// longest is how much of a stage's summary fits a line; an error follows in
+// full below the table.
+const longest = 84
 
 // printSummary writes what a person wants to know of a run.
 func (a *app) printSummary(r ship.Report) {
@@ -27,7 +32,7 @@ func (a *app) printSummary(r ship.Report) {
 		if text == "" {
 			text, _, _ = strings.Cut(s.Reason, "\n")
 		}
-		fmt.Fprintf(a.stdout, "  %s%-9s %-10s %7s  %s\n", mark(s.Outcome), s.Name, s.Outcome, seconds(s.Seconds), display.Clean(text))
+		fmt.Fprintf(a.stdout, "  %s%-9s %-10s %7s  %s\n", mark(s.Outcome), s.Name, s.Outcome, seconds(s.Seconds), ansi.Truncate(display.Clean(text), longest, "…"))
 	}
 	fmt.Fprintln(a.stdout)
 	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
