@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"text/template"
 	"time"
 
@@ -207,20 +208,45 @@ func (c *compiler) compile(ctx context.Context) (Binary, bool, error) {
 		Path:     filepath.Join(c.RunDir, strings.ReplaceAll(c.platform.String(), "/", "_")),
 		Size:     after.Size(),
 	}
-	if b.SHA256, err = own(out, b.Path); err != nil {
+	if err := own(out, b.Path); err != nil {
 		return Binary{}, false, fmt.Errorf("keeping the program for %s: %w", c.platform, err)
+	}
+	if b.SHA256, err = c.sum(slot, b.Path, after); err != nil {
+		return Binary{}, false, fmt.Errorf("reading the program for %s: %w", c.platform, err)
 	}
 	return b, before == nil || !os.SameFile(before, after), nil
 }
 
-// own gives this run its own name for a file and returns its SHA-256.
-func own(from, to string) (string, error) {
+// own gives this run its own name for a file.
+func own(from, to string) error {
 	if err := os.Link(from, to); err != nil {
-		if err := duplicate(from, to); err != nil { // a file system without hard links
-			return "", err
+		return duplicate(from, to) // a file system without hard links
+	}
+	return nil
+}
+
+// summed remembers the hash of the program in a slot. The go command never
+// writes into a program that is there, it puts a new file in its place.
+type summed struct {
+	Inode  uint64
+	Size   int64
+	Time   int64
+	SHA256 string
+}
+
+func (c *compiler) sum(slot, path string, fi os.FileInfo) (string, error) {
+	now := summed{Size: fi.Size(), Time: fi.ModTime().UnixNano()}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		now.Inode = st.Ino
+	}
+	var before summed
+	if c.Cache.Load(&before, slot, "sum.json") {
+		now.SHA256 = before.SHA256
+		if now == before && now.Inode != 0 {
+			return before.SHA256, nil
 		}
 	}
-	f, err := os.Open(to)
+	f, err := os.Open(path)
 	if err != nil {
 		return "", err
 	}
@@ -229,7 +255,8 @@ func own(from, to string) (string, error) {
 	if _, err := io.Copy(h, f); err != nil {
 		return "", err
 	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	now.SHA256 = hex.EncodeToString(h.Sum(nil))
+	return now.SHA256, c.Cache.Store(now, slot, "sum.json")
 }
 
 func duplicate(from, to string) (err error) {

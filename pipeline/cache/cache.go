@@ -6,12 +6,15 @@ package cache
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
+	"strings"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -96,28 +99,31 @@ func (d Dir) Run() (*Run, error) {
 		return nil, err
 	}
 	d.sweep(parent)
-	dir, err := os.MkdirTemp(parent, "run-")
-	if err != nil {
-		return nil, fmt.Errorf("making a folder for this run: %w", err)
-	}
+	// The lock comes before the folder, so that a folder whose lock is free is
+	// a dead run's.
+	dir := filepath.Join(parent, "run-"+rand.Text())
 	l := flock.New(dir + ".lock")
 	if ok, err := l.TryLock(); err != nil || !ok {
-		return nil, errors.Join(fmt.Errorf("locking %s: %w", dir, err), os.RemoveAll(dir))
+		return nil, fmt.Errorf("locking %s: %w", dir, errors.Join(err, os.Remove(dir+".lock")))
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, errors.Join(fmt.Errorf("making a folder for this run: %w", err), os.Remove(dir+".lock"), l.Unlock())
 	}
 	return &Run{Dir: dir, lock: l}, nil
 }
 
-// sweep removes the folders of dead runs: those whose lock nobody holds. A run
-// that has made its folder and not yet its lock is told by its age.
+// sweep removes the folders of dead runs: those whose lock nobody holds. A lock
+// without a folder is a dead run's too unless it is new: then its run is about
+// to make the folder.
 func (d Dir) sweep(parent string) {
 	entries, err := os.ReadDir(parent)
 	if err != nil {
 		return
 	}
 	for _, e := range entries {
-		path := filepath.Join(parent, e.Name())
+		path, isLock := strings.CutSuffix(filepath.Join(parent, e.Name()), ".lock")
 		fi, err := e.Info()
-		if err != nil || !e.IsDir() || time.Since(fi.ModTime()) < time.Minute && !exists(path+".lock") {
+		if err != nil || isLock && (exists(path) || time.Since(fi.ModTime()) < time.Minute) {
 			continue
 		}
 		l := flock.New(path + ".lock")
@@ -139,10 +145,20 @@ func (r *Run) Close() error {
 	return nil
 }
 
-// Load reads a JSON entry. A missing or damaged one is no entry.
+// Load reads a JSON entry. A missing or damaged one is no entry: it leaves v
+// at its zero value.
 func (d Dir) Load(v any, names ...string) bool {
-	data, err := os.ReadFile(d.Path(names...))
-	return err == nil && json.Unmarshal(data, v) == nil
+	path := d.Path(names...)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return false
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		reflect.ValueOf(v).Elem().SetZero() // what came before the damage was read
+		return false
+	}
+	Touch(path)
+	return true
 }
 
 // Store writes a JSON entry, whole or not at all.

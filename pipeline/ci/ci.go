@@ -7,9 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/slipway-ci/slipway/pipeline/display"
 	"github.com/slipway-ci/slipway/pipeline/progress"
@@ -127,7 +130,14 @@ type folds struct {
 	status string
 }
 
-func (f *folds) Close() {}
+// Close writes the output of stages that never came to their end.
+func (f *folds) Close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, stage := range slices.Sorted(maps.Keys(f.output)) {
+		f.fold(progress.Event{Time: time.Now(), Stage: stage, Outcome: progress.Cancelled})
+	}
+}
 
 func (f *folds) Emit(e progress.Event) {
 	f.mu.Lock()
@@ -137,7 +147,7 @@ func (f *folds) Emit(e progress.Event) {
 	case progress.Status:
 		if key, _, _ := strings.Cut(e.Text, ":"); key != f.status {
 			f.status = key
-			fmt.Fprintf(f.w, "%-8s  %s\n", e.Stage, display.Clean(e.Text))
+			fmt.Fprintf(f.w, "%-8s  %s\n", e.Stage, f.inert(e.Text))
 		}
 	case progress.Warned:
 		if f.system == "github" {
@@ -155,14 +165,14 @@ func (f *folds) Emit(e progress.Event) {
 func (f *folds) fold(end progress.Event) {
 	events := f.output[end.Stage]
 	delete(f.output, end.Stage)
-	title := fmt.Sprintf("%-8s  %s", end.Stage, display.Finish(end))
+	title := fmt.Sprintf("%-8s  %s", end.Stage, f.inert(display.Finish(end)))
 	if len(events) == 0 {
 		fmt.Fprintln(f.w, title)
 		return
 	}
 	id, token := "slipway_"+end.Stage, ""
 	if f.system == "github" {
-		fmt.Fprintf(f.w, "::group::%s\n", title)
+		fmt.Fprintf(f.w, "::group::%s\n", data(title))
 		// What a test prints must not be taken for a command.
 		token = rand.Text()
 		fmt.Fprintf(f.w, "::stop-commands::%s\n", token)
@@ -191,12 +201,29 @@ func (f *folds) fold(end progress.Event) {
 	fmt.Fprintf(f.w, "\x1b[0Ksection_end:%d:%s\r\x1b[0K\n", end.Time.Unix(), id)
 }
 
+// inert makes a text safe outside a fold. GitHub's runner finds its older form
+// of commands, ##[name], anywhere in a line
+// (https://github.com/actions/runner, src/Runner.Common/ActionCommand.cs).
+func (f *folds) inert(s string) string {
+	s = display.Clean(s)
+	if f.system == "github" {
+		s = strings.ReplaceAll(s, "##[", "#\u200b#[")
+	}
+	return s
+}
+
 // data and property escape what GitHub's commands give a meaning to, so that
 // a test's output cannot issue commands.
 func data(s string) string {
+	lines := strings.Split(strings.ReplaceAll(s, "\r\n", "\n"), "\n")
+	for i, line := range lines {
+		lines[i] = display.Clean(line)
+	}
+	s = strings.Join(lines, "\n")
 	return strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A").Replace(s)
 }
 
 func property(s string) string {
+	s = display.Clean(s)
 	return strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A", ":", "%3A", ",", "%2C").Replace(s)
 }

@@ -114,8 +114,9 @@ func pack(ctx context.Context, o Options, program, version string, b build.Binar
 	}
 	defer unlock()
 	p := Packed{Binary: b, Before: b.Size, reused: true}
-	stored := o.Cache.Path("upx", slot)
-	if _, err := os.Stat(stored); err != nil {
+	p.Path = o.Cache.Path("upx", slot)
+	var known record
+	if !o.Cache.Load(&known, "upx", slot+".json") || p.measure() != nil || known != (record{p.SHA256, p.Size}) {
 		p.reused = false
 		progress.Statusf(ctx, "packing %s", b.Platform)
 		tmp := filepath.Join(o.RunDir, "upx-"+slot[:16])
@@ -138,31 +139,50 @@ func pack(ctx context.Context, o Options, program, version string, b build.Binar
 			return Packed{}, fault.Failedf("compress.refused", "packing the program for %s: %w: %s", b.Platform, ErrRefused, reason(output.String())).
 				WithFix("build this platform without --upx")
 		}
-		if err := os.Rename(tmp, stored); err != nil {
+		if err := os.Rename(tmp, p.Path); err != nil {
 			return Packed{}, fmt.Errorf("keeping the packed program: %w", err)
 		}
+		if err := p.measure(); err != nil {
+			return Packed{}, fmt.Errorf("reading the packed program: %w", err)
+		}
+		if err := o.Cache.Store(record{p.SHA256, p.Size}, "upx", slot+".json"); err != nil {
+			return Packed{}, err
+		}
 	}
-	p.Path = stored
-	f, err := os.Open(stored)
+	cache.Touch(p.Path)
+	return p, nil
+}
+
+// record is what a packed program in the cache is known by. One that was
+// damaged on disk must not become an image.
+type record struct {
+	SHA256 string `json:"sha256"`
+	Size   int64  `json:"size"`
+}
+
+// measure reads the packed program.
+func (p *Packed) measure() error {
+	f, err := os.Open(p.Path)
 	if err != nil {
-		return Packed{}, fmt.Errorf("reading the packed program: %w", err)
+		return err
 	}
 	defer f.Close()
 	h := sha256.New()
 	if p.Size, err = io.Copy(h, f); err != nil {
-		return Packed{}, fmt.Errorf("reading the packed program: %w", err)
+		return err
 	}
 	p.SHA256 = hex.EncodeToString(h.Sum(nil))
-	return p, nil
+	return nil
 }
 
-// reason is upx's own explanation: "upx: FILE: NameOfException: text".
+var exception = regexp.MustCompile(`(?m)^upx: .*?(\w+Exception(?:: .*)?)$`)
+
+// reason is upx's own explanation: "upx: FILE: NameOfException: text", where
+// the text may be missing.
 func reason(output string) string {
-	lines := strings.Split(strings.TrimSpace(output), "\n")
-	for _, line := range lines {
-		if i := strings.Index(line, "Exception: "); i >= 0 {
-			return line[strings.LastIndexByte(line[:i], ' ')+1:]
-		}
+	if m := exception.FindStringSubmatch(output); m != nil {
+		return strings.TrimSpace(m[1])
 	}
+	lines := strings.Split(strings.TrimSpace(output), "\n")
 	return lines[len(lines)-1]
 }

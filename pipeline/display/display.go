@@ -4,6 +4,7 @@
 package display
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -26,17 +27,35 @@ type Display interface {
 }
 
 // JSON writes every event as a line of JSON.
-func JSON(w io.Writer) Display { return &jsonLines{enc: json.NewEncoder(w)} }
+func JSON(w io.Writer) Display { return &jsonLines{w: w} }
 
 type jsonLines struct {
-	mu  sync.Mutex
-	enc *json.Encoder
+	mu sync.Mutex
+	w  io.Writer
 }
 
 func (j *jsonLines) Emit(e progress.Event) {
+	line, err := json.Marshal(e)
+	if err != nil {
+		return // an event is plain data and always marshals
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	_ = j.enc.Encode(e) // nobody is left to tell when standard error is gone
+	_, _ = fmt.Fprintf(j.w, "%s\n", escapeC1(line)) // nobody is left to tell when standard error is gone
+}
+
+// escapeC1 escapes the control characters that JSON leaves alone and some
+// terminals obey.
+func escapeC1(line []byte) []byte {
+	var b bytes.Buffer
+	for _, r := range string(line) {
+		if r >= 0x7f && r < 0xa0 {
+			fmt.Fprintf(&b, `\u%04x`, r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.Bytes()
 }
 
 func (*jsonLines) Close() {}
@@ -138,12 +157,12 @@ func Seconds(d time.Duration) string {
 }
 
 // Clean makes a tool's output safe to print: no escape sequences, no control
-// characters.
+// characters, nothing that turns the direction of writing.
 func Clean(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r == '\t' || !unicode.IsControl(r) {
-			return r
+		if r != '\t' && unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
+			return -1
 		}
-		return -1
+		return r
 	}, ansi.Strip(s))
 }

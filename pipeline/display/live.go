@@ -2,6 +2,7 @@ package display
 
 import (
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -20,7 +21,7 @@ func Live(w io.Writer, stages []string) Display {
 	for _, s := range stages {
 		m.stages[s] = &line{}
 	}
-	l := &live{done: make(chan struct{})}
+	l := &live{stages: stages, output: map[string][]string{}, done: make(chan struct{})}
 	// Signals and the keyboard belong to the program: SIGINT must end the run,
 	// not the view.
 	l.program = tea.NewProgram(m, tea.WithOutput(w), tea.WithInput(nil), tea.WithoutSignalHandler())
@@ -33,11 +34,49 @@ func Live(w io.Writer, stages []string) Display {
 
 type live struct {
 	program *tea.Program
+	stages  []string
 	done    chan struct{}
 	once    sync.Once
+
+	mu     sync.Mutex
+	output map[string][]string // by stage, until it ends
 }
 
-func (l *live) Emit(e progress.Event) { l.program.Send(e) }
+// keptLines bounds the output held for a stage until it is known to fail.
+const keptLines = 200
+
+func (l *live) Emit(e progress.Event) {
+	text := l.say(e)
+	l.program.Send(e)
+	if text != "" {
+		// A command of the model would print it some time later, and at the
+		// end of a run not at all.
+		l.program.Send(tea.Println(text)())
+	}
+}
+
+// say returns what is to stay on the screen.
+func (l *live) say(e progress.Event) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	known := slices.Contains(l.stages, e.Stage)
+	switch {
+	case e.Kind == progress.Warned && known:
+		return e.Stage + ": warning: " + Clean(e.Text)
+	case e.Kind == progress.Warned:
+		return "warning: " + Clean(e.Text)
+	case e.Kind == progress.Output && known && e.File == "":
+		lines := append(l.output[e.Stage], Clean(e.Text))
+		l.output[e.Stage] = lines[max(0, len(lines)-keptLines):]
+	case e.Kind == progress.Finished:
+		lines := l.output[e.Stage]
+		delete(l.output, e.Stage)
+		if e.Outcome == progress.Failed && len(lines) > 0 {
+			return "── " + e.Stage + "\n" + strings.Join(lines, "\n")
+		}
+	}
+	return ""
+}
 
 func (l *live) Close() {
 	l.once.Do(func() {
@@ -55,11 +94,8 @@ type line struct {
 	took    time.Duration
 	text    string
 	outcome progress.Outcome
-	output  []string
+	output  string // the last line of it
 }
-
-// keptLines bounds the output held for a stage until it is known to fail.
-const keptLines = 200
 
 type model struct {
 	names  []string
@@ -84,18 +120,15 @@ func (m *model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		m.closed = true
 		return m, tea.Quit
 	case progress.Event:
-		return m, m.take(msg)
+		m.take(msg)
 	}
 	return m, nil
 }
 
-func (m *model) take(e progress.Event) tea.Cmd {
+func (m *model) take(e progress.Event) {
 	s := m.stages[e.Stage]
 	if s == nil {
-		if e.Kind == progress.Warned {
-			return tea.Println("warning: " + Clean(e.Text))
-		}
-		return nil
+		return
 	}
 	switch e.Kind {
 	case progress.Started:
@@ -104,21 +137,14 @@ func (m *model) take(e progress.Event) tea.Cmd {
 		s.text = Clean(e.Text)
 	case progress.Counted:
 		s.text = Count(e)
-	case progress.Warned:
-		return tea.Println(e.Stage + ": warning: " + Clean(e.Text))
 	case progress.Output:
 		if e.File == "" {
-			s.output = append(s.output, Clean(e.Text))
-			s.output = s.output[max(0, len(s.output)-keptLines):]
+			s.output = Clean(e.Text)
 		}
 	case progress.Finished:
 		s.outcome, s.took, s.text = e.Outcome, e.Duration, Clean(e.Text)
-		if e.Outcome == progress.Failed && len(s.output) > 0 {
-			return tea.Println("── " + e.Stage + "\n" + strings.Join(s.output, "\n"))
-		}
-		s.output = nil
+	case progress.Warned: // stays above the view
 	}
-	return nil
 }
 
 func (m *model) View() string {
@@ -141,8 +167,8 @@ func (m *model) View() string {
 			mark, took = lipgloss.NewStyle().Foreground(lipgloss.Color("6")).Render(frame), Seconds(time.Since(s.started))
 		}
 		text := s.text
-		if s.outcome == "" && len(s.output) > 0 && text == "" {
-			text = s.output[len(s.output)-1]
+		if s.outcome == "" && text == "" {
+			text = s.output
 		}
 		row := mark + " " + pad(name, 9) + " " + pad(took, 7) + " " + text
 		b.WriteString(ansi.Truncate(row, max(m.width-1, 20), "…") + "\n")

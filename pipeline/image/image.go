@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/errgroup"
 
@@ -212,7 +213,8 @@ func (m *maker) assemble(p v1.Platform, base Base, layers []*layer) (v1.Image, e
 			return nil, fmt.Errorf("reading the configuration of base %s: %w", base.Name, err)
 		}
 		if cf.Architecture != p.Architecture || cf.OS != p.OS {
-			return nil, fault.Inputf("image.base-platform", "base %s is for %s/%s, not %s", base.Name, cf.OS, cf.Architecture, p)
+			return nil, fault.Inputf("image.base-platform", "base %s is for %s/%s, not %s", base.Name, cf.OS, cf.Architecture, p).
+				WithFix("name a base that has %s, or leave %s out of app.platforms", p, p)
 		}
 		settings, history = cf.Config, cf.History
 		ls, err := base.Image.Layers()
@@ -224,7 +226,7 @@ func (m *maker) assemble(p v1.Platform, base Base, layers []*layer) (v1.Image, e
 			if err != nil {
 				return nil, fmt.Errorf("reading the layers of base %s: %w", base.Name, err)
 			}
-			add = append(add, mutate.Addendum{Layer: l, MediaType: m.retype(mt)})
+			add = append(add, mutate.Addendum{Layer: retyped(l, mt, m.retype(mt)), MediaType: m.retype(mt)})
 		}
 	}
 	created := v1.Time{Time: m.Source.Time}
@@ -271,6 +273,26 @@ func (m *maker) retype(mt types.MediaType) types.MediaType {
 		return mt
 	}
 }
+
+// retyped makes a layer say the media type it has in our manifest. A layer that
+// a registry can take over from its base's repository stays one.
+func retyped(l v1.Layer, from, to types.MediaType) v1.Layer {
+	if from == to {
+		return l
+	}
+	if m, ok := l.(*remote.MountableLayer); ok {
+		return &remote.MountableLayer{Layer: retypedLayer{m.Layer, to}, Reference: m.Reference}
+	}
+	return retypedLayer{l, to}
+}
+
+type retypedLayer struct {
+	v1.Layer
+	mediaType types.MediaType
+}
+
+// MediaType returns the type in our manifest.
+func (l retypedLayer) MediaType() (types.MediaType, error) { return l.mediaType, nil }
 
 func (m *maker) configure(c v1.Config, base Base) v1.Config {
 	s := m.Settings

@@ -22,11 +22,11 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"github.com/klauspost/compress/zstd"
 	"github.com/klauspost/pgzip"
 	"golang.org/x/crypto/x509roots/fallback/bundle"
 
 	"github.com/slipway-ci/slipway/pipeline/build"
+	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
@@ -71,7 +71,34 @@ func (b blob) Digest() (v1.Hash, error)            { return b.record.Digest, nil
 func (b blob) DiffID() (v1.Hash, error)            { return b.record.DiffID, nil }
 func (b blob) Size() (int64, error)                { return b.record.Size, nil }
 func (b blob) MediaType() (types.MediaType, error) { return b.mediaType, nil }
-func (b blob) Compressed() (io.ReadCloser, error)  { return os.Open(b.path) }
+
+// Compressed reads the blob. One that was damaged on disk is removed when its
+// end shows it, so that the next run makes it again.
+func (b blob) Compressed() (io.ReadCloser, error) {
+	f, err := os.Open(b.path)
+	if err != nil {
+		return nil, err
+	}
+	return &checked{file: f, hash: sha256.New(), want: b.record.Digest.Hex}, nil
+}
+
+// checked is a file whose content is known by its digest.
+type checked struct {
+	file *os.File // not embedded: io.Copy would find its WriteTo and pass Read by
+	hash hash.Hash
+	want string
+}
+
+func (c *checked) Read(p []byte) (int, error) {
+	n, err := c.file.Read(p)
+	c.hash.Write(p[:n])
+	if err == io.EOF && hex.EncodeToString(c.hash.Sum(nil)) != c.want {
+		return n, errors.Join(fault.Failedf("cache.damaged", "cached layer sha256:%s was damaged and is removed", c.want).WithFix("run again"), os.Remove(c.file.Name()))
+	}
+	return n, err
+}
+
+func (c *checked) Close() error { return c.file.Close() }
 
 // entry is a file of a layer.
 type entry struct {
@@ -270,15 +297,14 @@ func (m *maker) blobPath(r record) string {
 }
 
 // intact checks that the blob is there in full; its content is checked by
-// whoever receives it, by digest. Its time keeps it from being pruned.
+// whoever reads it, by digest.
 func (m *maker) intact(r record) bool {
 	path := m.blobPath(r)
 	fi, err := os.Stat(path)
-	if err != nil || fi.Size() != r.Size {
+	if err != nil || !fi.Mode().IsRegular() || fi.Size() != r.Size {
 		return false
 	}
-	now := time.Now()
-	_ = os.Chtimes(path, now, now) // a cache on a read-only disk is still a cache
+	cache.Touch(path)
 	return true
 }
 
@@ -290,7 +316,7 @@ func (m *maker) pack(ctx context.Context, write func(io.Writer) error) (r record
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, tmp.Close(), os.Remove(tmp.Name()))
+			_, _ = tmp.Close(), os.Remove(tmp.Name()) // the run's folder goes in any case
 		}
 	}()
 	packed, plain := &counter{hash: sha256.New()}, sha256.New()
@@ -300,7 +326,10 @@ func (m *maker) pack(ctx context.Context, write func(io.Writer) error) (r record
 		return record{}, err
 	}
 	if err := write(&guard{ctx, io.MultiWriter(plain, zw)}); err != nil {
-		return record{}, errors.Join(err, zw.Close())
+		if closeErr := zw.Close(); closeErr != nil {
+			err = closeErr // the cause: the encoder writes behind our back
+		}
+		return record{}, err
 	}
 	if err := zw.Close(); err != nil {
 		return record{}, err
@@ -320,7 +349,7 @@ func (m *maker) pack(ctx context.Context, write func(io.Writer) error) (r record
 
 func (m *maker) encoder(w io.Writer) (io.WriteCloser, error) {
 	if m.Settings.Compression == "zstd" {
-		return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(2))
+		return newFrames(w)
 	}
 	zw, err := pgzip.NewWriterLevel(w, gzipLevel)
 	if err != nil {

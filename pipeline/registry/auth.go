@@ -2,8 +2,10 @@ package registry
 
 import (
 	"os"
+	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
 
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
@@ -15,7 +17,7 @@ type Credentials struct {
 }
 
 // Keychain finds credentials in this order: those given for the registry of
-// the target, Docker's configuration with its credential helpers, and the
+// the target (a host, or any reference on it), Docker's configuration with its credential helpers, and the
 // variables of GitHub Actions and GitLab CI for their own registries. getenv
 // is [os.Getenv] but in tests.
 //
@@ -36,20 +38,47 @@ func Keychain(target string, given Credentials, getenv func(string) string) (aut
 	}
 	var chain []authn.Keychain
 	if given.Username != "" {
-		chain = append(chain, fixed{target, given})
+		chain = append(chain, fixed{registryOf(target), given})
 	}
-	chain = append(chain, authn.DefaultKeychain)
+	chain = append(chain, docker{})
 	if user, token := getenv("GITHUB_ACTOR"), getenv("GITHUB_TOKEN"); user != "" && token != "" {
 		chain = append(chain, fixed{"ghcr.io", Credentials{user, token}})
 	}
 	if host := getenv("CI_REGISTRY"); host != "" {
 		if user, password := getenv("CI_REGISTRY_USER"), getenv("CI_REGISTRY_PASSWORD"); user != "" && password != "" {
-			chain = append(chain, fixed{host, Credentials{user, password}})
+			chain = append(chain, fixed{registryOf(host), Credentials{user, password}})
 		} else if token := getenv("CI_JOB_TOKEN"); token != "" {
-			chain = append(chain, fixed{host, Credentials{"gitlab-ci-token", token}})
+			chain = append(chain, fixed{registryOf(host), Credentials{"gitlab-ci-token", token}})
 		}
 	}
 	return authn.NewMultiKeychain(chain...), nil
+}
+
+// registryOf is the registry of a host or reference, by the rules of Docker:
+// what is before the first slash is a host when it looks like one, and Docker
+// Hub goes by several names.
+func registryOf(target string) string {
+	host, _, _ := strings.Cut(target, "/")
+	switch {
+	case target == "":
+		return ""
+	case host == "docker.io", !strings.ContainsAny(host, ".:") && host != "localhost":
+		return name.DefaultRegistry
+	}
+	return host
+}
+
+// docker is Docker's configuration with its credential helpers.
+type docker struct{}
+
+// Resolve returns the credentials of Docker's configuration.
+func (docker) Resolve(r authn.Resource) (authn.Authenticator, error) {
+	a, err := authn.DefaultKeychain.Resolve(r)
+	if err != nil {
+		return nil, fault.Inputf("registry.docker-config", "reading Docker's credentials for %s: %s", r.RegistryStr(), strings.Join(strings.Fields(err.Error()), " ")).
+			WithFix("mend or remove its config.json or credential helper, or run docker login %s", r.RegistryStr())
+	}
+	return a, nil
 }
 
 // fixed are credentials that go to one registry and to no other.

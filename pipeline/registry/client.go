@@ -7,20 +7,19 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
-	"io"
 	"net"
 	"net/http"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
+	"unicode"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
@@ -141,16 +140,27 @@ func (c *Client) Tag(repo name.Repository, tag string) (name.Tag, error) {
 		return name.Tag{}, err
 	}
 	t, err := name.NewTag(repo.Name()+":"+tag, append(opts, name.StrictValidation)...)
-	if err != nil || strings.ContainsAny(tag, "/:@") {
+	if err != nil || !tagForm.MatchString(tag) {
 		return name.Tag{}, fault.Inputf("reference.malformed", "%q is not a tag", tag).
-			WithFix("a tag has at most 128 letters, digits, dots, dashes and underscores")
+			WithFix("a tag has at most 128 letters, digits, dots, dashes and underscores, no dot or dash first")
 	}
 	return t, nil
 }
 
+// tagForm is what registries take
+// (https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pulling-manifests).
+var tagForm = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
+
 func (c *Client) naming(s string) ([]name.Option, error) {
 	if s == "" || len(s) > 1024 {
 		return nil, fault.Inputf("reference.malformed", "an image reference must have 1 to 1024 characters")
+	}
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return nil, fault.Inputf("reference.malformed", "%q is not an image reference: it holds characters that none has", s)
+	}
+	if slices.Contains(strings.Split(s, "/"), "") {
+		return nil, fault.Inputf("reference.malformed", "%q is not an image reference: it has an empty part", s).
+			WithFix("write it without a scheme, for example ghcr.io/acme/orders")
 	}
 	host, _, _ := strings.Cut(s, "/")
 	if slices.Contains(c.opts.Insecure, host) {
@@ -159,35 +169,23 @@ func (c *Client) naming(s string) ([]name.Option, error) {
 	return nil, nil
 }
 
-// options are what every call needs.
-func (c *Client) options(ctx context.Context, jobs int, wrap func(http.RoundTripper) http.RoundTripper) []remote.Option {
-	var rt http.RoundTripper = &stalling{base: c.base, limit: c.opts.Stall}
-	rt = &patient{base: rt}
-	if wrap != nil {
-		rt = wrap(rt)
-	}
-	return []remote.Option{
-		remote.WithContext(ctx), remote.WithJobs(jobs), remote.WithTransport(rt),
-		remote.WithAuthFromKeychain(c.opts.Keychain), remote.WithUserAgent(c.opts.UserAgent),
-		remote.WithRetryBackoff(c.opts.Backoff), remote.WithRetryPredicate(passing),
-		remote.WithRetryStatusCodes(408, 429, 499, 500, 502, 503, 504, 522),
-	}
+// pulling are the options of a pull. What a pull hands out is read long after
+// the call, so every request is tried again by itself.
+func (c *Client) pulling(ctx context.Context, p v1.Platform) []remote.Option {
+	rt := &retrying{base: c.transport(), backoff: c.opts.Backoff}
+	return append(c.options(ctx, c.opts.Downloads, rt), remote.WithPlatform(p))
 }
 
-// passing tells a failure that another try may mend.
-func passing(err error) bool {
-	var te *transport.Error
-	if errors.As(err, &te) {
-		for _, d := range te.Errors {
-			switch d.Code {
-			case transport.BlobUploadUnknownErrorCode, transport.BlobUploadInvalidErrorCode, transport.DigestInvalidErrorCode, transport.SizeInvalidErrorCode:
-				return true // the upload was cut or lost; a fresh one starts over
-			}
-		}
-		return te.Temporary()
+func (c *Client) transport() http.RoundTripper {
+	return &patient{base: &stalling{base: c.base, limit: c.opts.Stall}}
+}
+
+// options are what every call needs. The library's own retries are off: they
+// sleep through the end of a run, and judge an answer by the codes in its body.
+func (c *Client) options(ctx context.Context, jobs int, rt http.RoundTripper) []remote.Option {
+	return []remote.Option{
+		remote.WithContext(ctx), remote.WithJobs(jobs), remote.WithTransport(&renewing{base: rt}),
+		remote.WithAuthFromKeychain(c.opts.Keychain), remote.WithUserAgent(c.opts.UserAgent),
+		remote.WithRetryBackoff(remote.Backoff{Steps: 1}), remote.WithRetryPredicate(passing), remote.WithRetryStatusCodes(),
 	}
-	var ne net.Error
-	return errors.Is(err, errStalled) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
-		errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, net.ErrClosed) ||
-		errors.As(err, &ne) && ne.Timeout()
 }

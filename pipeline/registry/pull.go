@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -34,8 +35,12 @@ func (c *Client) Base(ctx context.Context, base string, p v1.Platform) (image.Ba
 		return image.Base{}, err
 	}
 	progress.Statusf(ctx, "finding base %s", full)
+	candidates, err := c.candidates(ref)
+	if err != nil {
+		return image.Base{}, err
+	}
 	var errs []error
-	for _, candidate := range c.candidates(ref) {
+	for _, candidate := range candidates {
 		b, err := c.get(ctx, candidate, p)
 		if err == nil {
 			b.Name = full
@@ -43,7 +48,7 @@ func (c *Client) Base(ctx context.Context, base string, p v1.Platform) (image.Ba
 		}
 		var input *fault.Error
 		if ctx.Err() != nil || errors.As(err, &input) && input.Kind == fault.Input {
-			return image.Base{}, err
+			return image.Base{}, explain(ctx, "pulling base", candidate, err)
 		}
 		errs = append(errs, explain(ctx, "pulling base", candidate, err))
 	}
@@ -51,7 +56,13 @@ func (c *Client) Base(ctx context.Context, base string, p v1.Platform) (image.Ba
 }
 
 func (c *Client) get(ctx context.Context, ref name.Reference, p v1.Platform) (image.Base, error) {
-	desc, err := remote.Get(ref, append(c.options(ctx, c.opts.Downloads, nil), remote.WithPlatform(p))...)
+	var desc *remote.Descriptor
+	// The transport repeats what fails before the answer; a manifest that ends
+	// early is fetched again from here.
+	err := again(ctx, c.opts.Backoff, brokenOff, func() (err error) {
+		desc, err = remote.Get(ref, c.pulling(ctx, p)...)
+		return err
+	})
 	if err != nil {
 		return image.Base{}, err
 	}
@@ -70,7 +81,11 @@ func (c *Client) get(ctx context.Context, ref name.Reference, p v1.Platform) (im
 				have = append(have, m.Platform.String())
 			}
 			if m.Platform != nil && m.Platform.Satisfies(p) {
-				img, err := idx.Image(m.Digest)
+				var img v1.Image
+				err := again(ctx, c.opts.Backoff, brokenOff, func() (err error) {
+					img, err = idx.Image(m.Digest)
+					return err
+				})
 				return image.Base{Image: img, Digest: desc.Digest}, err
 			}
 		}
@@ -83,21 +98,24 @@ func (c *Client) get(ctx context.Context, ref name.Reference, p v1.Platform) (im
 
 // candidates are the places a reference can be pulled from, the registry
 // itself last.
-func (c *Client) candidates(ref name.Reference) []name.Reference {
+func (c *Client) candidates(ref name.Reference) ([]name.Reference, error) {
 	host := ref.Context().RegistryStr()
 	mirrors := c.opts.Mirrors[host]
 	if host == name.DefaultRegistry {
-		mirrors = append(mirrors, c.opts.Mirrors["docker.io"]...)
+		mirrors = slices.Concat(mirrors, c.opts.Mirrors["docker.io"])
 	}
-	var all []name.Reference
+	all := make([]name.Reference, 0, len(mirrors)+1)
 	for _, m := range mirrors {
 		sep := ":"
 		if _, ok := ref.(name.Digest); ok {
 			sep = "@"
 		}
-		if r, err := c.Reference(strings.TrimSuffix(m, "/") + "/" + ref.Context().RepositoryStr() + sep + ref.Identifier()); err == nil {
-			all = append(all, r)
+		r, err := c.Reference(strings.TrimSuffix(m, "/") + "/" + ref.Context().RepositoryStr() + sep + ref.Identifier())
+		if err != nil {
+			return nil, fault.Inputf("registry.mirror", "mirror %q of %s cannot be used: %w", m, host, err).
+				WithFix("a mirror is a host, or a host and a path, for example mirror.example.com/hub")
 		}
+		all = append(all, r)
 	}
-	return append(all, ref)
+	return append(all, ref), nil
 }

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -82,30 +83,79 @@ func (b *watched) Close() error {
 	return err
 }
 
+// maxRedirects is what [http.Client] allows; the library's own clients allow
+// any number.
+const maxRedirects = 10
+
+// redirects counts the redirects that led to a request.
+func redirects(req *http.Request) int {
+	n := 0
+	for ; req != nil && req.Response != nil; req = req.Response.Request {
+		n++
+	}
+	return n
+}
+
+// renewing sends a request's body from its start each time the request is
+// sent. A request is sent twice when a token ended in the middle of it: by then
+// the library has used the body up.
+type renewing struct{ base http.RoundTripper }
+
+func (r *renewing) RoundTrip(req *http.Request) (*http.Response, error) {
+	if redirects(req) > maxRedirects {
+		if req.Body != nil {
+			_ = req.Body.Close()
+		}
+		return nil, fmt.Errorf("it redirects more than %d times", maxRedirects)
+	}
+	if req.GetBody == nil || req.Body == nil || req.Body == http.NoBody {
+		return r.base.RoundTrip(req)
+	}
+	body, err := req.GetBody()
+	if err = errors.Join(err, req.Body.Close()); err != nil {
+		return nil, err
+	}
+	req = req.Clone(req.Context())
+	req.Body = body
+	return r.base.RoundTrip(req)
+}
+
 // maxPatience bounds how long a registry may tell us to wait.
 const maxPatience = 30 * time.Second
 
-// patient does what Retry-After says before the answer goes up to whoever
-// tries again (RFC 9110, section 10.2.3; the form in seconds).
-type patient struct{ base http.RoundTripper }
+// patient does what Retry-After says before the next request (RFC 9110,
+// section 10.2.3; the form in seconds). The registry counts all of a client's
+// requests, so all of them wait.
+type patient struct {
+	base http.RoundTripper
+
+	mu    sync.Mutex
+	until time.Time
+}
 
 func (p *patient) RoundTrip(req *http.Request) (*http.Response, error) {
+	p.mu.Lock()
+	left := time.Until(p.until)
+	p.mu.Unlock()
+	if left > 0 {
+		if err := wait(req.Context(), left); err != nil {
+			if req.Body != nil {
+				err = errors.Join(err, req.Body.Close())
+			}
+			return nil, err
+		}
+	}
 	resp, err := p.base.RoundTrip(req)
 	if err != nil || resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable {
 		return resp, err
 	}
-	seconds, convErr := strconv.Atoi(resp.Header.Get("Retry-After"))
-	if convErr != nil || seconds <= 0 {
-		return resp, nil
+	seconds, err := strconv.Atoi(resp.Header.Get("Retry-After"))
+	if err == nil && seconds > 0 {
+		p.mu.Lock()
+		p.until = time.Now().Add(min(time.Duration(min(seconds, 3600))*time.Second, maxPatience))
+		p.mu.Unlock()
 	}
-	timer := time.NewTimer(min(time.Duration(seconds)*time.Second, maxPatience))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return resp, nil
-	case <-req.Context().Done():
-		return nil, errors.Join(req.Context().Err(), resp.Body.Close())
-	}
+	return resp, nil
 }
 
 // audit counts what a push sends and refuses a registry that stores a manifest
@@ -130,6 +180,7 @@ func (a *audit) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		want = "sha256:" + hex.EncodeToString(h.Sum(nil))
+		a.manifests.Add(1) // also where the answer is lost: the registry may have it
 	}
 	if req.Method == http.MethodPatch && req.Body != nil {
 		req = req.Clone(req.Context())
@@ -142,9 +193,8 @@ func (a *audit) RoundTrip(req *http.Request) (*http.Response, error) {
 	blob := strings.Contains(req.URL.Path, "/blobs/")
 	switch {
 	case want != "" && resp.StatusCode < 300:
-		a.manifests.Add(1)
 		if got := resp.Header.Get("Docker-Content-Digest"); got != "" && got != want {
-			return nil, errors.Join(fmt.Errorf("the registry stored manifest %s as %s", want, got), resp.Body.Close())
+			return nil, errors.Join(&lieError{want, got}, resp.Body.Close())
 		}
 	case req.Method == http.MethodHead && blob && resp.StatusCode == http.StatusOK:
 		a.existing.Add(1)
@@ -154,6 +204,13 @@ func (a *audit) RoundTrip(req *http.Request) (*http.Response, error) {
 		a.sent.Add(1)
 	}
 	return resp, nil
+}
+
+// lieError is a registry that holds something else than it was given.
+type lieError struct{ want, got string }
+
+func (e *lieError) Error() string {
+	return fmt.Sprintf("it stored manifest %s as %s", e.want, e.got)
 }
 
 type tally struct {

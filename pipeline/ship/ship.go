@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -159,7 +160,15 @@ func Run(ctx context.Context, o Options) (report Report, err error) {
 	if err := p.prepare(ctx); err != nil {
 		return p.report, err
 	}
-	return p.report, p.walk(ctx)
+	if err := p.walk(ctx); err != nil {
+		return p.report, err
+	}
+	if !p.report.Unchanged() { // what adds to the cache also clears it
+		if _, err := p.Cache.Prune(ctx, 0, 0); err != nil {
+			progress.Warnf(progress.With(ctx, p.Sink, "cache"), "%v", err)
+		}
+	}
+	return p.report, nil
 }
 
 func overall(r Report, err error) progress.Outcome {
@@ -180,18 +189,26 @@ func overall(r Report, err error) progress.Outcome {
 func (p *run) prepare(ctx context.Context) error {
 	ctx = progress.With(ctx, p.Sink, "source")
 	var err error
-	if p.source, err = source.Open(ctx, source.Options{
+	// Both take some ten milliseconds, which is felt when nothing changed.
+	var findErr error
+	var finding sync.WaitGroup
+	finding.Go(func() {
+		p.toolchain, findErr = toolchain.Find(ctx, filepath.Join(p.Root, p.Config.App.Dir), p.Config.App.Toolchain)
+	})
+	p.source, err = source.Open(ctx, source.Options{
 		Root: p.Root, Dir: p.Config.App.Dir, Main: p.Config.App.Main, Name: p.Config.App.Name, Tags: p.Config.App.Tags,
 		Version: p.Version, Revision: p.Revision, Epoch: p.Epoch,
-	}); err != nil {
+	})
+	finding.Wait()
+	if err != nil {
 		return err
 	}
 	p.report.App, p.report.Source = p.source.Name, &p.source
 	if err := p.checkTarget(); err != nil {
 		return err
 	}
-	if p.toolchain, err = toolchain.Find(ctx, p.source.Dir, p.Config.App.Toolchain); err != nil {
-		return err
+	if findErr != nil {
+		return findErr
 	}
 	if p.Reports == "" {
 		if p.Reports, err = p.outputDir("reports"); err != nil {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
@@ -35,6 +36,7 @@ const Header = "Slipway-Registry"
 type Server struct {
 	Addr string // host:port to push to and pull from
 	http *http.Server
+	stop func() error
 	done chan error
 	mine bool
 }
@@ -61,13 +63,14 @@ func Start(ctx context.Context, dir string, port int) (*Server, error) {
 		return nil, fault.Inputf("registry.port", "starting the embedded registry: %w", err).
 			WithFix("free port %d, or push elsewhere with --repository", port)
 	}
-	handler, err := newHandler(dir)
+	handler, stop, err := newHandler(dir)
 	if err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
 	s := &Server{
 		Addr: ln.Addr().String(),
-		http: &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second},
+		http: &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)},
+		stop: stop,
 		done: make(chan error, 1),
 		mine: true,
 	}
@@ -87,7 +90,7 @@ func (s *Server) Close(ctx context.Context) error {
 	if serveErr := <-s.done; !errors.Is(serveErr, http.ErrServerClosed) {
 		err = errors.Join(err, serveErr)
 	}
-	return err
+	return errors.Join(err, s.stop())
 }
 
 // Wait blocks until the server ends or ctx does.
@@ -101,7 +104,7 @@ func (s *Server) Wait(ctx context.Context) error {
 	return s.Close(stop)
 }
 
-func newHandler(dir string) (h http.Handler, err error) {
+func newHandler(dir string) (h http.Handler, stop func() error, err error) {
 	// Distribution logs every request through the global logger, and panics on
 	// a configuration it cannot use.
 	logrus.SetOutput(io.Discard)
@@ -122,7 +125,7 @@ func newHandler(dir string) (h http.Handler, err error) {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(Header, dir)
 		app.ServeHTTP(w, r)
-	}), nil
+	}), app.Shutdown, nil
 }
 
 // serves reports whether a registry of ours with the same data answers.
@@ -133,7 +136,8 @@ func serves(ctx context.Context, addr, dir string) bool {
 	if err != nil {
 		return false
 	}
-	resp, err := http.DefaultClient.Do(req)
+	// A connection of its own, so that none is left open afterwards.
+	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
 	if err != nil {
 		return false
 	}

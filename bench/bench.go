@@ -1,0 +1,379 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
+)
+
+// kase is what changed before a run.
+type kase string
+
+const (
+	cold      kase = "cold"      // a change, and empty caches except the module cache
+	changed   kase = "changed"   // a one-line change
+	unchanged kase = "unchanged" // nothing
+)
+
+func cases() []kase { return []kase{cold, changed, unchanged} }
+
+// results is what results.json holds.
+type results struct {
+	Machine    machine     `json:"machine"`
+	Tools      tools       `json:"tools"`
+	Rounds     int         `json:"rounds"`
+	ColdRounds int         `json:"cold_rounds"`
+	Apps       []appResult `json:"apps"`
+	Variants   *variants   `json:"variants,omitempty"`
+	Bars       []bar       `json:"bars"`
+}
+
+type appResult struct {
+	Name        string             `json:"name"`
+	Module      string             `json:"module"`
+	Version     string             `json:"version,omitempty"` // from the module proxy
+	Main        string             `json:"main"`
+	EditFile    string             `json:"edit_file"`
+	Program     int64              `json:"program_bytes"`      // what go build links
+	ProgramGzip int64              `json:"program_gzip_bytes"` // of it, gzip's level 6
+	ProgramZstd int64              `json:"program_zstd_bytes"` // of it, zstd's default level
+	Contestants []contestantResult `json:"contestants"`
+}
+
+type contestantResult struct {
+	Name  string             `json:"name"`
+	Note  string             `json:"note"`
+	Runs  map[kase][]reading `json:"runs"`
+	Image *imageSize         `json:"image,omitempty"` // of the last run
+}
+
+// of returns a contestant's result.
+func (a *appResult) of(name string) *contestantResult {
+	i := slices.IndexFunc(a.Contestants, func(c contestantResult) bool { return c.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &a.Contestants[i]
+}
+
+// tools are the programs that are run: their paths stay here, their versions
+// go into the results.
+type tools struct {
+	Go             string `json:"-"`
+	Goroot         string `json:"-"`
+	Ko             string `json:"-"`
+	Slipway        string `json:"-"`
+	GoVersion      string `json:"go"`
+	KoVersion      string `json:"ko"`
+	SlipwayVersion string `json:"slipway"`
+	UPXVersion     string `json:"upx,omitempty"`
+}
+
+type bench struct {
+	options
+	work    string
+	self    string
+	log     *slog.Logger
+	tools   tools
+	goEnv   map[string]string
+	number  int // of the next change; never the same twice
+	results results
+}
+
+// newBench finds or builds the tools.
+func newBench(ctx context.Context, o options, work string, stderr io.Writer) (*bench, error) {
+	b := &bench{options: o, work: work, log: slog.New(slog.NewTextHandler(stderr, nil))}
+	b.number = int(time.Now().Unix()) // the caller's build cache may hold earlier ones
+	var err error
+	if b.self, err = os.Executable(); err != nil {
+		return nil, fmt.Errorf("finding this program: %w", err)
+	}
+	for _, program := range []string{"go", "git"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return nil, fmt.Errorf("%s is needed: %w", program, err)
+		}
+	}
+	if b.results.Machine, err = describeMachine(ctx); err != nil {
+		return nil, err
+	}
+	if m := b.results.Machine; m.busy() {
+		b.log.Warn("this machine is busy: the figures will be noisy", "load", m.Load, "cpus", m.CPUs)
+	}
+	if err := b.buildTools(ctx); err != nil {
+		return nil, err
+	}
+	b.results.Tools, b.results.Rounds, b.results.ColdRounds = b.tools, o.rounds, o.coldRounds
+	return b, nil
+}
+
+func (b *bench) buildTools(ctx context.Context) error {
+	b.log.Info("building ko")
+	b.tools.Ko = filepath.Join(b.work, "ko")
+	here := filepath.Join(b.root, "bench")
+	plain := append(os.Environ(), "GOEXPERIMENT=", "GOFLAGS=-trimpath")
+	if _, err := output(ctx, here, plain, "go", "build", "-ldflags", "-s -w", "-o", b.tools.Ko, "github.com/google/ko"); err != nil {
+		return err
+	}
+	version, err := output(ctx, here, os.Environ(), "go", "list", "-m", "-f", "{{.Version}}", "github.com/google/ko")
+	if err != nil {
+		return err
+	}
+	b.tools.KoVersion = strings.TrimSpace(string(version))
+	b.tools.Slipway = b.slipway
+	if b.tools.Slipway == "" {
+		b.log.Info("building slipway")
+		b.tools.Slipway = filepath.Join(b.work, "slipway")
+		env := append(os.Environ(), "GOEXPERIMENT=jsonv2", "GOFLAGS=-trimpath")
+		if _, err := output(ctx, b.root, env, "go", "build", "-ldflags", "-s -w", "-o", b.tools.Slipway, "./pipeline/cmd/slipway"); err != nil {
+			return err
+		}
+	}
+	b.tools.SlipwayVersion = "of this repository"
+	if commit, err := output(ctx, b.root, os.Environ(), "git", "describe", "--always", "--dirty", "--exclude", "*"); err == nil {
+		b.tools.SlipwayVersion = strings.TrimSpace(string(commit))
+	}
+	if out, err := output(ctx, b.root, os.Environ(), "upx", "--version"); err == nil {
+		line, _, _ := strings.Cut(string(out), "\n")
+		b.tools.UPXVersion = strings.TrimPrefix(line, "upx ")
+	}
+	return nil
+}
+
+// useToolchain takes the Go toolchain that the app in dir asks for.
+func (b *bench) useToolchain(ctx context.Context, dir string) error {
+	names := []string{"GOVERSION", "GOROOT", "GOMODCACHE", "GOCACHE", "GOOS", "GOARCH"}
+	out, err := output(ctx, dir, os.Environ(), "go", append([]string{"env", "-json"}, names...)...)
+	if err != nil {
+		return err
+	}
+	b.goEnv = map[string]string{}
+	if err := json.Unmarshal(out, &b.goEnv); err != nil {
+		return fmt.Errorf("reading go env: %w", err)
+	}
+	if platform := b.goEnv["GOOS"] + "/" + b.goEnv["GOARCH"]; platform != "linux/amd64" {
+		return fmt.Errorf("the benchmark runs on linux/amd64, not on %s", platform)
+	}
+	b.tools.Goroot, b.tools.GoVersion = b.goEnv["GOROOT"], b.goEnv["GOVERSION"]
+	b.tools.Go = filepath.Join(b.tools.Goroot, "bin", "go")
+	b.results.Tools.GoVersion = b.tools.GoVersion
+	return nil
+}
+
+// environ is what all contestants get. Nothing of the caller's settings
+// reaches them, and nothing can be downloaded.
+func (b *bench) environ() []string {
+	return []string{
+		"PATH=" + filepath.Join(b.tools.Goroot, "bin") + string(os.PathListSeparator) + os.Getenv("PATH"),
+		"GOMODCACHE=" + b.goEnv["GOMODCACHE"], "GOTOOLCHAIN=" + b.tools.GoVersion, "GOENV=off", "GOPROXY=off",
+		"GIT_CONFIG_GLOBAL=" + os.DevNull, "GIT_CONFIG_NOSYSTEM=1",
+	}
+}
+
+// app measures one app.
+func (b *bench) app(ctx context.Context, name string) (err error) {
+	all := apps()
+	a := all[slices.IndexFunc(all, func(a app) bool { return a.Name == name })]
+	origin, err := a.origin(ctx, b.root)
+	if err != nil {
+		return err
+	}
+	if err := b.useToolchain(ctx, origin); err != nil {
+		return err
+	}
+	work := filepath.Join(b.work, a.Name)
+	defer func() { err = errors.Join(err, os.RemoveAll(work)) }() // one app's caches at a time on the disk
+	if err := os.MkdirAll(filepath.Join(work, "registry"), 0o755); err != nil {
+		return fmt.Errorf("making a work folder: %w", err)
+	}
+	reg, err := serve(ctx, filepath.Join(work, "registry"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, reg.close()) }()
+	files, err := staticFiles(b.tools.Goroot)
+	if err != nil {
+		return err
+	}
+	base, err := pushBase(ctx, reg.addr+"/bases/static", files)
+	if err != nil {
+		return err
+	}
+	var sites []*site
+	for i, c := range contestants() {
+		s := &site{
+			contestant: c, app: a, tools: b.tools, base: base, common: b.environ(),
+			dir:        filepath.Join(work, fmt.Sprintf("contestant%d", i)),
+			repository: fmt.Sprintf("%s/%s/contestant%d", reg.addr, a.Name, i),
+		}
+		s.goCache = s.path("gocache")
+		if s.tree, err = newTree(ctx, origin, s.path("app"), a.Edit); err != nil {
+			return err
+		}
+		sites = append(sites, s)
+	}
+	b.log.Info("filling the module cache", "app", a.Name)
+	if _, err := output(ctx, sites[0].tree.dir, os.Environ(), "go", "mod", "download"); err != nil {
+		return err
+	}
+	module, err := output(ctx, sites[0].tree.dir, os.Environ(), "go", "list", "-m")
+	if err != nil {
+		return err
+	}
+	r := appResult{
+		Name: a.Name, Module: strings.TrimSpace(string(module)), Version: a.Version, Main: a.Main, EditFile: a.Edit.File,
+		Contestants: make([]contestantResult, len(sites)),
+	}
+	for i, s := range sites {
+		r.Contestants[i] = contestantResult{Name: s.Name, Note: s.Note, Runs: map[kase][]reading{}}
+	}
+	if err := b.measureAll(ctx, sites, r.Contestants); err != nil {
+		return err
+	}
+	if err := r.weighProgram(sites[0].program()); err != nil {
+		return err
+	}
+	b.results.Apps = append(b.results.Apps, r)
+	if a.Start == nil || b.starts == 0 {
+		return nil
+	}
+	return b.measureVariants(ctx, a, sites[0], reg.addr, filepath.Join(work, "variants"), files)
+}
+
+// measureAll runs the rounds. Contestants take turns within a round, another
+// one first each time, so that whatever else this machine does hits all alike.
+//
+// Without cold rounds an unmeasured one fills the contestants' own caches.
+func (b *bench) measureAll(ctx context.Context, sites []*site, into []contestantResult) error {
+	turn := func(k kase, round, rounds int) error {
+		for i := range sites {
+			n := (round + i) % len(sites)
+			if err := b.measureOne(ctx, k, sites[n], &into[n]); err != nil {
+				return err
+			}
+			r := into[n].Runs[k]
+			b.log.Info("measured", "app", sites[n].app.Name, "case", k, "round", fmt.Sprintf("%d/%d", round+1, rounds),
+				"contestant", sites[n].Name, "seconds", fmt.Sprintf("%.2f", r[len(r)-1].Wall))
+		}
+		return nil
+	}
+	for _, s := range sites {
+		if b.coldRounds > 0 {
+			break
+		}
+		s.goCache = b.goEnv["GOCACHE"]
+		if err := b.measureOne(ctx, cold, s, &contestantResult{Runs: map[kase][]reading{}}); err != nil {
+			return err
+		}
+	}
+	for round := range b.coldRounds {
+		if err := turn(cold, round, b.coldRounds); err != nil {
+			return err
+		}
+	}
+	for round := range b.rounds {
+		for _, k := range []kase{changed, unchanged} {
+			if err := turn(k, round, b.rounds); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (b *bench) measureOne(ctx context.Context, k kase, s *site, into *contestantResult) error {
+	if k == cold {
+		for _, name := range []string{"gocache", "cache", "out", "home", "tmp"} {
+			if err := os.RemoveAll(s.path(name)); err != nil {
+				return fmt.Errorf("emptying a cache: %w", err)
+			}
+			if name == "cache" {
+				continue // its owner makes it
+			}
+			if err := os.MkdirAll(s.path(name), 0o755); err != nil {
+				return fmt.Errorf("making a folder: %w", err)
+			}
+		}
+	}
+	if k != unchanged {
+		b.number++
+		if err := s.tree.change(ctx, b.number); err != nil {
+			return err
+		}
+	}
+	unix.Sync() // what the one before wrote is not this one's to wait for
+	r, stdout, err := measure(ctx, b.self, s.tree.dir, s.environ(), s.command(s))
+	if err != nil {
+		return fmt.Errorf("%s, %s: %w", s.Name, k, err)
+	}
+	into.Runs[k] = append(into.Runs[k], r)
+	if s.reference == nil {
+		return nil
+	}
+	reference, err := s.reference(stdout)
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.Name, err)
+	}
+	into.Image, err = weigh(ctx, reference)
+	return err
+}
+
+// weighProgram compresses what go build linked: no image of it can be smaller.
+func (a *appResult) weighProgram(file string) error {
+	program, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("reading the program: %w", err)
+	}
+	a.Program = int64(len(program))
+	var packed bytes.Buffer
+	gz, err := gzip.NewWriterLevel(&packed, 6)
+	if err == nil {
+		_, err = gz.Write(program)
+		err = errors.Join(err, gz.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("compressing the program: %w", err)
+	}
+	a.ProgramGzip = int64(packed.Len())
+	zs, err := zstd.NewWriter(nil)
+	if err != nil {
+		return fmt.Errorf("compressing the program: %w", err)
+	}
+	a.ProgramZstd = int64(len(zs.EncodeAll(program, nil)))
+	return nil
+}
+
+// spread is the middle and the ends of some figures.
+type spread struct{ Median, Min, Max float64 }
+
+func spreadOf[T any](items []T, of func(T) float64) spread {
+	if len(items) == 0 {
+		return spread{}
+	}
+	values := make([]float64, len(items))
+	for i, item := range items {
+		values[i] = of(item)
+	}
+	slices.SortFunc(values, cmp.Compare)
+	n := len(values)
+	return spread{Median: (values[(n-1)/2] + values[n/2]) / 2, Min: values[0], Max: values[n-1]}
+}
+
+// wall is the spread of a case's times in seconds.
+func (c *contestantResult) wall(k kase) spread {
+	return spreadOf(c.Runs[k], func(r reading) float64 { return r.Wall })
+}

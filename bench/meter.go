@@ -1,0 +1,88 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// meterCommand makes this program run another one and print a reading. It is
+// there because Linux counts the parent's memory at the moment of the fork
+// into a child's peak: a parent that has just started is small.
+const meterCommand = "meter"
+
+// reading is one measured run of a program.
+type reading struct {
+	Wall float64 `json:"wall_s"` // seconds from start to exit
+	CPU  float64 `json:"cpu_s"`  // user and system seconds of the program and all it waited for
+	// Peak is the largest resident set of any one process among the program
+	// and all it waited for, in bytes; it is no sum.
+	Peak int64 `json:"peak_rss_bytes"`
+}
+
+// grace is how long an interrupted program may clean up.
+const grace = 10 * time.Second
+
+// meter runs args and writes the reading to file descriptor 3.
+func meter(ctx context.Context, args []string) int {
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
+	cmd.WaitDelay = grace
+	begin := time.Now()
+	err := cmd.Run()
+	wall := time.Since(begin)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", filepath.Base(args[0]), err)
+		return exitFailed
+	}
+	r := reading{Wall: wall.Seconds(), CPU: (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()}
+	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		r.Peak = usage.Maxrss << 10 // Linux counts in KiB
+	}
+	report := os.NewFile(3, "reading")
+	if err := errors.Join(json.NewEncoder(report).Encode(r), report.Close()); err != nil {
+		fmt.Fprintf(os.Stderr, "reporting the reading: %v\n", err)
+		return exitFailed
+	}
+	return exitOK
+}
+
+// measure runs a command under a meter and returns its standard output.
+func measure(ctx context.Context, self, dir string, env, command []string) (reading, []byte, error) {
+	var r reading
+	in, out, err := os.Pipe()
+	if err != nil {
+		return r, nil, fmt.Errorf("measuring: %w", err)
+	}
+	defer in.Close()
+	defer out.Close()
+	cmd := exec.CommandContext(ctx, self, append([]string{meterCommand}, command...)...)
+	var stdout, stderr bytes.Buffer
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = dir, env, &stdout, &stderr, []*os.File{out}
+	// Of its own process group, so that a terminal's interrupt comes once.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
+	cmd.WaitDelay = grace + time.Second
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return r, nil, ctx.Err()
+		}
+		return r, nil, fmt.Errorf("%s: %w: %s", strings.Join(command, " "), err, strings.TrimSpace(stderr.String()))
+	}
+	if err := out.Close(); err != nil {
+		return r, nil, fmt.Errorf("measuring: %w", err)
+	}
+	if err := json.NewDecoder(in).Decode(&r); err != nil {
+		return r, nil, fmt.Errorf("measuring: %w", err)
+	}
+	return r, stdout.Bytes(), nil
+}
