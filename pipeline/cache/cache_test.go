@@ -21,6 +21,7 @@ import (
 
 	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/fault"
+	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
 // TestMain also is the other process of the tests: told a cache and what to
@@ -95,23 +96,44 @@ func TestLockExcludesOtherProcesses(t *testing.T) {
 		_, err := dir.Lock(ctx, "tools", "x.lock")
 		got <- err
 	}()
-	unlock, err := dir.Lock(t.Context(), "tools", "y.lock") // another lock is free
-	if err != nil {
-		t.Fatal(err)
-	}
-	unlock()
 	cancel()
 	if err := <-got; !errors.Is(err, context.Canceled) {
 		t.Fatalf("waiting for a lock that is held: %v, want %v", err, context.Canceled)
 	}
 
-	kill() // a killed process holds nothing
-	unlock, err = dir.Lock(t.Context(), "tools", "x.lock")
-	if err != nil {
-		t.Fatal(err)
+	// Whoever waits gets it when the holder dies, and not before.
+	waiting := make(sink, 100)
+	var killed atomic.Bool
+	go func() {
+		unlock, err := dir.Lock(progress.With(t.Context(), waiting, "test"), "tools", "x.lock")
+		if err == nil && !killed.Load() {
+			err = errors.New("two hold the lock")
+		}
+		if err == nil {
+			unlock()
+		}
+		got <- err
+	}()
+	if e := <-waiting; e.Kind != progress.Status || !strings.Contains(e.Text, "waiting") {
+		t.Errorf("it says %+v, want that it waits", e)
 	}
-	unlock()
+	for range 200 { // another lock stays free; and there is time to do wrong
+		unlock, err := dir.Lock(t.Context(), "tools", "y.lock")
+		if err != nil {
+			t.Fatal(err)
+		}
+		unlock()
+	}
+	killed.Store(true)
+	kill()
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
 }
+
+type sink chan progress.Event
+
+func (s sink) Emit(e progress.Event) { s <- e }
 
 func TestLockExcludesGoroutines(t *testing.T) {
 	dir := cache.Dir(t.TempDir())

@@ -35,6 +35,7 @@ type jsonLines struct {
 }
 
 func (j *jsonLines) Emit(e progress.Event) {
+	e.Text = strings.ToValidUTF8(e.Text, "\ufffd") // encoders differ in how they write what is not UTF-8
 	line, err := json.Marshal(e)
 	if err != nil {
 		return // an event is plain data and always marshals

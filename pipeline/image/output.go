@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -34,11 +35,12 @@ func WriteLayout(ctx context.Context, dir string, img Image, ref string) (err er
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return fault.Inputf("output.unwritable", "making a folder for the layout: %w", err)
 	}
-	tmp, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+"-")
+	sweep(dir)
+	tmp, release, err := unfinished(dir)
 	if err != nil {
 		return fault.Inputf("output.unwritable", "writing the layout: %w", err)
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
+	defer func() { err = errors.Join(err, os.RemoveAll(tmp), release()) }()
 	if err := os.Chmod(tmp, 0o755); err != nil {
 		return fmt.Errorf("writing the layout: %w", err)
 	}
@@ -62,6 +64,54 @@ func WriteLayout(ctx context.Context, dir string, img Image, ref string) (err er
 		return err
 	}
 	return swap(tmp, dir)
+}
+
+// unfinished makes a folder beside dir to write in. Its lock tells that somebody
+// is at work in it; the operating system takes the lock back when a run dies.
+func unfinished(dir string) (tmp string, release func() error, err error) {
+	for {
+		tmp, err := os.MkdirTemp(filepath.Dir(dir), prefix(dir))
+		if err != nil {
+			return "", nil, err
+		}
+		f, locked := lock(tmp)
+		if locked {
+			return tmp, f.Close, nil
+		}
+		// A run that sweeps at this moment took it for dead; make another.
+	}
+}
+
+// sweep removes what dead runs left beside dir.
+func sweep(dir string) {
+	left, err := filepath.Glob(filepath.Join(filepath.Dir(dir), prefix(dir)+"*"))
+	if err != nil {
+		return // the folder's name has a bracket
+	}
+	for _, tmp := range left {
+		if f, locked := lock(tmp); locked {
+			_ = os.RemoveAll(tmp) // a later run tries again
+			_ = f.Close()
+		}
+	}
+}
+
+func prefix(dir string) string { return "." + filepath.Base(dir) + ".slipway-" }
+
+func lock(dir string) (*os.File, bool) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, false
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		return nil, false
+	}
+	if _, err := os.Stat(dir); err != nil { // swept between opening and locking
+		_ = f.Close()
+		return nil, false
+	}
+	return f, true
 }
 
 func replaceable(dir string) error {

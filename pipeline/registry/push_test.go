@@ -47,8 +47,8 @@ func TestPushSurvivesPassingFaults(t *testing.T) {
 		{name: "reset", steps: all, fail: reset},
 		{name: "done but reset", steps: []string{postUpload, patchUpload, putBlob, putManifest}, fail: doneButReset},
 		{name: "upload cut", steps: []string{patchUpload}, fail: cutUpload},
-		{name: "stall", steps: []string{postUpload, patchUpload, putManifest, headManifest}, fail: stall, times: []int{1}, stall: 500 * time.Millisecond},
-		{name: "stall mid-upload", steps: []string{patchUpload}, fail: stallReading, times: []int{1}, stall: 500 * time.Millisecond},
+		{name: "stall", steps: []string{postUpload, patchUpload, putManifest, headManifest}, fail: stall, times: []int{1}, stall: 3 * time.Second},
+		{name: "stall mid-upload", steps: []string{patchUpload}, fail: stallReading, times: []int{1}, stall: 3 * time.Second},
 		{name: "error body cut", steps: []string{putBlob, putManifest}, fail: func(p *proxy, w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Length", "1000")
 			w.WriteHeader(500)
@@ -131,7 +131,9 @@ func TestPushGivesUpClearly(t *testing.T) {
 				}
 				p.set(rule{at, -1, tt.fail})
 				c := client(t, registry.Options{Stall: tt.stall, Backoff: remote.Backoff{Duration: time.Millisecond, Steps: 3}})
-				_, err := push(t, c, p.host(), "acme/orders", anIndex(t, 2000), dir, "v1", "latest")
+				// A single image: the registry in memory takes its manifest without
+				// its layers, so a tag set too early would show.
+				_, err := push(t, c, p.host(), "acme/orders", aSingle(t, 2000, 3), dir, "v1", "latest")
 				wantFault(t, err, fault.Failed, tt.code)
 				oneLine(t, err, append(tt.says, p.host(), "acme/orders")...)
 				if n := p.count(at); tt.tries != 0 && n > tt.tries*6 {
@@ -422,6 +424,7 @@ func TestPushKeepsSecrets(t *testing.T) {
 		rule rule
 	}{
 		{"refused", rule{postUpload, -1, answer(403, diagnosis("DENIED", "no"))}},
+		{"refused with a signed URL", rule{postUpload, -1, answer(403, diagnosis("DENIED", "blocked at "+secretURL+" by policy"))}},
 		{"reset", rule{patchUpload, -1, reset}},
 		{"upload elsewhere, with a signature", rule{postUpload, -1, answer(202, "", "Location", secretURL)}},
 		{"redirect with a signature", rule{headBlob, -1, answer(307, "", "Location", secretURL)}},

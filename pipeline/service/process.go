@@ -17,6 +17,10 @@ import (
 // grace is how long a server may take to stop before it is killed.
 const grace = 5 * time.Second
 
+// patience is how long one question to a server may take. Creating a database
+// copies files, which a busy disk can draw out.
+const patience = 10 * time.Second
+
 // launch describes a server process.
 type launch struct {
 	program string
@@ -155,9 +159,9 @@ func (s *server) portTaken() bool {
 }
 
 // dial connects to a loopback port; the deadline of the connection is ctx's, or
-// a second from now: a question is asked again anyway.
+// patience from now.
 func dial(ctx context.Context, port int) (net.Conn, error) {
-	deadline := time.Now().Add(time.Second)
+	deadline := time.Now().Add(patience)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}

@@ -154,7 +154,7 @@ func (p *run) image(ctx context.Context) (outcome, error) {
 			binaries = append(binaries, b.Binary)
 		}
 	}
-	client, err := p.client("")
+	client, err := p.client(p.Config.Image.Repository) // a base may lie beside the target
 	if err != nil {
 		return outcome{}, err
 	}

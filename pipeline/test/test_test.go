@@ -355,7 +355,6 @@ func TestCoverageAgreesWithGo(t *testing.T) {
 func TestServicesReachTheTests(t *testing.T) {
 	t.Parallel()
 	o := options(t, tree(t, one(`import (
-	"maps"
 	"net"
 	"net/url"
 	"os"
@@ -406,7 +405,6 @@ func TestMissingCompiler(t *testing.T) {
 func TestCancelled(t *testing.T) {
 	t.Parallel()
 	dir := tree(t, one(`import (
-	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
