@@ -23,6 +23,7 @@ type app struct {
 	Dir             string
 	Module, Version string
 	Main            string // main package
+	Tag             string // build tag; empty for none
 	Edit            edit
 	Start           *start // how an image of it starts; nil leaves image variants out
 }
@@ -46,7 +47,7 @@ type start struct {
 func apps() []app {
 	return []app{
 		{
-			Name: "sample-app", Dir: "sample-app", Main: "./cmd/server",
+			Name: "sample-app", Dir: "sample-app", Main: "./cmd/server", Tag: "nomsgpack",
 			Edit: edit{
 				File: "internal/httpapi/problem.go",
 				Old:  `"about:blank", Title: http.`, New: `"about:blank#%d", Title: http.`,
@@ -101,9 +102,14 @@ type tree struct {
 }
 
 // newTree copies an app and commits it.
-func newTree(ctx context.Context, origin, dir string, e edit) (*tree, error) {
+func newTree(ctx context.Context, origin, dir, tag string, e edit) (*tree, error) {
 	if err := os.CopyFS(dir, os.DirFS(origin)); err != nil {
 		return nil, fmt.Errorf("copying the app: %w", err)
+	}
+	if tag != "" {
+		if err := os.WriteFile(filepath.Join(dir, "slipway.yaml"), []byte("app:\n  tags: ["+tag+"]\n"), 0o600); err != nil {
+			return nil, fmt.Errorf("configuring the app: %w", err)
+		}
 	}
 	text, err := os.ReadFile(filepath.Join(dir, e.File))
 	if err != nil {

@@ -221,7 +221,7 @@ func (b *bench) app(ctx context.Context, name string) (err error) {
 			repository: fmt.Sprintf("%s/%s/contestant%d", reg.addr, a.Name, i),
 		}
 		s.goCache = s.path("gocache")
-		if s.tree, err = newTree(ctx, origin, s.path("app"), a.Edit); err != nil {
+		if s.tree, err = newTree(ctx, origin, s.path("app"), a.Tag, a.Edit); err != nil {
 			return err
 		}
 		sites = append(sites, s)

@@ -89,7 +89,7 @@ func TestTreeChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := edit{File: "a.go", Old: `"x"`, New: `"x%d"`}
-	tree, err := newTree(t.Context(), origin, filepath.Join(t.TempDir(), "app"), e)
+	tree, err := newTree(t.Context(), origin, filepath.Join(t.TempDir(), "app"), "", e)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +108,7 @@ func TestTreeChanges(t *testing.T) {
 		before = tree.commit
 	}
 	e.Old = "absent"
-	if _, err := newTree(t.Context(), origin, filepath.Join(t.TempDir(), "app"), e); err == nil {
+	if _, err := newTree(t.Context(), origin, filepath.Join(t.TempDir(), "app"), "", e); err == nil {
 		t.Error("an edit that fits nowhere is no error")
 	}
 }

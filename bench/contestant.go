@@ -61,7 +61,7 @@ func contestants() []contestant {
 		{
 			Name: goBuild, Note: "`CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags \"-s -w -X ...\"`, the program slipway builds; no image",
 			command: func(s *site) []string {
-				return []string{s.tools.Go, "build", "-trimpath", "-buildvcs=false", "-o", s.program(), "-ldflags", s.tree.ldflags(), s.app.Main}
+				return []string{s.tools.Go, "build", "-trimpath", "-buildvcs=false", "-o", s.program(), "-ldflags", s.tree.ldflags(), "-tags", s.app.Tag, s.app.Main}
 			},
 			env: func(*site) []string { return []string{"CGO_ENABLED=0", "GOFLAGS=-trimpath"} },
 		},
@@ -82,7 +82,7 @@ func ko(name, note string, more func(*site) []string, flags ...string) contestan
 			return append(args, s.app.Main)
 		},
 		env: func(s *site) []string {
-			env := []string{"KO_DOCKER_REPO=" + s.repository, "KO_DEFAULTBASEIMAGE=" + s.base}
+			env := []string{"GOFLAGS=-tags=" + s.app.Tag, "KO_DOCKER_REPO=" + s.repository, "KO_DEFAULTBASEIMAGE=" + s.base}
 			if more != nil {
 				env = append(env, more(s)...)
 			}

@@ -53,7 +53,7 @@ func (d Dir) Prune(ctx context.Context, keep time.Duration, limit int64) (Pruned
 	}
 	l := flock.New(d.Path("prune.lock"))
 	if ok, err := l.TryLock(); err != nil || !ok {
-		return Pruned{}, nil //nolint:nilerr // a cache on a read-only disk is still a cache
+		return Pruned{}, nil // a cache on a read-only disk is still a cache
 	}
 	defer func() { _ = l.Unlock() }()
 	entries, total, err := d.entries(ctx)

@@ -150,7 +150,7 @@ func TestMistakesNameThePlaceAndTheRemedy(t *testing.T) {
 
 func TestAliasesCannotExhaustMemory(t *testing.T) {
 	var b strings.Builder
-	b.WriteString("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n")
+	b.WriteString("a0: &a0 [" + strings.Repeat("x, ", 9) + "x]\n")
 	for i := 1; i < 12; i++ {
 		r := strings.Repeat("*a"+string(rune('a'+i-1))+", ", 9)
 		if i == 1 {

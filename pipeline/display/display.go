@@ -131,7 +131,7 @@ func Finish(e progress.Event) string {
 
 // Count writes how far a stage is.
 func Count(e progress.Event) string {
-	write := func(n int64) string { return humanize.Comma(n) }
+	write := humanize.Comma
 	if e.Unit == progress.Bytes {
 		write = func(n int64) string { return humanize.Bytes(uint64(max(n, 0))) }
 	}

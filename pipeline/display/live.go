@@ -66,7 +66,7 @@ func (l *live) say(e progress.Event) string {
 	case e.Kind == progress.Warned:
 		return "warning: " + Clean(e.Text)
 	case e.Kind == progress.Output && known && e.File == "":
-		lines := append(l.output[e.Stage], Clean(e.Text))
+		lines := slices.Concat(l.output[e.Stage], []string{Clean(e.Text)})
 		l.output[e.Stage] = lines[max(0, len(lines)-keptLines):]
 	case e.Kind == progress.Finished:
 		lines := l.output[e.Stage]

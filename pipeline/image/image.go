@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -91,21 +92,23 @@ type Result struct {
 func Run(ctx context.Context, o Options) (Result, error) {
 	start := time.Now()
 	m := maker{Options: o, kind: mediaTypes(o.Settings.Format)}
-	fixed, err := m.fixedLayers(ctx)
-	if err != nil {
-		return Result{}, err
-	}
+	// The fixed layers are made beside the programs', and waited for after them.
+	fixed := sync.OnceValues(func() ([]*layer, error) { return m.fixedLayers(ctx) })
 	images := make([]v1.Image, len(o.Binaries))
 	r := Result{Platforms: make([]Platform, len(o.Binaries))}
 	bases := make([]Base, len(o.Binaries))
 	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		_, err := fixed()
+		return err
+	})
 	for i, b := range o.Binaries {
 		g.Go(func() (err error) {
 			images[i], bases[i], r.Platforms[i], err = m.platform(gctx, b, fixed)
 			return err
 		})
 	}
-	err = g.Wait()
+	err := g.Wait()
 	if ctx.Err() != nil {
 		return Result{}, ctx.Err()
 	}
@@ -178,22 +181,27 @@ type maker struct {
 	kind kinds
 }
 
-func (m *maker) platform(ctx context.Context, b build.Binary, fixed []*layer) (v1.Image, Base, Platform, error) {
+func (m *maker) platform(ctx context.Context, b build.Binary, fixed func() ([]*layer, error)) (v1.Image, Base, Platform, error) {
 	program, err := m.programLayer(ctx, b)
 	if err != nil {
 		return nil, Base{}, Platform{}, err
 	}
+	layers, err := fixed()
+	if err != nil {
+		return nil, Base{}, Platform{}, err
+	}
+	layers = append(slices.Clone(layers), program)
 	var base Base
 	if m.Settings.Base != "scratch" {
 		if base, err = m.Bases.Base(ctx, m.Settings.Base, b.Platform); err != nil {
 			return nil, Base{}, Platform{}, err
 		}
 	}
-	img, err := m.assemble(b.Platform, base, append(slices.Clone(fixed), program))
+	img, err := m.assemble(b.Platform, base, layers)
 	if err != nil {
 		return nil, Base{}, Platform{}, fmt.Errorf("assembling the image for %s: %w", b.Platform, err)
 	}
-	p, err := describePlatform(img, b.Platform, append(slices.Clone(fixed), program))
+	p, err := describePlatform(img, b.Platform, layers)
 	if err != nil {
 		return nil, Base{}, Platform{}, fmt.Errorf("assembling the image for %s: %w", b.Platform, err)
 	}

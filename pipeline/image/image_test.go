@@ -267,7 +267,7 @@ func files(t *testing.T, l v1.Layer) (list []string, contents map[string][]byte)
 	tr := tar.NewReader(rc)
 	for {
 		h, err := tr.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return list, contents
 		}
 		if err != nil {

@@ -181,8 +181,8 @@ func (m *maker) fixedLayers(ctx context.Context) ([]*layer, error) {
 	return layers, nil
 }
 
-func file(path string, mode int64, content []byte) entry {
-	return entry{path: path, mode: mode, size: int64(len(content)), content: bytes.NewReader(content)}
+func file(path string, content []byte) entry {
+	return entry{path: path, mode: 0o644, size: int64(len(content)), content: bytes.NewReader(content)}
 }
 
 // certificates are the roots of Mozilla's programme as the Go project carries
@@ -192,7 +192,7 @@ func certificates() []entry {
 	for root := range bundle.Roots() {
 		_ = pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: root.Certificate}) // a bytes.Buffer does not fail
 	}
-	return []entry{file("/etc/ssl/certs/ca-certificates.crt", 0o644, b.Bytes())}
+	return []entry{file("/etc/ssl/certs/ca-certificates.crt", b.Bytes())}
 }
 
 // accounts name the users of a scratch image, for programs that look theirs up.
@@ -201,6 +201,7 @@ func accounts(user string) []entry {
 	if !ok {
 		gid = "65534"
 	}
+	//nolint:gosec // nobody's password is in it: x means none
 	passwd := "root:x:0:0:root:/:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n"
 	group := "root:x:0:\nnobody:x:65534:\n"
 	if uid != "0" && uid != "65534" {
@@ -209,7 +210,7 @@ func accounts(user string) []entry {
 	if gid != "0" && gid != "65534" {
 		group += "app:x:" + gid + ":\n"
 	}
-	return []entry{file("/etc/group", 0o644, []byte(group)), file("/etc/passwd", 0o644, []byte(passwd))}
+	return []entry{file("/etc/group", []byte(group)), file("/etc/passwd", []byte(passwd))}
 }
 
 // maxZones bounds what is read from a toolchain's zone data; the real one has
@@ -244,7 +245,7 @@ func zoneEntries(archive string) ([]entry, error) {
 		if total += len(data); total > maxZones {
 			return nil, fault.Inputf("image.zones", "%s unpacks to more than %d bytes", archive, maxZones)
 		}
-		entries = append(entries, file("/usr/share/zoneinfo/"+f.Name, 0o644, data))
+		entries = append(entries, file("/usr/share/zoneinfo/"+f.Name, data))
 	}
 	slices.SortFunc(entries, func(a, b entry) int { return strings.Compare(a.path, b.path) })
 	return entries, nil

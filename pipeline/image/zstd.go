@@ -70,7 +70,7 @@ func (f *frames) flush() {
 	plain, frame := f.buffer, make(chan []byte, 1)
 	f.buffer = make([]byte, 0, frameSize)
 	f.queue <- frame
-	go func() { frame <- f.encoder.EncodeAll(plain, nil) }()
+	go func() { frame <- f.encoder.EncodeAll(plain, make([]byte, 0, len(plain)/2)) }()
 }
 
 // Close writes what is left and returns the first error of the writer below.

@@ -240,16 +240,6 @@ func stallReading(p *proxy, _ http.ResponseWriter, r *http.Request) {
 	p.hold(r)
 }
 
-// stallAnswer sends half of the real answer's body and then nothing.
-func stallAnswer(p *proxy, w http.ResponseWriter, r *http.Request) {
-	rec := httptest.NewRecorder()
-	p.next.ServeHTTP(rec, r)
-	head(w, rec)
-	_, _ = w.Write(rec.Body.Bytes()[:rec.Body.Len()/2])
-	_ = http.NewResponseController(w).Flush()
-	p.hold(r)
-}
-
 func (p *proxy) hold(r *http.Request) {
 	select {
 	case <-r.Context().Done():
@@ -305,10 +295,10 @@ func aSingle(t *testing.T, size, layers int64) image.Image {
 
 func push(t *testing.T, c *registry.Client, host, repo string, img image.Image, dir cache.Dir, tags ...string) (registry.PushResult, error) {
 	t.Helper()
-	return pushWith(t, t.Context(), c, host, repo, img, dir, tags...)
+	return pushWith(t.Context(), t, c, host, repo, img, dir, tags...)
 }
 
-func pushWith(t *testing.T, ctx context.Context, c *registry.Client, host, repo string, img image.Image, dir cache.Dir, tags ...string) (registry.PushResult, error) {
+func pushWith(ctx context.Context, t *testing.T, c *registry.Client, host, repo string, img image.Image, dir cache.Dir, tags ...string) (registry.PushResult, error) {
 	t.Helper()
 	r := must(c.Repository(host + "/" + repo))(t)
 	o := registry.PushOptions{Image: img, Repository: r, Cache: dir}

@@ -340,7 +340,7 @@ func TestPushStopsWhenTheRunEnds(t *testing.T) {
 				defer close(p.down)
 				c := must(registry.New(registry.Options{Backoff: tt.backoff}))(t)
 				defer c.Close()
-				_, err := pushWith(t, ctx, c, p.host(), "acme/orders", anIndex(t, 4<<20), cache.Dir(t.TempDir()), "v1")
+				_, err := pushWith(ctx, t, c, p.host(), "acme/orders", anIndex(t, 4<<20), cache.Dir(t.TempDir()), "v1")
 				if !errors.Is(err, context.Canceled) {
 					t.Errorf("got %v, want %v", err, context.Canceled)
 				}
@@ -447,7 +447,7 @@ func TestPushKeepsSecrets(t *testing.T) {
 			keychain := must(registry.Keychain(p.host(), registry.Credentials{Username: "me", Password: password}, none))(t)
 			c := client(t, registry.Options{Keychain: keychain, Stall: 200 * time.Millisecond, Backoff: remote.Backoff{Duration: time.Millisecond, Steps: 2}})
 			var seen events
-			_, err := pushWith(t, progress.With(t.Context(), &seen, "push"), c, p.host(), "acme/orders", aSingle(t, 100, 1), cache.Dir(t.TempDir()), "v1")
+			_, err := pushWith(progress.With(t.Context(), &seen, "push"), t, c, p.host(), "acme/orders", aSingle(t, 100, 1), cache.Dir(t.TempDir()), "v1")
 			if err == nil {
 				t.Fatal("the push worked")
 			}

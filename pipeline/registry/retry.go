@@ -51,6 +51,7 @@ func passing(err error) bool {
 			switch d.Code {
 			case transport.BlobUploadUnknownErrorCode, transport.BlobUploadInvalidErrorCode, transport.DigestInvalidErrorCode, transport.SizeInvalidErrorCode:
 				return true // the upload was cut or lost; a fresh one starts over
+			default:
 			}
 		}
 		// The status says it. The codes beside it are many and registries

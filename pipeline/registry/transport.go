@@ -54,7 +54,7 @@ type watch struct {
 func (w *watch) moved() { w.timer.Reset(w.limit) }
 
 func (w *watch) cause(err error) error {
-	if err != nil && err != io.EOF && errors.Is(context.Cause(w.ctx), errStalled) {
+	if err != nil && !errors.Is(err, io.EOF) && errors.Is(context.Cause(w.ctx), errStalled) {
 		return fmt.Errorf("%w for %s", errStalled, w.limit)
 	}
 	return err

@@ -275,8 +275,7 @@ func missing(program, pkg, variable string) error {
 func search(program string, folders []string) string {
 	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), folders...) {
 		path := filepath.Join(dir, program)
-		if fi, err := os.Stat(path); err == nil && //nolint:gosec // PATH is the user's own
-			fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {
+		if fi, err := os.Stat(path); err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {
 			return path
 		}
 	}

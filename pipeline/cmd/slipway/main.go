@@ -30,7 +30,7 @@ func main() {
 // run is the program without the process around it.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
-	root := a.root()
+	root := a.root() //nolint:contextcheck // cobra hands it to the commands
 	root.SetArgs(args)
-	return a.exit(root.ExecuteContext(ctx)) //nolint:contextcheck // cobra hands it on
+	return a.exit(root.ExecuteContext(ctx))
 }

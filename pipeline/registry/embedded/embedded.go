@@ -63,7 +63,7 @@ func Start(ctx context.Context, dir string, port int) (*Server, error) {
 		return nil, fault.Inputf("registry.port", "starting the embedded registry: %w", err).
 			WithFix("free port %d, or push elsewhere with --repository", port)
 	}
-	handler, stop, err := newHandler(dir)
+	handler, stop, err := newHandler(dir) //nolint:contextcheck // the registry outlives the call that starts it
 	if err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
@@ -121,7 +121,7 @@ func newHandler(dir string) (h http.Handler, stop func() error, err error) {
 			"maintenance": {"uploadpurging": map[any]any{"enabled": false}},
 		},
 	}
-	app := handlers.NewApp(context.Background(), c) //nolint:contextcheck // the registry outlives the call that starts it
+	app := handlers.NewApp(context.Background(), c)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(Header, dir)
 		app.ServeHTTP(w, r)
