@@ -439,7 +439,7 @@ func (d *document) semantics(c *Config) {
 			d.at("/app/env/"+escape(key), "%s is not a setting of the Go compiler; allowed: GOEXPERIMENT, GOAMD64, GOARM, GOARM64, GO386, GOMIPS, GOPPC64, GORISCV64, CGO_CFLAGS, CGO_LDFLAGS and the like", key)
 		}
 	}
-	if err := Within(c.App.Dir); err != nil {
+	if err := within(c.App.Dir); err != nil {
 		d.at("/app/dir", "app.dir: %v", err)
 	}
 	if c.Image.Repository != "" {
@@ -500,9 +500,9 @@ func (c *Config) Check() error {
 	return fault.Inputf("usage", "%s", strings.Join(lines, "\n"))
 }
 
-// Within reports whether a relative path stays inside the folder it is
+// within reports whether a relative path stays inside the folder it is
 // relative to.
-func Within(path string) error {
+func within(path string) error {
 	if filepath.IsAbs(path) || !filepath.IsLocal(path) {
 		return fmt.Errorf("%q leaves the folder of slipway.yaml", path)
 	}

@@ -74,12 +74,6 @@ type Sink interface {
 	Emit(Event)
 }
 
-// Discard is a [Sink] that drops everything.
-type Discard struct{}
-
-// Emit drops the event.
-func (Discard) Emit(Event) {}
-
 type key struct{}
 
 type scope struct {
