@@ -37,6 +37,10 @@ bench: tools $(SLIPWAY) ## measure against go build and ko, into docs/bench
 .PHONY: build
 build: $(SLIPWAY) ## build bin/slipway
 
+.PHONY: hooks
+hooks: $(SLIPWAY) ## run slipway check before every git push from this clone
+	@$(SLIPWAY) init --hooks
+
 .PHONY: tools
 tools:
 	@./scripts/tools

@@ -86,7 +86,7 @@ type Test struct {
 
 // Registry says how registries are reached.
 type Registry struct {
-	Mirrors   map[string][]string `json:"mirrors,omitzero" yaml:"mirrors" jsonschema_description:"Mirrors to pull from, tried in order before the registry itself, for example docker.io: [mirror.example.com]."`
+	Mirrors   map[string][]string `json:"mirrors,omitzero" yaml:"mirrors" jsonschema_description:"Mirrors to pull from, tried in order before the registry itself, for example docker.io: [mirror.example.com]; * stands for all others."`
 	Insecure  []string            `json:"insecure,omitzero" yaml:"insecure" jsonschema_description:"Registries spoken to over plain HTTP, as host or host:port."`
 	CA        string              `json:"ca,omitzero" yaml:"ca" jsonschema:"minLength=1" jsonschema_description:"PEM file of more certificate authorities, relative to slipway.yaml."`
 	Uploads   int                 `json:"uploads,omitzero" yaml:"uploads" jsonschema:"default=5,minimum=1,maximum=64" jsonschema_description:"Parallel uploads."`

@@ -96,6 +96,10 @@ func (c *Client) get(ctx context.Context, ref name.Reference, p v1.Platform) (im
 	return image.Base{Image: img, Digest: desc.Digest}, err
 }
 
+// AnyHost stands for every registry in [Options.Mirrors] that has no mirrors of
+// its own.
+const AnyHost = "*"
+
 // candidates are the places a reference can be pulled from, the registry
 // itself last.
 func (c *Client) candidates(ref name.Reference) ([]name.Reference, error) {
@@ -103,6 +107,9 @@ func (c *Client) candidates(ref name.Reference) ([]name.Reference, error) {
 	mirrors := c.opts.Mirrors[host]
 	if host == name.DefaultRegistry {
 		mirrors = slices.Concat(mirrors, c.opts.Mirrors["docker.io"])
+	}
+	if len(mirrors) == 0 {
+		mirrors = c.opts.Mirrors[AnyHost]
 	}
 	all := make([]name.Reference, 0, len(mirrors)+1)
 	for _, m := range mirrors {

@@ -14,6 +14,9 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/slipway-ci/slipway/pipeline/build"
 	"github.com/slipway-ci/slipway/pipeline/cache"
@@ -291,8 +294,11 @@ func reason(ctx context.Context) string {
 	return "interrupted"
 }
 
-// execute runs one step and tells the display how it went.
+// execute runs one step and tells the display and, where there is one, the
+// trace how it went.
 func (p *run) execute(ctx context.Context, s step) (Stage, error) {
+	ctx, span := trace.SpanFromContext(ctx).TracerProvider().Tracer("github.com/slipway-ci/slipway").Start(ctx, string(s.name))
+	defer span.End()
 	ctx = progress.With(ctx, p.Sink, string(s.name))
 	progress.Emit(ctx, progress.Event{Kind: progress.Started})
 	start := time.Now()
@@ -312,7 +318,12 @@ func (p *run) execute(ctx context.Context, s step) (Stage, error) {
 	case out.kind == progress.Skipped:
 		stage.Reason, stage.Summary = out.summary, ""
 	}
-	progress.Emit(ctx, progress.Event{Kind: progress.Finished, Outcome: stage.Outcome, Text: firstLine(stage.Summary + stage.Reason), Duration: took})
+	said := firstLine(stage.Summary + stage.Reason)
+	span.SetAttributes(attribute.String("slipway.outcome", string(stage.Outcome)), attribute.String("slipway.summary", said))
+	if stage.Outcome == progress.Failed {
+		span.SetStatus(codes.Error, firstLine(stage.Reason))
+	}
+	progress.Emit(ctx, progress.Event{Kind: progress.Finished, Outcome: stage.Outcome, Text: said, Duration: took})
 	return stage, err
 }
 

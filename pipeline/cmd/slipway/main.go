@@ -3,10 +3,16 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slipway-ci/slipway/pipeline/display"
+	"github.com/slipway-ci/slipway/pipeline/trace"
 )
 
 // Stamped by the linker, as slipway stamps the apps it builds.
@@ -33,4 +39,23 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root := a.root() //nolint:contextcheck // cobra hands it to the commands
 	root.SetArgs(args)
 	return a.exit(root.ExecuteContext(ctx))
+}
+
+// traced gives a command a span around it. What goes wrong with that is told
+// only to those who asked for every step, and never fails the command.
+func (a *app) traced(cmd *cobra.Command) {
+	tell := func(err error) {
+		if err != nil && a.verbose {
+			fmt.Fprintln(a.stderr, "slipway: "+display.Clean(err.Error()))
+		}
+	}
+	work := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		ctx, stop, err := trace.Start(cmd.Context(), cmd.Name(), version)
+		tell(err)
+		cmd.SetContext(ctx)
+		err = work(cmd, args)
+		tell(stop(err))
+		return err
+	}
 }

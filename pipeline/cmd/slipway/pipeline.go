@@ -16,6 +16,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/ci"
 	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/fault"
+	"github.com/slipway-ci/slipway/pipeline/registry"
 	"github.com/slipway-ci/slipway/pipeline/ship"
 )
 
@@ -35,6 +36,7 @@ type request struct {
 	format    string
 	version   string
 	revision  string
+	mirror    string
 
 	repository    string
 	tags          []string
@@ -101,6 +103,7 @@ func (a *app) stageCommand(name, short, example string, sets flagSet, stages ...
 		f.StringVar(&r.format, "format", "", "manifest format: `oci|docker`; docker can hold a health check")
 		f.StringVar(&r.version, "version", "", "`VERSION` to stamp (default: from the commit)")
 		f.StringVar(&r.revision, "revision", "", "`COMMIT` to stamp where .git is not at hand")
+		f.StringVar(&r.mirror, "mirror", "", "`REGISTRY` to pull base images from first, for example mirror.example.com/hub")
 	}
 	if sets&(buildFlags|pushFlags) != 0 {
 		f.StringVar(&r.digestFile, "digest-file", "", "write the digest to `FILE`")
@@ -224,6 +227,13 @@ func (r *request) apply(cmd *cobra.Command, c *config.Config) error {
 	}
 	if r.repository != "" {
 		c.Image.Repository = r.repository
+	}
+	if r.mirror != "" {
+		mirrors := map[string][]string{registry.AnyHost: {r.mirror}}
+		for host, list := range c.Registry.Mirrors {
+			mirrors[host] = slices.Concat([]string{r.mirror}, list)
+		}
+		c.Registry.Mirrors = mirrors
 	}
 	if r.insecure && c.Image.Repository != "" {
 		host, _, _ := strings.Cut(c.Image.Repository, "/")

@@ -73,9 +73,10 @@ Exit codes: 0 done, 1 a gate or stage failed, 2 wrong usage or configuration,
 	root.AddGroup(&cobra.Group{ID: "pipeline", Title: "The pipeline:"}, &cobra.Group{ID: "set-up", Title: "Setting up:"})
 	for _, c := range a.pipelineCommands() {
 		c.GroupID = "pipeline"
+		a.traced(c)
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{a.initCommand(), a.doctorCommand(), a.registryCommand(), a.versionCommand()} {
+	for _, c := range []*cobra.Command{a.initCommand(), a.doctorCommand(), a.sourceCommand(), a.registryCommand(), a.versionCommand()} {
 		c.GroupID = "set-up"
 		root.AddCommand(c)
 	}

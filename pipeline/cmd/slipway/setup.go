@@ -18,6 +18,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/fault"
+	"github.com/slipway-ci/slipway/pipeline/hook"
 	"github.com/slipway-ci/slipway/pipeline/registry/embedded"
 	"github.com/slipway-ci/slipway/pipeline/source"
 	"github.com/slipway-ci/slipway/pipeline/toolchain"
@@ -64,19 +65,73 @@ func (a *app) registryCommand() *cobra.Command {
 }
 
 func (a *app) initCommand() *cobra.Command {
-	var force bool
+	var force, hooks bool
 	cmd := &cobra.Command{
 		Use: "init", Short: "Write a slipway.yaml and a .dockerignore for this repository", Args: cobra.NoArgs,
-		Example: "  slipway init\n  slipway init -C services/orders",
+		Example: `  slipway init
+  slipway init -C services/orders
+  slipway init --hooks                run slipway check before every git push`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := a.only(); err != nil {
 				return err
 			}
+			if hooks {
+				return a.installHook(cmd.Context(), force)
+			}
 			return a.initialize(cmd.Context(), force)
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "replace a slipway.yaml that is there")
+	cmd.Flags().BoolVar(&force, "force", false, "replace a slipway.yaml that is there; with --hooks a foreign pre-push hook, which is kept as "+hook.KeptName)
+	cmd.Flags().BoolVar(&hooks, "hooks", false, "only install a git pre-push hook that runs slipway check; skip it once with git push --no-verify")
 	return cmd
+}
+
+// installHook installs the hook for the app that slipway check would take in
+// DIR. The configuration may be broken: that is for the check to say.
+func (a *app) installHook(ctx context.Context, force bool) error {
+	if a.configFile != "" {
+		return fault.Inputf("usage", "--config does not go with --hooks: the hook runs slipway check with the slipway.yaml it finds")
+	}
+	if _, err := os.Stat(a.dir); err != nil {
+		return fault.Inputf("usage", "-C %s: %w", a.dir, err)
+	}
+	dir := a.dir
+	file, err := config.Find(dir)
+	if err != nil {
+		return err
+	}
+	if file != "" {
+		dir = filepath.Dir(file)
+	}
+	r, err := hook.Install(ctx, hook.Options{Dir: dir, Force: force})
+	if err != nil {
+		return err
+	}
+	if a.json {
+		written := []string{}
+		if r.Written {
+			written = append(written, r.Path)
+		}
+		report := map[string]any{"written": written}
+		if r.Kept != "" {
+			report["kept"] = r.Kept
+		}
+		a.printJSON(report)
+		return nil
+	}
+	if !r.Written {
+		fmt.Fprintln(a.stdout, r.Path, "is there already, nothing to do")
+		return nil
+	}
+	if r.Kept != "" {
+		fmt.Fprintln(a.stdout, "kept the old hook as", r.Kept)
+	}
+	fmt.Fprintln(a.stdout, "wrote", r.Path)
+	if r.Shared {
+		fmt.Fprintln(a.stdout, "note: core.hooksPath is outside this repository, so others that use it run the hook too")
+	}
+	fmt.Fprintln(a.stdout, "git push now runs slipway check first; skip it once with: git push --no-verify")
+	return nil
 }
 
 func (a *app) initialize(ctx context.Context, force bool) error {

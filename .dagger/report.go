@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"dagger/slipway/internal/dagger"
+)
+
+// Report is how a gate ended, whether it passed or failed. Called for itself,
+// or as a check, a failed one is an error.
+type Report struct {
+	// Whether the gate passed.
+	Passed bool
+	// What the program printed.
+	Text string
+	// The folder of report files: lint.json, lint.sarif and lint.txt; test.json,
+	// junit.xml, cobertura.xml and coverage.out.
+	Report *dagger.Directory
+	// +private
+	Failure string
+}
+
+// Fail where the gate failed.
+//
+// dagger call lint, dagger call test and dagger check call it by themselves.
+func (r *Report) Sync(ctx context.Context) (string, error) {
+	if err := r.failed(); err != nil {
+		return "", err
+	}
+	id, err := r.Report.ID(ctx)
+	return string(id), err
+}
+
+// Give one line, and fail where the gate failed.
+//
+// In one call with the reports:
+//
+//	dagger -c 'test | report | export reports; test | verdict'
+func (r *Report) Verdict() (string, error) {
+	if err := r.failed(); err != nil {
+		return "", err
+	}
+	return "passed\n", nil
+}
+
+// Lint's findings in SARIF 2.1.0, for GitHub code scanning.
+//
+//	dagger call lint sarif export --path lint.sarif
+func (r *Report) Sarif() *dagger.File { return r.Report.File("lint.sarif") }
+
+// Test results in JUnit's XML.
+//
+//	dagger call test junit export --path junit.xml
+func (r *Report) Junit() *dagger.File { return r.Report.File("junit.xml") }
+
+// Coverage in Cobertura's XML.
+//
+//	dagger call test cobertura export --path cobertura.xml
+func (r *Report) Cobertura() *dagger.File { return r.Report.File("cobertura.xml") }
+
+func (r *Report) failed() error {
+	if r.Passed {
+		return nil
+	}
+	return errors.New(r.Failure)
+}
+
+// Run golangci-lint on the app.
+//
+// It fails on findings and keeps its report.
+//
+//	dagger call lint
+//	dagger call lint text
+//	dagger call lint report export --path reports
+//
+// +check
+// +cache="session"
+func (s *Slipway) Lint(ctx context.Context) (*Report, error) {
+	program := s.image(s.LintImage).File("/usr/bin/golangci-lint")
+	return s.gate(ctx, "lint", s.stage(s.Checked).WithMountedFile("/usr/local/bin/golangci-lint", program))
+}
+
+// Run the app's tests with the race detector.
+//
+// The Postgres and Redis that slipway.yaml asks for run beside them. It fails
+// on a failed test and on coverage below the floor, and keeps its report.
+//
+//	dagger call test
+//	dagger call test text
+//	dagger call test report export --path reports
+//
+// +check
+// +cache="session"
+func (s *Slipway) Test(ctx context.Context) (*Report, error) {
+	c := s.stage(s.Checked)
+	for _, name := range s.Services {
+		switch name {
+		case "postgres":
+			c = c.WithServiceBinding("postgres", s.postgres()).
+				WithEnvVariable("DATABASE_URL", "postgres://test:test@postgres:5432/testdb?sslmode=disable")
+		case "redis":
+			c = c.WithServiceBinding("redis", s.redis()).
+				WithEnvVariable("REDIS_URL", "redis://redis:6379/0")
+		}
+	}
+	return s.gate(ctx, "test", c)
+}
+
+// Run lint and test side by side: the gate before a push.
+//
+//	dagger call check
+//	dagger call check report export --path reports
+//
+// +cache="session"
+func (s *Slipway) Check(ctx context.Context) (*Report, error) {
+	var reports [2]*Report
+	g, gctx := errgroup.WithContext(ctx)
+	for i, gate := range []func(context.Context) (*Report, error){s.Lint, s.Test} {
+		g.Go(func() (err error) {
+			reports[i], err = gate(gctx)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	all := &Report{Passed: true, Report: dag.Directory()}
+	for _, r := range reports {
+		all.Passed = all.Passed && r.Passed
+		all.Text += r.Text
+		all.Failure = strings.TrimPrefix(all.Failure+"\n"+r.Failure, "\n")
+		all.Report = all.Report.WithDirectory("/", r.Report)
+	}
+	return all, nil
+}
+
+// The test credentials are no secret: the servers live as long as the tests.
+func (s *Slipway) postgres() *dagger.Service {
+	return s.image(s.PostgresImage).
+		WithEnvVariable("POSTGRES_USER", "test").
+		WithEnvVariable("POSTGRES_PASSWORD", "test").
+		WithEnvVariable("POSTGRES_DB", "testdb").
+		WithExposedPort(5432).
+		AsService(dagger.ContainerAsServiceOpts{UseEntrypoint: true})
+}
+
+func (s *Slipway) redis() *dagger.Service {
+	return s.image(s.RedisImage).
+		WithExposedPort(6379).
+		AsService(dagger.ContainerAsServiceOpts{
+			UseEntrypoint: true,
+			// Without a password Redis answers only its own machine.
+			Args: []string{"redis-server", "--protected-mode", "no"},
+		})
+}
+
+// run runs a gate. The engine keeps the result of a step that passed and
+// forgets one that failed, so that a flaky test is not failed for good; with
+// the failed step its files are gone too. Therefore a failed gate leaves its
+// reports in a cache volume, from which keptReport takes them.
+const run = `stage=$1 kept=/kept/$2; shift 2
+mkdir -p /reports
+slipway "$stage" --reports /reports "$@" && exit
+status=$?
+rm -rf "$kept" && mkdir -p "$kept" && cp -r /reports/. "$kept/"
+exit $status`
+
+// gate runs a stage that judges the source.
+func (s *Slipway) gate(ctx context.Context, stage string, c *dagger.Container) (*Report, error) {
+	digest, err := s.Checked.Digest(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading the source: %w", err)
+	}
+	kept := stage + "-" + digest[strings.LastIndexByte(digest, ':')+1:]
+	volume := dag.CacheVolume("failed-reports")
+	done, err := c.
+		WithMountedCache("/kept", volume).
+		WithExec(append([]string{"sh", "-c", run, "sh", stage, kept}, s.flags()...)).
+		Sync(ctx)
+	var failed *dagger.ExecError
+	switch {
+	case err == nil:
+		r := &Report{Passed: true, Report: done.Directory("/reports")}
+		if r.Text, err = text(ctx, done); err != nil {
+			return nil, err
+		}
+		return r, nil
+	case errors.As(err, &failed) && failed.ExitCode == 1:
+		reports := s.image(s.GoImage).
+			WithMountedCache("/kept", volume).
+			WithEnvVariable("SLIPWAY_RUN", nonce()).
+			WithExec([]string{"cp", "-r", path.Join("/kept", kept), "/reports"}).
+			Directory("/reports")
+		return &Report{Text: failed.Stderr + failed.Stdout, Report: reports, Failure: lines(failed.Stderr)}, nil
+	}
+	return nil, explain(err)
+}
+
+func text(ctx context.Context, c *dagger.Container) (string, error) {
+	stderr, err := c.Stderr(ctx)
+	if err != nil {
+		return "", err
+	}
+	stdout, err := c.Stdout(ctx)
+	return stderr + stdout, err
+}
+
+// explain makes the program's own words the error, where it ran and spoke.
+func explain(err error) error {
+	var failed *dagger.ExecError
+	if errors.As(err, &failed) {
+		if said := lines(failed.Stderr); said != "" {
+			return errors.New(said)
+		}
+	}
+	return err
+}
+
+// lines are the lines in which the program says why it ended.
+func lines(stderr string) string {
+	var said []string
+	for line := range strings.Lines(stderr) {
+		if line, ok := strings.CutPrefix(line, "slipway: "); ok {
+			said = append(said, strings.TrimSpace(line))
+		}
+	}
+	return strings.Join(said, "\n")
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"dagger/slipway/internal/dagger"
+	"dagger/slipway/scope"
+)
+
+// repository is the caller's source: the workspace dagger is called in, of
+// which only what is asked for is uploaded, or a directory that was given.
+type repository struct {
+	ws  *dagger.Workspace
+	dir *dagger.Directory
+}
+
+func (r repository) files(f scope.Filter) *dagger.Directory {
+	if r.dir != nil {
+		return r.dir.Filter(dagger.DirectoryFilterOpts{Include: f.Include, Exclude: f.Exclude})
+	}
+	return r.ws.Directory("/", dagger.WorkspaceDirectoryOpts{Include: f.Include, Exclude: f.Exclude})
+}
+
+// read finds slipway.yaml and the small files that say what else is needed.
+func (r repository) read(ctx context.Context, config string) (scope.Files, error) {
+	var f scope.Files
+	var err error
+	if f.Config, err = r.find(ctx, config); err != nil {
+		return f, err
+	}
+	f.Root = path.Dir(f.Config)
+	first, err := r.contents(ctx, f.Config, path.Join(f.Root, scope.IgnoreFile), ".git")
+	if err != nil {
+		return f, err
+	}
+	if _, file := first[".git"]; file {
+		return f, fmt.Errorf(".git is a file: this is a linked work tree or a submodule, whose history lies elsewhere; " +
+			"give --revision $(git rev-parse HEAD) --epoch $(git log -1 --format=%%ct)")
+	}
+	data, found := first[f.Config]
+	if !found && config != "" {
+		return f, fmt.Errorf("there is no %s in the repository", config)
+	}
+	f.Settings = scope.Read(data)
+	f.RootIgnore = first[path.Join(f.Root, scope.IgnoreFile)]
+	f.App = path.Join(f.Root, f.Settings.App.Dir)
+	if f.App == ".." || strings.HasPrefix(f.App, "../") {
+		return f, fmt.Errorf("app.dir %q leaves the repository", f.Settings.App.Dir)
+	}
+	names := []string{path.Join(f.App, scope.IgnoreFile), path.Join(f.App, "go.mod")}
+	for dir := f.App; ; dir = path.Dir(dir) {
+		names = append(names, path.Join(dir, "go.work"))
+		if dir == "." || dir == f.Root {
+			break
+		}
+	}
+	second, err := r.contents(ctx, names...)
+	if err != nil {
+		return f, err
+	}
+	f.Module = second[path.Join(f.App, "go.mod")]
+	if f.App != f.Root {
+		f.Ignore = second[path.Join(f.App, scope.IgnoreFile)]
+	}
+	for _, name := range names[2:] {
+		if _, ok := second[name]; ok {
+			f.Workspace = path.Dir(name)
+			break
+		}
+	}
+	return f, nil
+}
+
+// find is the path of slipway.yaml from the repository's root; where there is
+// none, the path it would have.
+func (r repository) find(ctx context.Context, config string) (string, error) {
+	const name = "slipway.yaml"
+	if config != "" || r.dir != nil {
+		if config == "" {
+			config = name
+		}
+		config = path.Clean(strings.TrimPrefix(config, "/"))
+		if config == ".." || strings.HasPrefix(config, "../") {
+			return "", fmt.Errorf("--config %s leaves the repository", config)
+		}
+		return config, nil
+	}
+	found, err := r.ws.FindUp(ctx, name)
+	if err != nil {
+		return "", fmt.Errorf("looking for %s: %w", name, err)
+	}
+	if found == "" {
+		return name, nil
+	}
+	return strings.TrimPrefix(found, "/"), nil
+}
+
+// contents reads those of the files that are there. It uploads nothing else.
+func (r repository) contents(ctx context.Context, names ...string) (map[string][]byte, error) {
+	slices.Sort(names)
+	dir := r.files(scope.Filter{Include: names, Exclude: []string{".git/**"}})
+	there, err := dir.Glob(ctx, "**")
+	if err != nil {
+		return nil, fmt.Errorf("reading the repository: %w", err)
+	}
+	contents := map[string][]byte{}
+	for _, name := range names {
+		if !slices.Contains(there, name) {
+			continue
+		}
+		text, err := dir.File(name).Contents(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("reading %s: %w", name, err)
+		}
+		contents[name] = []byte(text)
+	}
+	return contents, nil
+}

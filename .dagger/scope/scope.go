@@ -1,0 +1,169 @@
+// Package scope settles what of a repository goes to the engine.
+//
+// A build gets the app's folder without what its ignore file hides, and the
+// folders its module replaces others with; nothing else is uploaded, so that
+// nothing else can change a cache key. Lint and tests see the hidden files too.
+package scope
+
+import (
+	"bytes"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/moby/patternmatcher/ignorefile"
+	"go.yaml.in/yaml/v3"
+	"golang.org/x/mod/modfile"
+)
+
+// IgnoreFile is the name of the ignore file, in the app's folder or beside
+// slipway.yaml.
+const IgnoreFile = ".dockerignore"
+
+// OutputDir is the folder slipway itself writes to; it is never uploaded.
+const OutputDir = ".slipway"
+
+// Settings are the few settings of slipway.yaml that decide what a container
+// must hold. The program reads the file in full and reports its mistakes.
+type Settings struct {
+	App struct {
+		Dir       string   `yaml:"dir"`
+		CGO       bool     `yaml:"cgo"`
+		Platforms []string `yaml:"platforms"`
+	} `yaml:"app"`
+	Image struct {
+		UPX bool `yaml:"upx"`
+	} `yaml:"image"`
+	Lint struct {
+		Config string `yaml:"config"`
+	} `yaml:"lint"`
+	Test struct {
+		Services []string `yaml:"services"`
+	} `yaml:"test"`
+	Registry struct {
+		CA string `yaml:"ca"`
+	} `yaml:"registry"`
+}
+
+// Read reads slipway.yaml. A malformed file gives what could be read of it.
+func Read(data []byte) Settings {
+	var s Settings
+	_ = yaml.Unmarshal(data, &s) // the program names the line and the fix
+	return s
+}
+
+// Files are the small files that decide the rest. The zero value stands for a
+// file that is not there.
+type Files struct {
+	Config string // slipway.yaml's path from the repository's root
+	Root   string // its folder
+	App    string // the app's folder, from the repository's root
+	Ignore []byte // the app's ignore file
+	// RootIgnore is the ignore file beside slipway.yaml; it counts where the
+	// app has none.
+	RootIgnore []byte
+	Module     []byte // the app's go.mod
+	Workspace  string // folder of the go.work that governs the app; "" for none
+	Settings   Settings
+}
+
+// Filter says which files are uploaded, as patterns from the repository's root.
+type Filter struct {
+	Include []string // none: all
+	Exclude []string
+}
+
+// Check is what lint and tests see.
+func (f Files) Check() Filter {
+	return Filter{Include: f.include(), Exclude: f.never()}
+}
+
+// Build is what a build sees.
+func (f Files) Build() (Filter, error) {
+	exclude := f.never()
+	for _, ignore := range []struct {
+		base string
+		data []byte
+	}{{f.App, f.Ignore}, {f.Root, f.RootIgnore}} {
+		if ignore.data == nil {
+			continue
+		}
+		patterns, err := ignorefile.ReadAll(bytes.NewReader(ignore.data))
+		if err != nil {
+			return Filter{}, err
+		}
+		for _, p := range patterns {
+			p, negated := strings.CutPrefix(p, "!")
+			if p = path.Join(ignore.base, p); !inside(f.App, p) {
+				continue // it hides nothing of the app
+			}
+			if negated {
+				p = "!" + p
+			}
+			exclude = append(exclude, p)
+		}
+		break // the app's own ignore file replaces the one beside slipway.yaml
+	}
+	// The program reads these whatever the ignore file says.
+	for _, name := range []string{f.Config, path.Join(f.App, IgnoreFile), path.Join(f.Root, IgnoreFile)} {
+		exclude = append(exclude, "!"+name)
+	}
+	return Filter{Include: f.include(), Exclude: exclude}, nil
+}
+
+func (f Files) never() []string {
+	return []string{".git", "**/" + OutputDir}
+}
+
+// include lists the folders of the app and of the modules beside it, and the
+// files above them that the program reads.
+func (f Files) include() []string {
+	dirs := []string{f.App}
+	if f.Workspace != "" {
+		dirs = append(dirs, f.Workspace)
+	}
+	// Not ParseLax, which passes over replacements. The go command reports a
+	// malformed file.
+	if mod, err := modfile.Parse("go.mod", f.Module, nil); err == nil {
+		for _, r := range mod.Replace {
+			if r.New.Version == "" && !path.IsAbs(r.New.Path) {
+				dirs = append(dirs, path.Join(f.App, r.New.Path))
+			}
+		}
+	}
+	if slices.Contains(dirs, ".") {
+		return nil
+	}
+	include := []string{f.Config, path.Join(f.Root, IgnoreFile)}
+	for _, file := range []string{f.Settings.Lint.Config, f.Settings.Registry.CA} {
+		if file != "" {
+			include = append(include, path.Join(f.Root, file))
+		}
+	}
+	for dir := f.App; dir != "."; {
+		dir = path.Dir(dir)
+		for _, suffix := range []string{"yml", "yaml", "toml", "json"} {
+			include = append(include, path.Join(dir, ".golangci."+suffix))
+		}
+	}
+	include = append(include, dirs...)
+	slices.Sort(include)
+	return slices.Compact(include)
+}
+
+// inside reports whether a pattern can match something in dir.
+func inside(dir, pattern string) bool {
+	if dir == "." {
+		return true
+	}
+	parts := strings.Split(pattern, "/")
+	for i, d := range strings.Split(dir, "/") {
+		if i >= len(parts) || parts[i] == "**" {
+			return true
+		}
+		if ok, err := path.Match(parts[i], d); err != nil || !ok {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/slipway-ci/slipway/pipeline/fault"
+)
+
+// TestInitHooks pushes with real git and the real program, whose verdict comes
+// from a configuration that is broken: the quickest no there is.
+func TestInitHooks(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(repository(t, map[string]string{"slipway.yaml": "app:\n  man: x\n", "sub/x": ""}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := here(t, dir)
+	p.env = append(p.env, "GIT_CONFIG_GLOBAL="+os.DevNull, "GIT_CONFIG_NOSYSTEM=1")
+	path := filepath.Join(dir, ".git", "hooks", "pre-push")
+
+	// Flags that belong to slipway.yaml have no say, and sub is of the app above.
+	var report struct{ Written []string }
+	for _, want := range []string{path, ""} {
+		e := p.run(t, "init", "--hooks", "-C", "sub", "-o", "json")
+		if err := json.Unmarshal([]byte(e.stdout), &report); err != nil || e.code != fault.ExitOK || report.Written == nil || strings.Join(report.Written, " ") != want {
+			t.Fatalf("exit %d, want %q\n%s%s", e.code, want, e.stdout, e.stderr)
+		}
+	}
+	if e := p.run(t, "init", "--hooks"); e.code != fault.ExitOK || e.stdout != path+" is there already, nothing to do\n" {
+		t.Errorf("exit %d\n%s%s", e.code, e.stdout, e.stderr)
+	}
+	if _, err := os.Stat(filepath.Join(dir, ".dockerignore")); err == nil {
+		t.Error("--hooks wrote a .dockerignore")
+	}
+
+	bare := filepath.Join(t.TempDir(), "remote.git")
+	git := func(args ...string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), "git", args...)
+		cmd.Dir, cmd.Env = dir, p.env
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	if out, err := git("init", "--quiet", "--bare", bare); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	out, err := git("push", bare, "HEAD:refs/heads/main")
+	if err == nil || !strings.Contains(out, `slipway: slipway.yaml:2:3: unknown key "man" in app`) {
+		t.Errorf("push: %v\n%s", err, out)
+	}
+	if out, err := git("ls-remote", bare); err != nil || out != "" {
+		t.Errorf("the remote has %s, %v", out, err)
+	}
+}
+
+func TestInitHooksOverAForeignHook(t *testing.T) {
+	dir := repository(t, map[string]string{"x": ""})
+	write(t, dir, map[string]string{".git/hooks/pre-push": "#!/bin/sh\n"})
+	p := here(t, dir)
+	if e := p.run(t, "init", "--hooks"); e.code != fault.ExitInput || e.stdout != "" || strings.Count(e.stderr, "\n") != 1 || !strings.Contains(e.stderr, "add to it: ") {
+		t.Errorf("exit %d\n%s%s", e.code, e.stdout, e.stderr)
+	}
+	if e := p.run(t, "init", "--hooks", "--force"); e.code != fault.ExitOK || !strings.Contains(e.stdout, "pre-push.before-slipway\nwrote ") || !strings.Contains(e.stdout, "git push --no-verify") {
+		t.Errorf("exit %d\n%s%s", e.code, e.stdout, e.stderr)
+	}
+}
+
+func TestInitHooksBadInput(t *testing.T) {
+	tests := map[string]struct {
+		args []string
+		want string
+	}{
+		"no repository": {nil, "is not in a git repository"},
+		"no folder":     {[]string{"-C", "nowhere"}, "-C nowhere"},
+		"configuration": {[]string{"--config", "x.yaml"}, "--config does not go with --hooks"},
+		"output":        {[]string{"-o", "oci:x"}, "is not text or json"},
+	}
+	for title, tt := range tests {
+		t.Run(title, func(t *testing.T) {
+			dir := t.TempDir()
+			p := here(t, dir)
+			p.env = append(p.env, "GIT_CEILING_DIRECTORIES="+filepath.Dir(dir))
+			e := p.run(t, append([]string{"init", "--hooks"}, tt.args...)...)
+			if e.code != fault.ExitInput || strings.Count(e.stderr, "\n") != 1 || !strings.Contains(e.stderr, tt.want) {
+				t.Errorf("exit %d\n%swant %s", e.code, e.stderr, tt.want)
+			}
+		})
+	}
+}

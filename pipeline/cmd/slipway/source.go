@@ -1,0 +1,55 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slipway-ci/slipway/pipeline/display"
+	"github.com/slipway-ci/slipway/pipeline/progress"
+	"github.com/slipway-ci/slipway/pipeline/source"
+)
+
+// sourceCommand shows what a build would stamp. The Dagger module asks it, so
+// that revision and time reach a build that has no .git.
+func (a *app) sourceCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "source", Short: "Show what would be built: app, commit, time, version, changed files", Args: cobra.NoArgs,
+		Example: "  slipway source\n  slipway source -o json | jq -r .version",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.only(); err != nil {
+				return err
+			}
+			root, c, err := a.load()
+			if err != nil {
+				return err
+			}
+			show := a.display(nil)
+			s, err := source.Open(progress.With(cmd.Context(), show, "source"), source.Options{
+				Root: root, Dir: c.App.Dir, Main: c.App.Main, Name: c.App.Name, Tags: c.App.Tags, Epoch: os.Getenv("SOURCE_DATE_EPOCH"),
+			})
+			show.Close()
+			if err != nil {
+				return err
+			}
+			if a.json {
+				a.printJSON(s)
+				return nil
+			}
+			w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
+			for _, line := range [][2]string{
+				{"app", s.Name}, {"module", s.Module}, {"main", s.Main}, {"commit", s.Revision},
+				{"time", s.Time.Format(time.RFC3339)}, {"version", s.Version}, {"changed", strings.Join(s.Changed, ", ")},
+			} {
+				if line[1] != "" {
+					fmt.Fprintf(w, "%s\t%s\n", line[0], display.Clean(line[1]))
+				}
+			}
+			return w.Flush()
+		},
+	}
+}
