@@ -24,6 +24,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"dagger/slipway/internal/dagger"
 	"dagger/slipway/mirror"
 	"dagger/slipway/scope"
@@ -141,6 +143,19 @@ func New(
 	s.Checked, s.Built = repo.files(files.Check()), repo.files(build)
 	if revision == "" {
 		s.Git = repo.files(gitFiles())
+	}
+	// Side by side; the engine would upload one after the other.
+	g, gctx := errgroup.WithContext(ctx)
+	for _, dir := range []*dagger.Directory{s.Checked, s.Built, s.Git} {
+		if dir != nil {
+			g.Go(func() error {
+				_, err := dir.Sync(gctx)
+				return err
+			})
+		}
+	}
+	if err := g.Wait(); err != nil {
+		return nil, fmt.Errorf("uploading the source: %w", err)
 	}
 	return s, nil
 }

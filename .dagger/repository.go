@@ -6,6 +6,9 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"dagger/slipway/internal/dagger"
 	"dagger/slipway/scope"
@@ -33,7 +36,8 @@ func (r repository) read(ctx context.Context, config string) (scope.Files, error
 		return f, err
 	}
 	f.Root = path.Dir(f.Config)
-	first, err := r.contents(ctx, f.Config, path.Join(f.Root, scope.IgnoreFile), ".git")
+	// Mostly the app lies beside slipway.yaml, and one look is enough.
+	first, err := r.contents(ctx, append(appFiles(f.Root, f.Root), f.Config, ".git")...)
 	if err != nil {
 		return f, err
 	}
@@ -51,28 +55,33 @@ func (r repository) read(ctx context.Context, config string) (scope.Files, error
 	if f.App == ".." || strings.HasPrefix(f.App, "../") {
 		return f, fmt.Errorf("app.dir %q leaves the repository", f.Settings.App.Dir)
 	}
-	names := []string{path.Join(f.App, scope.IgnoreFile), path.Join(f.App, "go.mod")}
-	for dir := f.App; ; dir = path.Dir(dir) {
-		names = append(names, path.Join(dir, "go.work"))
-		if dir == "." || dir == f.Root {
-			break
-		}
-	}
-	second, err := r.contents(ctx, names...)
-	if err != nil {
-		return f, err
-	}
-	f.Module = second[path.Join(f.App, "go.mod")]
+	second, names := first, appFiles(f.App, f.Root)
 	if f.App != f.Root {
+		if second, err = r.contents(ctx, names...); err != nil {
+			return f, err
+		}
 		f.Ignore = second[path.Join(f.App, scope.IgnoreFile)]
 	}
-	for _, name := range names[2:] {
-		if _, ok := second[name]; ok {
+	f.Module = second[path.Join(f.App, "go.mod")]
+	for _, name := range names {
+		if _, ok := second[name]; ok && path.Base(name) == "go.work" {
 			f.Workspace = path.Dir(name)
 			break
 		}
 	}
 	return f, nil
+}
+
+// appFiles are the small files of an app that say what else it needs: go.work
+// from its folder up to root, as the program looks for it.
+func appFiles(app, root string) []string {
+	names := []string{path.Join(app, scope.IgnoreFile), path.Join(app, "go.mod")}
+	for dir := app; ; dir = path.Dir(dir) {
+		names = append(names, path.Join(dir, "go.work"))
+		if dir == "." || dir == root {
+			return names
+		}
+	}
 }
 
 // find is the path of slipway.yaml from the repository's root; where there is
@@ -108,15 +117,25 @@ func (r repository) contents(ctx context.Context, names ...string) (map[string][
 		return nil, fmt.Errorf("reading the repository: %w", err)
 	}
 	contents := map[string][]byte{}
+	var lock sync.Mutex
+	g, gctx := errgroup.WithContext(ctx)
 	for _, name := range names {
 		if !slices.Contains(there, name) {
 			continue
 		}
-		text, err := dir.File(name).Contents(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("reading %s: %w", name, err)
-		}
-		contents[name] = []byte(text)
+		g.Go(func() error {
+			text, err := dir.File(name).Contents(gctx)
+			if err != nil {
+				return fmt.Errorf("reading %s: %w", name, err)
+			}
+			lock.Lock()
+			defer lock.Unlock()
+			contents[name] = []byte(text)
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
 	}
 	return contents, nil
 }
