@@ -23,11 +23,15 @@ ship: tools $(SLIPWAY) ## run the pipeline on the sample app, to a registry on t
 test: tools $(SLIPWAY) ## run all tests
 	go test ./...
 	go -C bench build -o /dev/null .
+	go -C .dagger vet ./...
+	go -C .dagger test ./...
+	go -C e2e test -v -count=1 -timeout 60m ./...
 	$(SLIPWAY) test --progress plain
 
 .PHONY: lint
 lint: tools $(SLIPWAY) ## lint slipway itself and the sample app
 	$(SLIPWAY) lint --config .slipway-self.yaml --progress plain
+	$(SLIPWAY) lint --config .slipway-dagger.yaml --progress plain
 	$(SLIPWAY) lint --progress plain
 
 .PHONY: bench

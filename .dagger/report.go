@@ -213,8 +213,7 @@ func text(ctx context.Context, c *dagger.Container) (string, error) {
 
 // explain makes the program's own words the error, where it ran and spoke.
 func explain(err error) error {
-	var failed *dagger.ExecError
-	if errors.As(err, &failed) {
+	if failed, ok := errors.AsType[*dagger.ExecError](err); ok {
 		if said := lines(failed.Stderr); said != "" {
 			return errors.New(said)
 		}

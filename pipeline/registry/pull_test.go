@@ -167,6 +167,24 @@ func TestBaseThroughMirrors(t *testing.T) {
 			t.Errorf("%+v, %v", b, err)
 		}
 	})
+	t.Run("a mirror of all registries", func(t *testing.T) {
+		all, own, origin := newProxy(t, memory(t)), newProxy(t, memory(t)), newProxy(t, memory(t))
+		put(t, all, "base:1", idx)
+		put(t, own, "base:1", idx)
+		for _, tt := range []struct {
+			mirrors map[string][]string
+			asked   *proxy
+		}{
+			{map[string][]string{registry.AnyHost: {all.host()}}, all},
+			{map[string][]string{registry.AnyHost: {all.host()}, origin.host(): {own.host()}}, own},
+		} {
+			before := tt.asked.count(getManifest)
+			b, err := client(t, registry.Options{Mirrors: tt.mirrors}).Base(t.Context(), origin.host()+"/base:1", amd64)
+			if err != nil || b.Digest != want || tt.asked.count(getManifest) == before || origin.count(getManifest) > 0 {
+				t.Errorf("%v: %v, %v; the registry itself was asked %d times", tt.mirrors, b.Digest, err, origin.count(getManifest))
+			}
+		}
+	})
 	t.Run("a mirror that is none", func(t *testing.T) {
 		c := client(t, registry.Options{Mirrors: map[string][]string{"docker.io": {"https://mirror example"}}})
 		_, err := c.Base(t.Context(), "alpine", amd64)
