@@ -52,6 +52,39 @@ func (s *Slipway) Build(
 	return dag.Container(dagger.ContainerOpts{Platform: own}).Import(built.File("/image/oci.tar")), nil
 }
 
+// Run the built image beside the Postgres and Redis of slipway.yaml.
+//
+// They are empty, and gone when the call ends. The app finds them as its tests
+// do, by DATABASE_URL and REDIS_URL.
+//
+//	dagger call serve up --ports 8080:8080
+//	dagger call serve --args /server,--debug up --ports 8080:8080
+//
+// +cache="session"
+func (s *Slipway) Serve(
+	ctx context.Context,
+	// Command to run, with its arguments. Default: the image's own.
+	// +optional
+	args []string,
+	// More environment, each as NAME=VALUE. Nothing secret: it is part of a cache key.
+	// +optional
+	env []string,
+) (*dagger.Service, error) {
+	c, err := s.Build(ctx, nil, false, "", "")
+	if err != nil {
+		return nil, err
+	}
+	c = c.With(s.withServices)
+	for _, e := range env {
+		name, value, ok := strings.Cut(e, "=")
+		if !ok || name == "" {
+			return nil, fmt.Errorf("--env %q is not NAME=VALUE", e)
+		}
+		c = c.WithEnvVariable(name, value)
+	}
+	return c.AsService(dagger.ContainerAsServiceOpts{UseEntrypoint: len(args) == 0, Args: args}), nil
+}
+
 // Build the image, as an OCI layout folder.
 //
 // It has the exact bytes and digest that the slipway program gives for the

@@ -98,18 +98,7 @@ func (s *Slipway) Lint(ctx context.Context) (*Report, error) {
 // +check
 // +cache="session"
 func (s *Slipway) Test(ctx context.Context) (*Report, error) {
-	c := s.stage(s.Checked)
-	for _, name := range s.Services {
-		switch name {
-		case "postgres":
-			c = c.WithServiceBinding("postgres", s.postgres()).
-				WithEnvVariable("DATABASE_URL", "postgres://test:test@postgres:5432/testdb?sslmode=disable")
-		case "redis":
-			c = c.WithServiceBinding("redis", s.redis()).
-				WithEnvVariable("REDIS_URL", "redis://redis:6379/0")
-		}
-	}
-	return s.gate(ctx, "test", c)
+	return s.gate(ctx, "test", s.stage(s.Checked).With(s.withServices))
 }
 
 // Run lint and test side by side: the gate before a push.
@@ -140,7 +129,22 @@ func (s *Slipway) Check(ctx context.Context) (*Report, error) {
 	return all, nil
 }
 
-// The test credentials are no secret: the servers live as long as the tests.
+// withServices puts the services of slipway.yaml beside a container.
+func (s *Slipway) withServices(c *dagger.Container) *dagger.Container {
+	for _, name := range s.Services {
+		switch name {
+		case "postgres":
+			c = c.WithServiceBinding("postgres", s.postgres()).
+				WithEnvVariable("DATABASE_URL", "postgres://test:test@postgres:5432/testdb?sslmode=disable")
+		case "redis":
+			c = c.WithServiceBinding("redis", s.redis()).
+				WithEnvVariable("REDIS_URL", "redis://redis:6379/0")
+		}
+	}
+	return c
+}
+
+// The credentials are no secret: the servers live as long as the call.
 func (s *Slipway) postgres() *dagger.Service {
 	return s.image(s.PostgresImage).
 		WithEnvVariable("POSTGRES_USER", "test").

@@ -172,7 +172,7 @@ func TestGreeting(t *testing.T) {
 
 func (s *suite) functions(t *testing.T) {
 	out := s.must(t, s.app, "dagger", "-m", s.module, "functions")
-	for _, f := range []string{"build", "build-layout", "check", "lint", "publish", "test"} {
+	for _, f := range []string{"build", "build-layout", "check", "lint", "publish", "serve", "test"} {
 		if !regexp.MustCompile(`(?m)^` + f + ` +\S+ .*\.`).MatchString(out) {
 			t.Errorf("no function %s with a sentence in\n%s", f, out)
 		}
