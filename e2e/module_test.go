@@ -360,6 +360,11 @@ func TestFlaky(t *testing.T) {
 func (s *suite) client(t *testing.T) {
 	var log bytes.Buffer
 	t.Chdir(s.app)
+	cli, err := exec.LookPath("dagger")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("_EXPERIMENTAL_DAGGER_CLI_BIN", cli) // else the client downloads one
 	c, err := dagger.Connect(t.Context(), dagger.WithLogOutput(&log))
 	if err != nil {
 		t.Fatalf("%v\n%s", err, log.String())
