@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -266,7 +267,7 @@ func TestStoreAndLoad(t *testing.T) {
 func TestStoreIsAtomic(t *testing.T) {
 	dir, wg := cache.Dir(t.TempDir()), sync.WaitGroup{}
 	text := func(i int) []string {
-		return strings.Split(strings.Repeat(fmt.Sprint(i)+",", 5000), ",")
+		return strings.Split(strings.Repeat(strconv.Itoa(i)+",", 5000), ",")
 	}
 	if err := dir.Store(text(0), "x.json"); err != nil {
 		t.Fatal(err)

@@ -108,7 +108,7 @@ func TestLogs(t *testing.T) {
 func commands(out string) []string {
 	var all []string
 	stopped := ""
-	for _, line := range strings.Split(strings.ReplaceAll(out, "\r", "\n"), "\n") {
+	for line := range strings.SplitSeq(strings.ReplaceAll(out, "\r", "\n"), "\n") {
 		trimmed := strings.TrimSpace(line)
 		if stopped != "" {
 			if trimmed == "::"+stopped+"::" {

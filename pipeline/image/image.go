@@ -209,7 +209,7 @@ func (m *maker) platform(ctx context.Context, b build.Binary, fixed func() ([]*l
 }
 
 func (m *maker) assemble(p v1.Platform, base Base, layers []*layer) (v1.Image, error) {
-	var img v1.Image = empty.Image
+	var img = empty.Image
 	img = mutate.MediaType(img, m.kind.manifest)
 	img = mutate.ConfigMediaType(img, m.kind.config)
 	var settings v1.Config

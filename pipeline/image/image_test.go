@@ -211,7 +211,7 @@ func TestOneByteChangesOneLayer(t *testing.T) {
 	for i, p := range changed.Platforms {
 		for j, l := range p.Layers {
 			same := l.Digest == first.Platforms[i].Layers[j].Digest
-			if want := !(i == 0 && l.Name == "program"); same != want || l.Reused != want {
+			if want := i != 0 || l.Name != "program"; same != want || l.Reused != want {
 				t.Errorf("%s layer %s: same %t, reused %t, want %t", p.Platform, l.Name, same, l.Reused, want)
 			}
 		}
@@ -415,7 +415,7 @@ func (b bases) Base(context.Context, string, v1.Platform) (image.Base, error) { 
 
 func aBase(t *testing.T, docker bool) v1.Image {
 	t.Helper()
-	img, mt := v1.Image(empty.Image), types.OCILayer
+	img, mt := empty.Image, types.OCILayer
 	if docker {
 		img, mt = mutate.ConfigMediaType(mutate.MediaType(img, types.DockerManifestSchema2), types.DockerConfigJSON), types.DockerLayer
 	}

@@ -196,8 +196,7 @@ func explain(ctx context.Context, doing string, ref name.Reference, err error) e
 	}
 	host, repo := ref.Context().RegistryStr(), ref.Context().RepositoryStr()
 	what := fmt.Sprintf("%s %s", doing, ref.Name())
-	var known *fault.Error
-	if errors.As(err, &known) {
+	if _, ok := errors.AsType[*fault.Error](err); ok {
 		return err
 	}
 	text := tell(err.Error(), ref.Context().Scheme())
@@ -227,8 +226,7 @@ func explain(ctx context.Context, doing string, ref name.Reference, err error) e
 			return fault.Failedf("registry.refused", "%s: registry %s answers %d: %s", what, host, code, text)
 		}
 	}
-	var lie *lieError
-	if errors.As(err, &lie) {
+	if lie, ok := errors.AsType[*lieError](err); ok {
 		return fault.Failedf("registry.digest", "%s: registry %s cannot be trusted: %w", what, host, lie).
 			WithFix("no tag was moved; something between here and %s changes what is sent", host)
 	}

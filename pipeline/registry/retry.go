@@ -45,8 +45,7 @@ func passing(err error) bool {
 	if errors.Is(err, context.Canceled) && !errors.Is(err, errStalled) {
 		return false
 	}
-	var te *transport.Error
-	if errors.As(err, &te) {
+	if te, ok := errors.AsType[*transport.Error](err); ok {
 		for _, d := range te.Errors {
 			switch d.Code {
 			case transport.BlobUploadUnknownErrorCode, transport.BlobUploadInvalidErrorCode, transport.DigestInvalidErrorCode, transport.SizeInvalidErrorCode:
@@ -68,8 +67,7 @@ func passingStatus(code int) bool {
 
 // brokenOff tells a connection that was lost or stood still.
 func brokenOff(err error) bool {
-	var spent *spentError
-	if errors.As(err, &spent) {
+	if _, ok := errors.AsType[*spentError](err); ok {
 		return false
 	}
 	var ne net.Error

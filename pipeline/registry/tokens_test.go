@@ -63,7 +63,7 @@ func (k *tokens) issue(w http.ResponseWriter, r *http.Request) {
 		answer(401, diagnosis("UNAUTHORIZED", "wrong password"))(nil, w, r)
 		return
 	}
-	for _, scope := range strings.Fields(strings.Join(r.URL.Query()["scope"], " ")) {
+	for scope := range strings.FieldsSeq(strings.Join(r.URL.Query()["scope"], " ")) {
 		if slices.Contains(k.denied, strings.TrimPrefix(scope, "repository:")) {
 			answer(403, diagnosis("DENIED", "requested access to the resource is denied"))(nil, w, r)
 			return

@@ -34,7 +34,7 @@ type delivery struct {
 
 func newDelivery(e sdktrace.SpanExporter) *delivery {
 	d := &delivery{SpanExporter: e}
-	d.given, d.abandon = context.WithCancel(context.Background())
+	d.given, d.abandon = context.WithCancel(context.Background()) //nolint:gosec // Stop abandons it
 	return d
 }
 
@@ -43,7 +43,7 @@ func newDelivery(e sdktrace.SpanExporter) *delivery {
 func (d *delivery) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(d.given, cancel)()
+	defer context.AfterFunc(d.given, cancel)() //nolint:contextcheck // it ends with either of two contexts
 	if err := d.SpanExporter.ExportSpans(ctx, spans); err != nil {
 		d.mu.Lock()
 		defer d.mu.Unlock()

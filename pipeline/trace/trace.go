@@ -131,8 +131,8 @@ func begin(ctx context.Context, e sdktrace.SpanExporter, command, version string
 		sdktrace.WithSpanProcessor(processor(out)),
 		sdktrace.WithResource(describe(ctx, version)),
 	)
-	ctx, root := provider.Tracer(scope).Start(parent(ctx), "slipway "+command)
-	return ctx, func(cause error) error {
+	ctx, root := provider.Tracer(scope).Start(parent(ctx), "slipway "+command) //nolint:spancheck // Stop ends it
+	return ctx, func(cause error) error {                                      //nolint:spancheck // the caller stops it
 		if cause != nil {
 			line, _, _ := strings.Cut(cause.Error(), "\n")
 			root.SetStatus(codes.Error, line)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -160,10 +161,10 @@ func TestSpans(t *testing.T) {
 			if !bytes.Equal(lint.GetParentSpanId(), root.GetSpanId()) || !bytes.Equal(lint.GetTraceId(), root.GetTraceId()) {
 				t.Errorf("lint is not under the root: %v, %v", lint, root)
 			}
-			if got := fmt.Sprintf("%x", root.GetParentSpanId()); got != tt.parent {
+			if got := hex.EncodeToString(root.GetParentSpanId()); got != tt.parent {
 				t.Errorf("root's parent is %q, want %q", got, tt.parent)
 			}
-			if got := fmt.Sprintf("%x", root.GetTraceId()); (got == traceID) != (tt.parent != "") {
+			if got := hex.EncodeToString(root.GetTraceId()); (got == traceID) != (tt.parent != "") {
 				t.Errorf("root's trace is %s", got)
 			}
 			if got := root.GetTraceState(); got != tt.state {

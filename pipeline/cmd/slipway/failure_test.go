@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"io/fs"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -23,9 +24,7 @@ import (
 func TestBadInputIsOneLineAndExit2(t *testing.T) {
 	with := func(more map[string]string, without ...string) map[string]string {
 		files := hello()
-		for name, text := range more {
-			files[name] = text
-		}
+		maps.Copy(files, more)
 		for _, name := range without {
 			delete(files, name)
 		}
