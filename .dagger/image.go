@@ -274,10 +274,12 @@ func (s *Slipway) prepare(ctx context.Context, command string, r request) (*dagg
 }
 
 // install puts a program into a Debian container that lacks it, from backports
-// where the release itself has none.
+// at the same mirror where the release itself has none.
 const install = `command -v "$1" >/dev/null && exit
 . /etc/os-release
-echo "deb http://deb.debian.org/debian $VERSION_CODENAME-backports main" >/etc/apt/sources.list.d/slipway.list
+apt-get update -qq
+mirror=$(apt-cache policy | awk -v s="$VERSION_CODENAME/main" '$2 ~ /^http/ && index($0, s) { print $2; exit }')
+echo "deb $mirror $VERSION_CODENAME-backports main" >/etc/apt/sources.list.d/slipway.list
 apt-get update -qq && apt-get install -qq -y --no-install-recommends "$2" >/dev/null`
 
 func debian(program, name string) dagger.WithContainerFunc {
