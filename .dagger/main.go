@@ -186,9 +186,6 @@ func (s *Slipway) golang() *dagger.Container {
 	if s.GoProxy != "" {
 		c = c.WithEnvVariable("GOPROXY", s.GoProxy)
 	}
-	if s.Netrc != nil {
-		c = c.WithMountedSecret("/root/.netrc", s.Netrc)
-	}
 	return c
 }
 
@@ -208,7 +205,12 @@ func (s *Slipway) program(c *dagger.Container) *dagger.Container {
 // go.mod and go.sum files alone, so a changed source does not repeat it.
 func (s *Slipway) modules() *dagger.Container {
 	pins := s.Checked.Filter(dagger.DirectoryFilterOpts{Include: []string{"**/go.mod", "**/go.sum", "**/go.work", "**/go.work.sum"}})
-	return s.golang().
+	c := s.golang()
+	if s.Netrc != nil {
+		// Not for compiling slipway itself: that would be done once more.
+		c = c.WithMountedSecret("/root/.netrc", s.Netrc)
+	}
+	return c.
 		WithDirectory("/src", pins).
 		WithWorkdir(path.Join("/src", s.App)).
 		// A module that cannot be had is reported where it is needed, with more to say.

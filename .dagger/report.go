@@ -167,7 +167,7 @@ func (s *Slipway) redis() *dagger.Service {
 // run runs a gate. The engine keeps the result of a step that passed and
 // forgets one that failed, so that a flaky test is not failed for good; with
 // the failed step its files are gone too. Therefore a failed gate leaves its
-// reports in a cache volume, from which keptReport takes them.
+// reports in a cache volume, from which gate takes them.
 const run = `stage=$1 kept=/kept/$2; shift 2
 mkdir -p /reports
 slipway "$stage" --reports /reports "$@" && exit

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -52,7 +53,7 @@ func (r repository) read(ctx context.Context, config string) (scope.Files, error
 	f.Settings = scope.Read(data)
 	f.RootIgnore = first[path.Join(f.Root, scope.IgnoreFile)]
 	f.App = path.Join(f.Root, f.Settings.App.Dir)
-	if f.App == ".." || strings.HasPrefix(f.App, "../") {
+	if !filepath.IsLocal(f.App) {
 		return f, fmt.Errorf("app.dir %q leaves the repository", f.Settings.App.Dir)
 	}
 	second, names := first, appFiles(f.App, f.Root)
@@ -93,7 +94,7 @@ func (r repository) find(ctx context.Context, config string) (string, error) {
 			config = name
 		}
 		config = path.Clean(strings.TrimPrefix(config, "/"))
-		if config == ".." || strings.HasPrefix(config, "../") {
+		if !filepath.IsLocal(config) {
 			return "", fmt.Errorf("--config %s leaves the repository", config)
 		}
 		return config, nil
@@ -110,7 +111,6 @@ func (r repository) find(ctx context.Context, config string) (string, error) {
 
 // contents reads those of the files that are there. It uploads nothing else.
 func (r repository) contents(ctx context.Context, names ...string) (map[string][]byte, error) {
-	slices.Sort(names)
 	dir := r.files(scope.Filter{Include: names, Exclude: []string{".git/**"}})
 	there, err := dir.Glob(ctx, "**")
 	if err != nil {
