@@ -280,9 +280,11 @@ func (s *Service) finishRequests(ctx context.Context, failed <-chan error, rest 
 	rest()
 	s.log.Info("finishing open requests")
 	if stopErr := s.api.Shutdown(ctx); stopErr != nil {
-		s.abort()
 		stopErr = fmt.Errorf("requests were still running after %s and have been cut off: raise shutdown.timeout or lower server.request_timeout: %w", limit, stopErr)
+		// Connections go first: a request that is told to stop would otherwise
+		// answer on some of them, and its caller could not tell which.
 		err = errors.Join(err, stopErr, s.api.Close())
+		s.abort()
 	}
 	return err
 }
