@@ -64,6 +64,23 @@ func (s System) Tags() []string {
 	return tags
 }
 
+// Builder is the URI by which a provenance names who built
+// (https://slsa.dev/spec/v1.0/provenance#builder.id): the workflow on GitHub,
+// the runner on GitLab, else empty.
+func (s System) Builder() string {
+	switch s.Name {
+	case "github":
+		if ref := s.getenv("GITHUB_WORKFLOW_REF"); ref != "" {
+			return s.getenv("GITHUB_SERVER_URL") + "/" + ref
+		}
+	case "gitlab":
+		if runner := s.getenv("CI_RUNNER_ID"); runner != "" {
+			return s.getenv("CI_PROJECT_URL") + "/-/runners/" + runner
+		}
+	}
+	return ""
+}
+
 // tagRune makes a git tag an image tag: v1.0.0+build has a plus.
 func tagRune(r rune) rune {
 	switch {

@@ -8,8 +8,12 @@ package config
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
 // FileName is the configuration's name at the root of a repository.
@@ -21,6 +25,10 @@ type Config struct {
 	Image    Image    `json:"image,omitzero" yaml:"image" jsonschema_description:"The container image around it."`
 	Lint     Lint     `json:"lint,omitzero" yaml:"lint" jsonschema_description:"The golangci-lint gate."`
 	Test     Test     `json:"test,omitzero" yaml:"test" jsonschema_description:"The go test gate."`
+	Scan     Scan     `json:"scan,omitzero" yaml:"scan" jsonschema_description:"The gate for vulnerabilities, secrets and misconfiguration."`
+	Sign     Sign     `json:"sign,omitzero" yaml:"sign" jsonschema_description:"How the image is signed and attested."`
+	Verify   Verify   `json:"verify,omitzero" yaml:"verify" jsonschema_description:"What must be true of an image before it is deployed anywhere."`
+	Deploy   Deploy   `json:"deploy,omitzero" yaml:"deploy" jsonschema_description:"Where the image runs."`
 	Registry Registry `json:"registry,omitzero" yaml:"registry" jsonschema_description:"How registries are reached."`
 }
 
@@ -84,6 +92,111 @@ type Test struct {
 	Env           map[string]string `json:"env,omitzero" yaml:"env" jsonschema_description:"Environment of the tests. Never put secrets here."`
 }
 
+// Scan steers the gate for vulnerabilities, secrets and misconfiguration.
+type Scan struct {
+	Severities    []string   `json:"severities,omitzero" yaml:"severities" jsonschema:"minItems=1,uniqueItems=true,enum=UNKNOWN,enum=LOW,enum=MEDIUM,enum=HIGH,enum=CRITICAL" jsonschema_description:"Severities that fail the gate. Default: HIGH and CRITICAL."`
+	FailOn        ScanFailOn `json:"failOn,omitzero" yaml:"failOn" jsonschema_description:"Which of those findings fail the gate."`
+	IgnoreFile    string     `json:"ignoreFile,omitzero" yaml:"ignoreFile" jsonschema:"minLength=1" jsonschema_description:"File of findings to ignore, relative to slipway.yaml, in Trivy's format; exp:2026-12-31 behind an entry ends it. Default: .trivyignore.yaml or .trivyignore beside slipway.yaml, where there is one."`
+	IgnoreUnfixed bool       `json:"ignoreUnfixed,omitzero" yaml:"ignoreUnfixed" jsonschema:"default=false" jsonschema_description:"Pass vulnerabilities that no version fixes yet."`
+	VEX           []string   `json:"vex,omitzero" yaml:"vex" jsonschema:"uniqueItems=true" jsonschema_description:"OpenVEX, CSAF or CycloneDX VEX files, relative to slipway.yaml."`
+	Secrets       *bool      `json:"secrets,omitzero" yaml:"secrets" jsonschema:"default=true" jsonschema_description:"Look for secrets in the image and the source."`
+	Reachability  *bool      `json:"reachability,omitzero" yaml:"reachability" jsonschema:"default=true" jsonschema_description:"Find out which vulnerable functions the program calls, as govulncheck does."`
+	Charts        []string   `json:"charts,omitzero" yaml:"charts" jsonschema:"uniqueItems=true" jsonschema_description:"Helm charts to render and check for misconfiguration, as folders relative to slipway.yaml."`
+	Databases     []string   `json:"databases,omitzero" yaml:"databases" jsonschema:"minItems=1,uniqueItems=true" jsonschema_description:"Where the vulnerability database comes from, tried in order: repositories, oci:DIR for an OCI layout, or bundled for the few advisories inside slipway. Default: Trivy's public ones."`
+	MaxAge        Duration   `json:"maxAge,omitzero" yaml:"maxAge" jsonschema:"default=24h" jsonschema_description:"How old the cached database may be before it is fetched again."`
+	Offline       bool       `json:"offline,omitzero" yaml:"offline" jsonschema:"default=false" jsonschema_description:"Use the cached database however old it is; never fetch."`
+}
+
+// ScanFailOn narrows down what fails the gate.
+type ScanFailOn struct {
+	ReachableOnly bool `json:"reachableOnly,omitzero" yaml:"reachableOnly" jsonschema:"default=false" jsonschema_description:"Go vulnerabilities fail only where the program calls what is vulnerable, or where that is not known."`
+}
+
+// Sign says how the image is signed and attested. Without a key or keyless the
+// embedded registry gets a key of this machine, any other registry none.
+type Sign struct {
+	Key          string   `json:"key,omitzero" yaml:"key" jsonschema:"minLength=1" jsonschema_description:"The private key: a file relative to slipway.yaml, env://NAME, or a KMS key as awskms://, gcpkms://, azurekms:// or hashivault://."`
+	Keyless      *Keyless `json:"keyless,omitzero" yaml:"keyless" jsonschema_description:"Sign with a certificate for the CI's identity in place of a key."`
+	Rekor        string   `json:"rekor,omitzero" yaml:"rekor" jsonschema:"format=uri" jsonschema_description:"Transparency log to write to. Default: none with a key, https://rekor.sigstore.dev with keyless."`
+	Attestations []string `json:"attestations,omitzero" yaml:"attestations" jsonschema:"uniqueItems=true,enum=sbom,enum=provenance,enum=scan" jsonschema_description:"What is attested. Default: sbom, provenance and scan."`
+}
+
+// Keyless is signing with a short-lived certificate
+// (https://docs.sigstore.dev/cosign/signing/overview/).
+type Keyless struct {
+	Fulcio      string `json:"fulcio,omitzero" yaml:"fulcio" jsonschema:"format=uri" jsonschema_description:"Certificate authority. Default: https://fulcio.sigstore.dev"`
+	Audience    string `json:"audience,omitzero" yaml:"audience" jsonschema:"minLength=1" jsonschema_description:"Audience asked of the CI's identity provider. Default: sigstore"`
+	TrustedRoot string `json:"trustedRoot,omitzero" yaml:"trustedRoot" jsonschema:"minLength=1" jsonschema_description:"Sigstore's trusted_root.json of a private instance, relative to slipway.yaml. Default: the public instance's."`
+}
+
+// Verify is a policy: what must be true of an image.
+type Verify struct {
+	Keys         []string   `json:"keys,omitzero" yaml:"keys" jsonschema:"uniqueItems=true" jsonschema_description:"Public keys, any of which may have signed: files relative to slipway.yaml, env://NAME or KMS keys. Default: the public half of sign.key."`
+	Identities   []Identity `json:"identities,omitzero" yaml:"identities" jsonschema_description:"Identities, any of which may have signed keyless."`
+	TrustedRoot  string     `json:"trustedRoot,omitzero" yaml:"trustedRoot" jsonschema:"minLength=1" jsonschema_description:"Sigstore's trusted_root.json of a private instance, relative to slipway.yaml. Default: the public instance's."`
+	Attestations []string   `json:"attestations,omitzero" yaml:"attestations" jsonschema:"uniqueItems=true,enum=sbom,enum=provenance,enum=scan" jsonschema_description:"Attestations the image must have. Default: those of sign.attestations."`
+	ScanMaxAge   Duration   `json:"scanMaxAge,omitzero" yaml:"scanMaxAge" jsonschema_description:"How old the attested scan may be, for example 168h. Default: any age."`
+}
+
+// Identity is who may sign keyless. A pattern is a Go regular expression that
+// must match the whole text.
+type Identity struct {
+	Issuer         string `json:"issuer,omitzero" yaml:"issuer" jsonschema:"minLength=1" jsonschema_description:"The identity provider, for example https://token.actions.githubusercontent.com"`
+	IssuerPattern  string `json:"issuerPattern,omitzero" yaml:"issuerPattern" jsonschema:"minLength=1,format=regex" jsonschema_description:"A pattern in place of issuer."`
+	Subject        string `json:"subject,omitzero" yaml:"subject" jsonschema:"minLength=1" jsonschema_description:"The identity, for example a workflow's URL or a mail address."`
+	SubjectPattern string `json:"subjectPattern,omitzero" yaml:"subjectPattern" jsonschema:"minLength=1,format=regex" jsonschema_description:"A pattern in place of subject."`
+}
+
+// Deploy says where the image runs.
+type Deploy struct {
+	Environments map[string]Environment `json:"environments,omitzero" yaml:"environments" jsonschema_description:"The environments by name, for example staging and prod."`
+}
+
+// Environment is one place the image is deployed to.
+type Environment struct {
+	Verify Verify `json:"verify,omitzero" yaml:"verify" jsonschema_description:"The environment's own policy; what it leaves out is taken from verify."`
+}
+
+// Policy is what must be true of an image before it is deployed to an
+// environment; an empty name is any environment. What the environment leaves
+// out is taken from verify, and what that leaves out from sign.
+func (c Config) Policy(environment string) (Verify, error) {
+	v := c.Verify
+	if environment != "" {
+		e, ok := c.Deploy.Environments[environment]
+		if !ok {
+			known := slices.Sorted(maps.Keys(c.Deploy.Environments))
+			err := fault.Inputf("config.environment", "there is no environment %q in deploy.environments", environment)
+			if len(known) > 0 {
+				return Verify{}, err.WithFix("there are %s", strings.Join(known, ", "))
+			}
+			return Verify{}, err.WithFix("add it to slipway.yaml")
+		}
+		own := e.Verify
+		// Who may sign is one question: an environment that names identities
+		// must not still accept the keys of all others.
+		if own.Keys != nil || own.Identities != nil {
+			v.Keys, v.Identities = own.Keys, own.Identities
+		}
+		if own.TrustedRoot != "" {
+			v.TrustedRoot = own.TrustedRoot
+		}
+		if own.Attestations != nil {
+			v.Attestations = own.Attestations
+		}
+		if own.ScanMaxAge != 0 {
+			v.ScanMaxAge = own.ScanMaxAge
+		}
+	}
+	if v.Attestations == nil {
+		v.Attestations = c.Sign.Attestations
+	}
+	if v.TrustedRoot == "" && c.Sign.Keyless != nil {
+		v.TrustedRoot = c.Sign.Keyless.TrustedRoot
+	}
+	return v, nil
+}
+
 // Registry says how registries are reached.
 type Registry struct {
 	Mirrors   map[string][]string `json:"mirrors,omitzero" yaml:"mirrors" jsonschema_description:"Mirrors to pull from, tried in order before the registry itself, for example docker.io: [mirror.example.com]; * stands for all others."`
@@ -126,7 +239,6 @@ func (d Duration) String() string {
 
 // Default is the configuration of an empty file.
 func Default() Config {
-	race := true
 	return Config{
 		App: App{Dir: ".", Platforms: []string{"linux/amd64", "linux/arm64"}},
 		Image: Image{
@@ -137,8 +249,13 @@ func Default() Config {
 				StartPeriod: Duration(10 * time.Second), Retries: 3,
 			},
 		},
-		Lint:     Lint{Version: "v2.15.0", Timeout: Duration(5 * time.Minute)},
-		Test:     Test{Packages: []string{"./..."}, Race: &race, Timeout: Duration(10 * time.Minute)},
+		Lint: Lint{Version: "v2.15.0", Timeout: Duration(5 * time.Minute)},
+		Test: Test{Packages: []string{"./..."}, Race: new(true), Timeout: Duration(10 * time.Minute)},
+		Scan: Scan{
+			Severities: []string{"HIGH", "CRITICAL"}, Secrets: new(true), Reachability: new(true), MaxAge: Duration(24 * time.Hour),
+			Databases: []string{"mirror.gcr.io/aquasec/trivy-db:2", "ghcr.io/aquasecurity/trivy-db:2", "public.ecr.aws/aquasecurity/trivy-db:2"},
+		},
+		Sign:     Sign{Attestations: []string{"sbom", "provenance", "scan"}},
 		Registry: Registry{Uploads: 5, Downloads: 10},
 	}
 }

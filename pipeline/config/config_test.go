@@ -132,6 +132,10 @@ func TestMistakesNameThePlaceAndTheRemedy(t *testing.T) {
 		"listed twice":    {"test: {services: [redis, redis]}\n", "f.yaml:1:26: test.services holds the same value twice"},
 		"empty list":      {"test: {packages: []}\n", "f.yaml:1:18: test.packages must not be an empty list"},
 		"alias of itself": {"app: &a\n  t: *a\n", "nested more than 64 levels deep"},
+		"two signers":     {"sign: {key: a, keyless: {}}\n", "f.yaml:1:13: sign.key and sign.keyless exclude each other"},
+		"half identity":   {"verify:\n  identities:\n    - issuer: https://a\n", "f.yaml:3:7: an identity needs subject or subjectPattern"},
+		"double identity": {"verify: {identities: [{issuer: a, issuerPattern: b, subject: c}]}\n", "issuer and issuerPattern exclude each other"},
+		"pattern":         {"deploy: {environments: {prod: {verify: {identities: [{issuer: a, subjectPattern: '['}]}}}}\n", "f.yaml:1:82: "},
 		"several in one":  {"imge: {}\ntest: {race: 1}\n", "f.yaml:1:1: unknown key \"imge\" at the top level; did you mean \"image\"?\nf.yaml:2:14: test.race must be true or false, not a number"},
 	}
 	for name, tt := range tests {
@@ -145,6 +149,35 @@ func TestMistakesNameThePlaceAndTheRemedy(t *testing.T) {
 				t.Errorf("got  %s\nwant %s", err, tt.want)
 			}
 		})
+	}
+}
+
+func TestPolicyOfAnEnvironment(t *testing.T) {
+	c, err := config.Parse("f.yaml", []byte(`
+sign: {attestations: [sbom, scan]}
+verify: {keys: [all.pub], scanMaxAge: 240h}
+deploy:
+  environments:
+    staging: {}
+    prod: {verify: {identities: [{issuer: i, subject: s}], scanMaxAge: 24h, attestations: [provenance]}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	day := config.Duration(24 * time.Hour)
+	for name, want := range map[string]config.Verify{
+		"":        {Keys: []string{"all.pub"}, Attestations: []string{"sbom", "scan"}, ScanMaxAge: 10 * day},
+		"staging": {Keys: []string{"all.pub"}, Attestations: []string{"sbom", "scan"}, ScanMaxAge: 10 * day},
+		// Who signs for prod is prod's alone: the key of all others must not do.
+		"prod": {Identities: []config.Identity{{Issuer: "i", Subject: "s"}}, Attestations: []string{"provenance"}, ScanMaxAge: day},
+	} {
+		got, err := c.Policy(name)
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("%s: %v\n%s", name, err, diff)
+		}
+	}
+	if _, err := c.Policy("pord"); fault.ExitCode(err) != fault.ExitInput {
+		t.Errorf("got %v, want an input error", err)
 	}
 }
 

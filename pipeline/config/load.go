@@ -467,9 +467,37 @@ func (d *document) semantics(c *Config) {
 			d.at(fmt.Sprintf("/image/volumes/%d", i), "%q is not an absolute path", v)
 		}
 	}
+	if c.Sign.Key != "" && c.Sign.Keyless != nil {
+		d.at("/sign/key", "sign.key and sign.keyless exclude each other")
+	}
+	d.policy("/verify", c.Verify)
+	for name, e := range c.Deploy.Environments {
+		d.policy("/deploy/environments/"+escape(name)+"/verify", e.Verify)
+	}
 	for key := range c.Image.Env {
 		if key == "" || strings.ContainsAny(key, "= \x00") {
 			d.at("/image/env/"+escape(key), "%q is not the name of a variable", key)
+		}
+	}
+}
+
+// policy checks what the schema cannot: that an identity says who and by whom,
+// and that patterns are ones.
+func (d *document) policy(pointer string, v Verify) {
+	for i, id := range v.Identities {
+		at := fmt.Sprintf("%s/identities/%d", pointer, i)
+		for _, part := range []struct{ name, text, pattern string }{
+			{"issuer", id.Issuer, id.IssuerPattern}, {"subject", id.Subject, id.SubjectPattern},
+		} {
+			switch {
+			case part.text == "" && part.pattern == "":
+				d.at(at, "an identity needs %s or %sPattern", part.name, part.name)
+			case part.text != "" && part.pattern != "":
+				d.at(at, "%s and %sPattern exclude each other", part.name, part.name)
+			}
+			if _, err := regexp.Compile(part.pattern); err != nil {
+				d.at(at+"/"+part.name+"Pattern", "%sPattern: %v", part.name, err)
+			}
 		}
 	}
 }

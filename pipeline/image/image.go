@@ -377,7 +377,7 @@ func (m *maker) annotations(base Base) map[string]string {
 	if m.Source.Revision != "" {
 		a["org.opencontainers.image.revision"] = m.Source.Revision
 	}
-	if url := repositoryURL(m.Settings.Source, m.Source.Module); url != "" {
+	if url := SourceURL(m.Settings.Source, m.Source.Module); url != "" {
 		a["org.opencontainers.image.source"] = url
 	}
 	if base.Image != nil {
@@ -388,9 +388,10 @@ func (m *maker) annotations(base Base) map[string]string {
 	return a
 }
 
-// repositoryURL is the configured URL, or what the module path says. A git
-// remote would differ between the clones of one commit.
-func repositoryURL(configured, module string) string {
+// SourceURL is the URL of the source repository: the configured one, or what
+// the module path says. A git remote would differ between the clones of one
+// commit.
+func SourceURL(configured, module string) string {
 	if configured != "" {
 		return configured
 	}

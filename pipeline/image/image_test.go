@@ -2,6 +2,7 @@ package image_test
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -720,5 +721,37 @@ func TestEndedRunLeavesNothing(t *testing.T) {
 				whole(t, run(t, o)) // what is in the cache is good
 			}
 		}
+	}
+}
+
+// TestUnpackedHoldsBaseAndProgram: what is scanned is what is shipped, but for
+// packing: the base's files and the linker's bytes at the entrypoint.
+func TestUnpackedHoldsBaseAndProgram(t *testing.T) {
+	o := options(t)
+	base := aBase(t, false)
+	o.Settings.Base, o.Bases = "example.com/base", bases{image.Base{Image: base, Name: "example.com/base"}}
+	o.Binaries = o.Binaries[:1]
+	plain, err := image.Unpacked(t.Context(), o)
+	if err != nil || len(plain) != 1 {
+		t.Fatal(plain, err)
+	}
+	if err := validate.Image(plain[0].Image); err != nil {
+		t.Error(err)
+	}
+	layers, err := plain[0].Image.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	below, err := base.Layers()
+	if err != nil || len(layers) != len(below)+1 {
+		t.Fatalf("%d layers on a base of %d, %v", len(layers), len(below), err)
+	}
+	want, err := os.ReadFile(o.Binaries[0].Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, contents := files(t, layers[len(layers)-1])
+	if !bytes.Equal(contents["/server"], want) {
+		t.Errorf("the program is not as it was built: %d files", len(contents))
 	}
 }

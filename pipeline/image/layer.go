@@ -255,13 +255,17 @@ func (m *maker) programLayer(ctx context.Context, b build.Binary) (*layer, error
 	key := strings.Join([]string{"program", b.SHA256, m.Settings.Entrypoint, m.Source.Time.Format(time.RFC3339)}, "\x00")
 	return m.layer(ctx, "program", key, func(w io.Writer) error {
 		progress.Statusf(ctx, "packing %s", b.Platform)
-		f, err := os.Open(b.Path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		return writeTar(w, m.Source.Time, []entry{{path: m.Settings.Entrypoint, mode: 0o755, size: b.Size, content: f}})
+		return m.writeProgram(w, b)
 	})
+}
+
+func (m *maker) writeProgram(w io.Writer, b build.Binary) error {
+	f, err := os.Open(b.Path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return writeTar(w, m.Source.Time, []entry{{path: m.Settings.Entrypoint, mode: 0o755, size: b.Size, content: f}})
 }
 
 // layer returns the layer of a key from the cache, or makes it.

@@ -243,3 +243,39 @@ func TestBaseFaults(t *testing.T) {
 		}
 	})
 }
+
+// TestOpenFixesTheDigest: a tag is resolved once, an index gives the images of
+// its platforms and leaves attestations out, a single image gives itself.
+func TestOpenFixesTheDigest(t *testing.T) {
+	p := newProxy(t, distribution(t))
+	idx := aBase(t, amd64, arm64v8)
+	put(t, p, "open:1", idx)
+	single := must(random.Image(100, 1))(t)
+	put(t, p, "single:1", single)
+	put(t, p, "none:1", empty.Index)
+	c := client(t, registry.Options{})
+	r, err := c.Open(t.Context(), p.host()+"/open:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := p.host() + "/open@" + must(idx.Digest())(t).String(); r.Reference.Name() != want || len(r.Platforms) != 2 {
+		t.Errorf("got %s with %d images, want %s with 2", r.Reference, len(r.Platforms), want)
+	}
+	for i, platform := range []v1.Platform{amd64, arm64v8} {
+		got := r.Platforms[i]
+		if !got.Platform.Equals(platform) || got.Reference.DigestStr() != must(got.Image.Digest())(t).String() {
+			t.Errorf("got %s %s", got.Platform, got.Reference)
+		}
+		if err := validate.Image(got.Image); err != nil {
+			t.Error(err)
+		}
+	}
+	if r, err := c.Open(t.Context(), p.host()+"/single:1"); err != nil || len(r.Platforms) != 1 || r.Platforms[0].Reference != r.Reference {
+		t.Errorf("a single image: %+v, %v", r, err)
+	}
+	for reference, code := range map[string]string{"none:1": "registry.no-image", "absent:1": "registry.not-found"} {
+		if _, err := c.Open(t.Context(), p.host()+"/"+reference); fault.CodeOf(err) != code {
+			t.Errorf("%s: %v (%s), want %s", reference, err, fault.CodeOf(err), code)
+		}
+	}
+}
