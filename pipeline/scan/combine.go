@@ -1,0 +1,115 @@
+package scan
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"strings"
+
+	"github.com/slipway-ci/slipway/pipeline/fault"
+)
+
+// spdx is what of an SPDX 2.3 document has to be understood to combine it
+// (https://spdx.github.io/spdx-spec/v2.3/).
+type spdx struct {
+	Version       string           `json:"spdxVersion"`
+	License       string           `json:"dataLicense"`
+	ID            string           `json:"SPDXID"`
+	Name          string           `json:"name"`
+	Namespace     string           `json:"documentNamespace"`
+	Creation      json.RawMessage  `json:"creationInfo"`
+	Packages      []map[string]any `json:"packages"`
+	Files         []map[string]any `json:"files,omitempty"`
+	Relationships []map[string]any `json:"relationships"`
+	Licenses      []map[string]any `json:"hasExtractedLicensingInfos,omitempty"`
+}
+
+const (
+	spdxDocument = "SPDXRef-DOCUMENT"
+	spdxIndex    = "SPDXRef-Index"
+)
+
+// CombineSPDX makes one SPDX document of an index from those of its images.
+// What several images hold is listed once. The same documents give the same
+// bytes. It returns a [fault.Input] error for what is no SPDX document.
+func CombineSPDX(name, digest string, documents [][]byte) ([]byte, error) {
+	if len(documents) == 0 {
+		return nil, fault.Inputf("scan.sbom", "there is no SBOM to combine for %s", name)
+	}
+	algorithm, hex, _ := strings.Cut(digest, ":")
+	all := spdx{ID: spdxDocument, Name: name, Packages: []map[string]any{{
+		"SPDXID": spdxIndex, "name": name, "versionInfo": digest, "downloadLocation": "NOASSERTION", "filesAnalyzed": false,
+		"primaryPackagePurpose": "CONTAINER",
+		"checksums":             []any{map[string]any{"algorithm": strings.ToUpper(algorithm), "checksumValue": hex}},
+	}}}
+	all.Relationships = []map[string]any{relation(spdxDocument, "DESCRIBES", spdxIndex)}
+	elements := map[string]map[string]any{}
+	seen := map[string]bool{}
+	sum := sha256.New()
+	for i, text := range documents {
+		var d spdx
+		decoder := json.NewDecoder(bytes.NewReader(text))
+		decoder.UseNumber()
+		if err := decoder.Decode(&d); err != nil || !strings.HasPrefix(d.Version, "SPDX-2.") {
+			return nil, fault.Inputf("scan.sbom", "an SBOM of %s is no SPDX 2 document: %w", name, err)
+		}
+		sum.Write(text)
+		if i == 0 {
+			all.Version, all.License, all.Creation = d.Version, d.License, d.Creation
+		}
+		// Elements are named by what they hold, so a name that means something
+		// else here gets the document's number.
+		renamed := map[string]string{}
+		for _, list := range []struct{ from, to *[]map[string]any }{{&d.Packages, &all.Packages}, {&d.Files, &all.Files}} {
+			for _, e := range *list.from {
+				id, _ := e["SPDXID"].(string)
+				if other, ok := elements[id]; ok {
+					if reflect.DeepEqual(other, e) {
+						continue
+					}
+					renamed[id] = fmt.Sprintf("%s-%d", id, i+1)
+					e["SPDXID"] = renamed[id]
+				} else {
+					elements[id] = e
+				}
+				*list.to = append(*list.to, e)
+			}
+		}
+		for _, l := range d.Licenses {
+			if id, _ := l["licenseId"].(string); !seen[id] {
+				seen[id] = true
+				all.Licenses = append(all.Licenses, l)
+			}
+		}
+		for _, r := range d.Relationships {
+			from, _ := r["spdxElementId"].(string)
+			to, _ := r["relatedSpdxElement"].(string)
+			kind, _ := r["relationshipType"].(string)
+			if n, ok := renamed[from]; ok {
+				from = n
+			}
+			if n, ok := renamed[to]; ok {
+				to = n
+			}
+			if from == spdxDocument && kind == "DESCRIBES" {
+				from, kind, to = to, "VARIANT_OF", spdxIndex
+			}
+			if key := from + " " + kind + " " + to; !seen[key] {
+				seen[key] = true
+				all.Relationships = append(all.Relationships, relation(from, kind, to))
+			}
+		}
+	}
+	all.Namespace = fmt.Sprintf("https://github.com/slipway-ci/slipway/spdx/%s-%x", name, sum.Sum(nil))
+	var out bytes.Buffer
+	if err := encode(&out, all); err != nil {
+		return nil, fmt.Errorf("writing the SBOM of %s: %w", name, err)
+	}
+	return out.Bytes(), nil
+}
+
+func relation(from, kind, to string) map[string]any {
+	return map[string]any{"spdxElementId": from, "relationshipType": kind, "relatedSpdxElement": to}
+}

@@ -1,0 +1,48 @@
+package scan
+
+import (
+	"os"
+	"path/filepath"
+
+	"golang.org/x/mod/modfile"
+)
+
+// Locate finds the line of the app's go.mod that brings in each Go
+// vulnerability, so that a reader gets to what has to be changed. module is the
+// folder of go.mod. Without a readable go.mod it changes nothing.
+func Locate(findings []Finding, root, module string) {
+	path := filepath.Join(module, "go.mod")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return
+	}
+	mod, err := modfile.Parse(path, data, nil)
+	if err != nil {
+		return
+	}
+	rel, err := filepath.Rel(root, path)
+	if err != nil {
+		rel = path
+	}
+	lines := map[string]int{}
+	for _, r := range mod.Require {
+		lines[r.Mod.Path] = r.Syntax.Start.Line
+	}
+	for _, r := range mod.Replace { // the replacement is what is built
+		if r.New.Version != "" {
+			lines[r.New.Path] = r.Syntax.Start.Line
+		}
+	}
+	switch { // the line that chooses the toolchain chooses the standard library
+	case mod.Toolchain != nil:
+		lines["stdlib"] = mod.Toolchain.Syntax.Start.Line
+	case mod.Go != nil:
+		lines["stdlib"] = mod.Go.Syntax.Start.Line
+	}
+	for i := range findings {
+		f := &findings[i]
+		if line, ok := lines[f.Package]; ok && f.IsGo() && f.Path == "" {
+			f.Path, f.Line = filepath.ToSlash(rel), line
+		}
+	}
+}

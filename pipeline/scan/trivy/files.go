@@ -1,0 +1,195 @@
+package trivy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/aquasecurity/trivy/pkg/fanal/analyzer"
+	asecret "github.com/aquasecurity/trivy/pkg/fanal/analyzer/secret"
+	"github.com/aquasecurity/trivy/pkg/fanal/secret"
+	"github.com/aquasecurity/trivy/pkg/iac/detection"
+	"github.com/aquasecurity/trivy/pkg/iac/rego"
+	"github.com/aquasecurity/trivy/pkg/misconf"
+
+	"github.com/slipway-ci/slipway/pipeline/fault"
+	"github.com/slipway-ci/slipway/pipeline/progress"
+	"github.com/slipway-ci/slipway/pipeline/scan"
+)
+
+// maxSource is the largest source file that is searched for secrets.
+const maxSource = 64 << 20
+
+// searchSource looks for secrets in the app's folder.
+func searchSource(ctx context.Context, o scan.Options) ([]scan.Finding, error) {
+	progress.Statusf(ctx, "looking for secrets in the source")
+	a := asecret.NewSecretAnalyzer(secret.NewScanner(nil), "")
+	var found []scan.Finding
+	err := filepath.WalkDir(o.Source, func(file string, e fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		rel, relErr := filepath.Rel(o.Source, file)
+		if relErr != nil {
+			return relErr
+		}
+		rel = filepath.ToSlash(rel)
+		switch {
+		case err != nil && rel == ".":
+			return err
+		case err != nil:
+			if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
+				return nil // it cannot be in an image either, or is just gone
+			}
+			return err
+		case rel == ".":
+			return nil
+		}
+		if hidden := o.Hidden != nil && o.Hidden(rel); e.IsDir() {
+			if hidden || e.Name() == ".git" || e.Name() == ".slipway" || e.Name() == "node_modules" {
+				return filepath.SkipDir
+			}
+			return nil
+		} else if hidden || !e.Type().IsRegular() {
+			return nil
+		}
+		more, err := searchFile(ctx, a, o, file, rel)
+		found = append(found, more...)
+		return err
+	})
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, fmt.Errorf("looking for secrets in %s: %w", o.Source, err)
+	}
+	return found, nil
+}
+
+func searchFile(ctx context.Context, a *asecret.SecretAnalyzer, o scan.Options, file, rel string) ([]scan.Finding, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !a.Required(rel, fi) {
+		return nil, nil
+	}
+	if fi.Size() > maxSource {
+		progress.Warnf(ctx, "%s is too large to be searched for secrets (%d bytes)", rel, fi.Size())
+		return nil, nil
+	}
+	result, err := a.Analyze(ctx, analyzer.AnalysisInput{Dir: o.Source, FilePath: rel, Info: fi, Content: f})
+	if err != nil || result == nil {
+		return nil, err
+	}
+	var found []scan.Finding
+	for _, s := range result.Secrets {
+		for _, secret := range s.Findings {
+			found = append(found, scan.Finding{
+				Kind: scan.Secret, ID: secret.RuleID, Severity: cmp.Or(secret.Severity, "UNKNOWN"), Title: secret.Title,
+				Path: relative(o.Root, file), Line: secret.StartLine, EndLine: secret.EndLine,
+			})
+		}
+	}
+	return found, nil
+}
+
+// relative is file as the reader of a report knows it.
+func relative(root, file string) string {
+	if rel, err := filepath.Rel(root, file); err == nil && filepath.IsLocal(rel) {
+		return filepath.ToSlash(rel)
+	}
+	return filepath.ToSlash(file)
+}
+
+// checkCharts makes sure that what is named is charts: a folder that holds none
+// would pass without a word.
+func checkCharts(o scan.Options) error {
+	for _, chart := range o.Settings.Charts {
+		dir := chart
+		if !filepath.IsAbs(dir) {
+			dir = filepath.Join(o.Root, chart)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "Chart.yaml")); err != nil {
+			return fault.Inputf("scan.chart", "%s is not a Helm chart: %w", chart, err).WithFix("correct scan.charts in slipway.yaml")
+		}
+	}
+	return nil
+}
+
+// searchCharts renders the charts with their own values and checks the objects
+// for misconfiguration, by the checks that are compiled in.
+func searchCharts(ctx context.Context, o scan.Options) ([]scan.Finding, error) {
+	options := misconf.ScannerOption{Namespaces: rego.BuiltinNamespaces()}
+	shared, err := misconf.InitRegoScanner(options)
+	if err != nil {
+		return nil, fmt.Errorf("loading the checks for charts: %w", err)
+	}
+	options.RegoScanner = shared
+	var found []scan.Finding
+	for _, chart := range o.Settings.Charts {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		progress.Statusf(ctx, "checking chart %s", chart)
+		dir := chart
+		if !filepath.IsAbs(dir) {
+			dir = filepath.Join(o.Root, chart)
+		}
+		more, err := searchChart(ctx, options, relative(o.Root, dir), dir)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, more...)
+	}
+	return found, nil
+}
+
+func searchChart(ctx context.Context, options misconf.ScannerOption, name, dir string) ([]scan.Finding, error) {
+	s, err := misconf.NewScanner(detection.FileTypeHelm, options)
+	if err != nil {
+		return nil, fmt.Errorf("checking chart %s: %w", name, err)
+	}
+	results, err := s.Scan(ctx, os.DirFS(dir))
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, fault.Inputf("scan.chart", "checking chart %s: %w", name, err).WithFix("check it with: helm template %s", name)
+	}
+	if len(results) == 0 { // Trivy says nothing of a chart that does not render
+		return nil, fault.Inputf("scan.chart", "chart %s gives no objects to check", name).WithFix("check it with: helm template %s", name)
+	}
+	var found []scan.Finding
+	for _, file := range results {
+		for _, m := range append(file.Failures, file.Warnings...) {
+			f := scan.Finding{
+				Kind: scan.Misconfiguration, ID: m.ID, Severity: cmp.Or(m.Severity, "UNKNOWN"), Title: cmp.Or(m.Message, m.Title),
+				Type: "helm", Path: path.Join(name, strings.TrimPrefix(file.FilePath, "/")), Line: m.StartLine, EndLine: m.EndLine,
+			}
+			if old := m.AVDID; old != "" && old != m.ID { //nolint:staticcheck // deprecated, but ignore files still have them
+				f.Aliases = append(f.Aliases, old)
+			}
+			f.Aliases = append(f.Aliases, m.Aliases...)
+			if len(m.References) > 0 {
+				f.URL, f.PrimaryURL = m.References[0], m.References[0]
+			}
+			found = append(found, f)
+		}
+	}
+	return found, nil
+}
