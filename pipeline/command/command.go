@@ -1,5 +1,6 @@
-// Command slipway takes a Go service from source to a pushed image.
-package main
+// Package command is the slipway program: its commands, what they print and
+// how they exit. Which heavy parts a program holds is for its main to say.
+package command
 
 import (
 	"context"
@@ -11,31 +12,44 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/display"
+	"github.com/slipway-ci/slipway/pipeline/scan"
+	"github.com/slipway-ci/slipway/pipeline/sign"
 	"github.com/slipway-ci/slipway/pipeline/trace"
 )
 
-// Stamped by the linker, as slipway stamps the apps it builds.
-var (
-	version = "dev"
-	commit  = ""
-	date    = ""
-)
+// Program is one build of slipway.
+type Program struct {
+	Version string // as stamped; "" is a development build
+	Commit  string
+	Date    string
+	// Scanner makes what looks for vulnerabilities and lists what is in images.
+	// It is most of the program's size and compile time, so there is a program
+	// without it.
+	Scanner func(cache.Dir) scan.Scanner
+	// Signer makes keys, signs, attests and verifies; nil in a program without.
+	Signer sign.Tool
+}
 
-func main() {
+// Main runs the program and ends the process.
+func (p Program) Main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	go func() {
 		<-ctx.Done()
 		stop() // a second signal ends the program at once
 	}()
-	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	code := p.run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
 
 // run is the program without the process around it.
-func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+func (p Program) run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	if p.Version == "" {
+		p.Version = "dev"
+	}
+	a := &app{program: p, stdin: stdin, stdout: stdout, stderr: stderr}
 	root := a.root() //nolint:contextcheck // cobra hands it to the commands
 	root.SetArgs(args)
 	return a.exit(root.ExecuteContext(ctx))
@@ -51,7 +65,7 @@ func (a *app) traced(cmd *cobra.Command) {
 	}
 	work := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		ctx, stop, err := trace.Start(cmd.Context(), cmd.Name(), version)
+		ctx, stop, err := trace.Start(cmd.Context(), cmd.Name(), a.program.Version)
 		tell(err)
 		cmd.SetContext(ctx)
 		err = work(cmd, args)

@@ -1,4 +1,4 @@
-package main
+package command
 
 import (
 	"bufio"
@@ -63,6 +63,17 @@ func TestBadInputIsOneLineAndExit2(t *testing.T) {
 		"go is missing":     {hello(), []string{"build"}, []string{noPath}, "go is not installed or not on PATH"},
 		"toolchain":         {with(map[string]string{"slipway.yaml": "app:\n  toolchain: go1.11\n"}), []string{"build"}, []string{"GOPROXY=off"}, "go1.11"},
 		"link leaves":       {hello(), []string{"build"}, nil, "symbolic link out points out of the tree"},
+		"no scanner":        {hello(), []string{"scan"}, []string{"SLIPWAY_TEST_AS_PROGRAM=core"}, "this slipway was built without the scanner (use the slipway program"},
+		"no key":            {hello(), []string{"ship", "--repository", "127.0.0.1:1/a"}, nil, "there is nothing to sign with (set sign.key or sign.keyless"},
+		"sign what":         {hello(), []string{"sign"}, nil, "--image is missing (name the image"},
+		"sign a tag":        {hello(), []string{"sign", "--only-signature", "--image", "127.0.0.1:1/a:v1", "--key", "x"}, nil, "127.0.0.1:1/a:v1 names an image by its tag (sign repository@sha256:..."},
+		"two signers":       {hello(), []string{"sign", "--image", "127.0.0.1:1/a", "--key", "x", "--keyless"}, nil, "--key and keyless signing exclude each other"},
+		"environment":       {with(map[string]string{"slipway.yaml": "deploy: {environments: {prod: {}, staging: {}}}\n"}), []string{"verify", "--image", "127.0.0.1:1/a", "--env", "pord"}, nil, `no environment "pord" in deploy.environments (there are prod, staging)`},
+		"severity":          {hello(), []string{"scan", "--severity", "SEVERE"}, nil, "scan.severities"},
+		"report":            {hello(), []string{"scan", "--as", "xml"}, nil, `--as "xml" is none of table`},
+		"documents":         {hello(), []string{"sbom", "--as", "cyclonedx", "--platforms", "linux/amd64,linux/arm64"}, nil, "--as prints the document of one platform, this app has 2"},
+		"key is there":      {with(map[string]string{"cosign.pub": ""}), []string{"keys", "generate"}, []string{"COSIGN_PASSWORD="}, "cosign.pub exists"},
+		"key password":      {hello(), []string{"keys", "generate"}, nil, "no password is given for the key (set SLIPWAY_KEY_PASSWORD"},
 		"initialized":       {hello(), []string{"init"}, nil, "is there already"},
 	}
 	for title, tt := range tests {

@@ -1,4 +1,4 @@
-package main
+package command
 
 import (
 	"bytes"
@@ -19,15 +19,22 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/object"
 	"github.com/google/go-containerregistry/pkg/registry"
 
+	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/fault"
+	"github.com/slipway-ci/slipway/pipeline/scan"
+	"github.com/slipway-ci/slipway/pipeline/scan/trivy"
 	"github.com/slipway-ci/slipway/pipeline/ship"
+	"github.com/slipway-ci/slipway/pipeline/sign/sigstore"
 )
 
 // TestMain lets the test binary be the program: its exit codes, signals and
 // environment are part of what is promised, so tests run it as users do.
 func TestMain(m *testing.M) {
-	if os.Getenv("SLIPWAY_TEST_AS_PROGRAM") == "1" {
-		main()
+	switch os.Getenv("SLIPWAY_TEST_AS_PROGRAM") {
+	case "1":
+		Program{Scanner: func(dir cache.Dir) scan.Scanner { return trivy.New(dir) }, Signer: sigstore.Tool{}}.Main()
+	case "core":
+		Program{}.Main()
 	}
 	os.Exit(m.Run())
 }

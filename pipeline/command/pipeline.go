@@ -1,4 +1,4 @@
-package main
+package command
 
 import (
 	"bytes"
@@ -45,6 +45,24 @@ type request struct {
 	insecure      bool
 	digestFile    string
 	dotenv        string
+
+	severities    []string
+	ignoreUnfixed bool
+	reachableOnly bool
+	databases     []string
+	offline       bool
+	reportFormat  string
+	sbomFormat    string
+
+	image         string // of a registry, in place of building one
+	needsImage    bool
+	key           string
+	keyless       bool
+	token         string
+	onlySignature bool
+	unsigned      bool
+	environment   string
+	publicKeys    []string
 }
 
 func (a *app) pipelineCommands() []*cobra.Command {
@@ -63,10 +81,26 @@ func (a *app) pipelineCommands() []*cobra.Command {
 		a.stageCommand("publish", "Build the image and push it", `  slipway publish --repository ghcr.io/acme/orders
   slipway publish --tag v1.2.3 --tag latest --digest-file digest.txt
   echo "$TOKEN" | slipway publish --username ci --password-stdin`, buildFlags|pushFlags, ship.Build, ship.Compress, ship.Image, ship.Push),
-		a.stageCommand("ship", "Run everything: lint, test and build side by side, then pack and push", `  slipway ship                        to the embedded registry where none is configured
-  slipway ship --repository registry.example.com/acme/orders
-  slipway ship -o json | jq -r .reference`, verdictFlags|buildFlags|pushFlags, ship.Lint, ship.Test, ship.Build, ship.Compress, ship.Image, ship.Push),
+		a.scanCommand(),
+		a.sbomCommand(),
+		a.signCommand(),
+		a.verifyCommand(),
+		a.shipCommand(),
 	}
+}
+
+func (a *app) shipCommand() *cobra.Command {
+	r := request{}
+	cmd := a.stageCommandFor(&r, "ship", "Run everything: lint, test, build, scan, push, sign, attest and verify", `  slipway ship                        to the embedded registry where none is configured
+  slipway ship --repository registry.example.com/acme/orders
+  slipway ship --key env://SIGNING_KEY
+  slipway ship -o json | jq -r .reference`, verdictFlags|buildFlags|pushFlags,
+		ship.Lint, ship.Test, ship.Build, ship.Scan, ship.Compress, ship.Image, ship.SBOMs, ship.Push, ship.Sign, ship.Attest, ship.Verify)
+	r.scanFlags(cmd)
+	r.signFlags(cmd)
+	cmd.Flags().StringVar(&r.environment, "env", "", "`ENVIRONMENT` of slipway.yaml whose policy the image must satisfy")
+	cmd.Flags().BoolVar(&r.unsigned, "unsigned", false, "push without signature and attestations")
+	return cmd
 }
 
 type flagSet int
@@ -79,10 +113,13 @@ const (
 )
 
 func (a *app) stageCommand(name, short, example string, sets flagSet, stages ...ship.Name) *cobra.Command {
-	var r request
+	return a.stageCommandFor(&request{}, name, short, example, sets, stages...)
+}
+
+func (a *app) stageCommandFor(r *request, name, short, example string, sets flagSet, stages ...ship.Name) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: name, Short: short, Example: example, Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.runStages(cmd, &r, sets, stages) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.runStages(cmd, r, sets, stages) },
 	}
 	f := cmd.Flags()
 	if sets&verdictFlags != 0 {
@@ -111,9 +148,7 @@ func (a *app) stageCommand(name, short, example string, sets flagSet, stages ...
 	if sets&pushFlags != 0 {
 		f.StringVar(&r.repository, "repository", "", "`REPOSITORY` to push to, for example ghcr.io/acme/orders")
 		f.StringArrayVar(&r.tags, "tag", nil, "image `TAG`, repeatable (default: the commit; in CI also the git tag and latest)")
-		f.StringVar(&r.username, "username", "", "registry user `NAME` (or SLIPWAY_REGISTRY_USERNAME)")
-		f.BoolVar(&r.passwordStdin, "password-stdin", false, "read the registry password from standard input (or SLIPWAY_REGISTRY_PASSWORD)")
-		f.BoolVar(&r.insecure, "insecure", false, "speak plain HTTP to the registry")
+		r.accessFlags(cmd)
 		f.StringVar(&r.dotenv, "dotenv", "", "write SLIPWAY_DIGEST and more to `FILE`, for GitLab's dotenv report")
 	}
 	return cmd
@@ -148,14 +183,17 @@ func (a *app) runStages(cmd *cobra.Command, r *request, sets flagSet, stages []s
 	if o.Cache, err = cache.User(); err != nil {
 		return err
 	}
+	if err := a.supplyOptions(r, &o.Config, &o); err != nil {
+		return err
+	}
 	o.Credentials.Username = r.username
 	if r.passwordStdin {
 		if o.Credentials.Password, err = readPassword(a.stdin); err != nil {
 			return err
 		}
 	}
-	names := make([]string, 0, len(stages))
-	for _, s := range stages {
+	names := make([]string, 0, len(o.Stages))
+	for _, s := range o.Stages {
 		names = append(names, string(s))
 	}
 	show := a.display(names)
@@ -164,6 +202,10 @@ func (a *app) runStages(cmd *cobra.Command, r *request, sets flagSet, stages []s
 	show.Close()
 	if err == nil {
 		err = r.hand(report)
+	}
+	if text, printErr := r.document(report); len(text) > 0 && !a.json {
+		_, _ = a.stdout.Write(text) // nobody is left to tell when standard output is gone
+		return errors.Join(err, printErr)
 	}
 	return a.finish(report, err)
 }
@@ -239,6 +281,9 @@ func (r *request) apply(cmd *cobra.Command, c *config.Config) error {
 		host, _, _ := strings.Cut(c.Image.Repository, "/")
 		c.Registry.Insecure = append(c.Registry.Insecure, host)
 	}
+	if err := r.applySupply(c); err != nil {
+		return err
+	}
 	return c.Check()
 }
 
@@ -263,7 +308,10 @@ func (r *request) hand(report ship.Report) error {
 			return fault.Inputf("output.unwritable", "writing the digest: %w", err)
 		}
 	}
-	outputs := []ci.Output{{Name: "digest", Value: report.Digest}, {Name: "image", Value: report.Reference}, {Name: "version", Value: report.Source.Version}}
+	outputs := []ci.Output{{Name: "digest", Value: report.Digest}, {Name: "image", Value: report.Reference}}
+	if report.Source != nil {
+		outputs = append(outputs, ci.Output{Name: "version", Value: report.Source.Version})
+	}
 	if r.dotenv != "" {
 		if err := renameio.WriteFile(r.dotenv, ci.Dotenv(outputs), 0o644); err != nil {
 			return fault.Inputf("output.unwritable", "writing the dotenv report: %w", err)

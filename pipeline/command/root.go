@@ -1,4 +1,4 @@
-package main
+package command
 
 import (
 	"encoding/json"
@@ -20,6 +20,7 @@ import (
 
 // app holds what every command needs.
 type app struct {
+	program        Program
 	stdin          io.Reader
 	stdout, stderr io.Writer
 
@@ -37,9 +38,10 @@ type app struct {
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "slipway",
-		Short: "From a Go service's source to a pushed image, the same everywhere",
-		Long: `Slipway lints, race-tests, builds and pushes a Go service. The same commit
-gives the same image digest on a laptop, in GitHub Actions and in GitLab CI.
+		Short: "From a Go service's source to a signed image, the same everywhere",
+		Long: `Slipway lints, race-tests, builds, scans, pushes and signs a Go service. The
+same commit gives the same image digest on a laptop, in GitHub Actions and in
+GitLab CI.
 
 Settings come from slipway.yaml at the root of the repository; every setting has
 a default, so the file may be empty or missing. Results go to standard output,
@@ -76,7 +78,7 @@ Exit codes: 0 done, 1 a gate or stage failed, 2 wrong usage or configuration,
 		a.traced(c)
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{a.initCommand(), a.doctorCommand(), a.sourceCommand(), a.registryCommand(), a.versionCommand()} {
+	for _, c := range []*cobra.Command{a.initCommand(), a.doctorCommand(), a.keysCommand(), a.sourceCommand(), a.registryCommand(), a.versionCommand()} {
 		c.GroupID = "set-up"
 		root.AddCommand(c)
 	}

@@ -1,4 +1,4 @@
-package main
+package command
 
 import (
 	"archive/tar"
@@ -35,7 +35,7 @@ func TestSampleImageRuns(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("not root: runc needs it here")
 	}
-	repo, err := filepath.Abs("../../..")
+	repo, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package main
+package command
 
 import (
 	"context"
@@ -33,10 +33,10 @@ func (a *app) versionCommand() *cobra.Command {
 				return err
 			}
 			if a.json {
-				a.printJSON(map[string]string{"version": version, "commit": commit, "date": date, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH})
+				a.printJSON(map[string]string{"version": a.program.Version, "commit": a.program.Commit, "date": a.program.Date, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH})
 				return nil
 			}
-			fmt.Fprintf(a.stdout, "slipway %s %s/%s %s\n", version, runtime.GOOS, runtime.GOARCH, runtime.Version())
+			fmt.Fprintf(a.stdout, "slipway %s %s/%s %s\n", a.program.Version, runtime.GOOS, runtime.GOARCH, runtime.Version())
 			return nil
 		},
 	}

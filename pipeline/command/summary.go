@@ -1,7 +1,8 @@
-package main
+package command
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -13,7 +14,9 @@ import (
 
 	"github.com/slipway-ci/slipway/pipeline/display"
 	"github.com/slipway-ci/slipway/pipeline/progress"
+	"github.com/slipway-ci/slipway/pipeline/scan"
 	"github.com/slipway-ci/slipway/pipeline/ship"
+	"github.com/slipway-ci/slipway/pipeline/sign"
 )
 
 // longest is how much of a stage's summary fits a line; an error follows in
@@ -26,7 +29,7 @@ func (a *app) printSummary(r ship.Report) {
 	if f, ok := a.stdout.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		mark = func(o progress.Outcome) string { return display.Mark(o) + " " }
 	}
-	fmt.Fprintf(a.stdout, "\n%s %s\n\n", r.App, r.Source.Version)
+	fmt.Fprintf(a.stdout, "\n%s\n\n", title(r))
 	for _, s := range r.Stages {
 		text := s.Summary
 		if text == "" {
@@ -35,6 +38,10 @@ func (a *app) printSummary(r ship.Report) {
 		fmt.Fprintf(a.stdout, "  %s%-9s %-10s %7s  %s\n", mark(s.Outcome), s.Name, s.Outcome, seconds(s.Seconds), ansi.Truncate(display.Clean(text), longest, "…"))
 	}
 	fmt.Fprintln(a.stdout)
+	if r.Scan != nil && len(r.Scan.Findings) > 0 && (!r.Scan.Passed || r.Push == nil && r.Sign == nil) {
+		_ = scan.Write(a.stdout, *r.Scan, scan.Table)
+		fmt.Fprintln(a.stdout)
+	}
 	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
 	if r.Test != nil && r.Test.CoverageLine != "" {
 		fmt.Fprintf(w, "  coverage\t%s\n", r.Test.CoverageLine)
@@ -56,6 +63,17 @@ func (a *app) printSummary(r ship.Report) {
 	case r.Digest != "":
 		fmt.Fprintf(w, "  digest\t%s\n", r.Digest)
 	}
+	if r.Sign != nil {
+		fmt.Fprintf(w, "  signed\tby %s\n", r.Sign.Signer)
+	}
+	if r.Verify != nil && r.Push == nil {
+		writeVerified(w, *r.Verify)
+	}
+	if len(r.SBOMs) > 0 && r.Push == nil && r.Sign == nil {
+		for _, b := range r.SBOMs {
+			fmt.Fprintf(w, "  %s\t%s  %s\n", b.Format, b.Platform, b.Path)
+		}
+	}
 	var verb string
 	switch r.Outcome {
 	case progress.Passed, progress.Skipped:
@@ -71,6 +89,37 @@ func (a *app) printSummary(r ship.Report) {
 	_ = w.Flush() // nobody is left to tell when standard output is gone
 }
 
+// title is the app with its version, where the run was about its source.
+func title(r ship.Report) string {
+	if r.Source == nil {
+		return r.App
+	}
+	return r.App + " " + r.Source.Version
+}
+
+// writeVerified writes what was found about each manifest of an image.
+func writeVerified(w io.Writer, r sign.VerifyResult) {
+	for _, s := range r.Subjects {
+		what := s.Platform
+		if what == "" {
+			what = "index"
+		}
+		_, digest, _ := strings.Cut(s.Reference, "@")
+		fmt.Fprintf(w, "  %s\t%s\n", what, digest)
+		for _, signature := range s.Signatures {
+			fmt.Fprintf(w, "  \tsigned by %s\n", signature)
+		}
+		for _, attestation := range s.Attestations {
+			fmt.Fprintf(w, "  \t%s attested\n", attestation.Type)
+		}
+		for _, f := range s.Failures {
+			text := strings.TrimPrefix(f.Message, s.Reference+" ")
+			text = strings.TrimPrefix(text, "("+s.Platform+") ")
+			fmt.Fprintf(w, "  \t%s: %s\n", f.Code, display.Clean(text))
+		}
+	}
+}
+
 func seconds(s float64) string {
 	if s == 0 {
 		return ""
@@ -81,7 +130,7 @@ func seconds(s float64) string {
 // markdown is the summary on a CI run's page.
 func markdown(r ship.Report) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "### %s %s\n\n| stage | outcome | time | |\n|---|---|---|---|\n", r.App, r.Source.Version)
+	fmt.Fprintf(&b, "### %s\n\n| stage | outcome | time | |\n|---|---|---|---|\n", title(r))
 	for _, s := range r.Stages {
 		text := s.Summary
 		if text == "" {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -27,6 +28,9 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/lint"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/registry"
+	"github.com/slipway-ci/slipway/pipeline/registry/embedded"
+	"github.com/slipway-ci/slipway/pipeline/scan"
+	"github.com/slipway-ci/slipway/pipeline/sign"
 	"github.com/slipway-ci/slipway/pipeline/source"
 	"github.com/slipway-ci/slipway/pipeline/test"
 	"github.com/slipway-ci/slipway/pipeline/toolchain"
@@ -40,10 +44,15 @@ const (
 	Lint     Name = "lint"
 	Test     Name = "test"
 	Build    Name = "build"
+	Scan     Name = "scan"
 	Compress Name = "compress"
 	Image    Name = "image"
+	SBOMs    Name = "sbom"
 	Export   Name = "export"
 	Push     Name = "push"
+	Sign     Name = "sign"
+	Attest   Name = "attest"
+	Verify   Name = "verify"
 )
 
 // Options says what to run and with what.
@@ -62,6 +71,15 @@ type Options struct {
 	Exports     []Output // where the image is written beside a registry
 	Credentials registry.Credentials
 	Backoff     remote.Backoff // between tries of the registry; zero for the default
+
+	// Reference names an image in a registry, in place of the one this run
+	// builds: what is scanned and verified, or, by digest, signed.
+	Reference   string
+	Environment string // whose policy is verified; default: that of all
+	Signing     Signing
+	Scanner     scan.Scanner // nil in a program without it
+	Signer      sign.Tool    // nil in a program without it
+	Program     string       // slipway's own version; a verdict of another one is not kept
 
 	Cache   cache.Dir
 	Reports string // folder for reports; default .slipway/reports in Root
@@ -90,16 +108,25 @@ type Report struct {
 	Compress  *compress.Result     `json:"compress,omitempty"`
 	Image     *image.Result        `json:"image,omitempty"`
 	Exports   []Output             `json:"exports,omitempty"`
+	Scan      *scan.Result         `json:"scan,omitempty"`
+	SBOMs     []SBOM               `json:"sboms,omitempty"`
 	Push      *registry.PushResult `json:"push,omitempty"`
+	Sign      *sign.SignResult     `json:"sign,omitempty"`
+	Attest    *sign.AttestResult   `json:"attest,omitempty"`
+	Verify    *sign.VerifyResult   `json:"verify,omitempty"`
 	Reference string               `json:"reference,omitempty"` // repository@sha256:...
 	Digest    string               `json:"digest,omitempty"`
 	Seconds   float64              `json:"seconds"`
 }
 
 // Unchanged reports whether the run found everything as it was: verdicts,
-// binaries, layers and the registry.
+// binaries, layers and the registry. Verification is always done anew and
+// changes nothing.
 func (r *Report) Unchanged() bool {
 	for _, s := range r.Stages {
+		if s.Name == Verify && s.Outcome == progress.Passed && len(r.Stages) > 1 {
+			continue
+		}
 		if s.Outcome != progress.Unchanged && s.Outcome != progress.Skipped {
 			return false
 		}
@@ -131,8 +158,13 @@ func (p *run) plan() []step {
 		{name: Build, run: p.build},
 		{name: Compress, after: []Name{Build}, run: p.compress},
 		{name: Image, after: []Name{Compress}, run: p.image},
+		{name: Scan, after: []Name{Build}, verdict: true, run: p.scan},
+		{name: SBOMs, after: []Name{Image}, run: p.sbom},
 		{name: Export, after: []Name{Image}, run: p.export},
-		{name: Push, after: []Name{Lint, Test, Image}, run: p.push},
+		{name: Push, after: []Name{Lint, Test, Scan, Image, SBOMs}, run: p.push},
+		{name: Sign, after: []Name{Scan, SBOMs, Push}, run: p.sign},
+		{name: Attest, after: []Name{Scan, SBOMs, Push}, run: p.attest},
+		{name: Verify, after: []Name{Sign, Attest}, run: p.verify},
 	}
 }
 
@@ -143,6 +175,12 @@ type run struct {
 	toolchain   *toolchain.Go
 	work        *cache.Run
 	fingerprint func() (string, error)
+	registry    *embedded.Server // of this run, once a stage needed it
+	starting    sync.Mutex
+	remote      registry.Remote // what Reference stands for
+	signer      func() (sign.Signer, error)
+	ending      sync.Mutex
+	closers     []func() // what ends with the run
 
 	report Report // every step writes its own part, and reads only those of steps it comes after
 }
@@ -153,6 +191,14 @@ func Run(ctx context.Context, o Options) (report Report, err error) {
 	start := time.Now()
 	p := &run{Options: o}
 	defer func() {
+		for _, f := range p.closers {
+			f()
+		}
+		if p.registry != nil {
+			stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+			defer cancel()
+			err = errors.Join(err, p.registry.Close(stop))
+		}
 		if p.work != nil {
 			err = errors.Join(err, p.work.Close())
 		}
@@ -174,6 +220,28 @@ func Run(ctx context.Context, o Options) (report Report, err error) {
 	return p.report, nil
 }
 
+// atEnd has something done when the run ends.
+func (p *run) atEnd(f func()) {
+	p.ending.Lock()
+	defer p.ending.Unlock()
+	p.closers = append(p.closers, f)
+}
+
+// embedded is the address of the embedded registry, which serves from its
+// first use to the end of the run.
+func (p *run) embedded(ctx context.Context) (string, error) {
+	p.starting.Lock()
+	defer p.starting.Unlock()
+	if p.registry == nil {
+		server, err := embedded.Start(ctx, p.Cache.Path("registry"), embedded.Port)
+		if err != nil {
+			return "", err
+		}
+		p.registry = server
+	}
+	return p.registry.Addr, nil
+}
+
 func overall(r Report, err error) progress.Outcome {
 	switch {
 	case errors.Is(err, context.Canceled):
@@ -191,28 +259,37 @@ func overall(r Report, err error) progress.Outcome {
 // they come before any stage starts.
 func (p *run) prepare(ctx context.Context) error {
 	ctx = progress.With(ctx, p.Sink, "source")
-	var err error
-	// Both take some ten milliseconds, which is felt when nothing changed.
 	var findErr error
-	var finding sync.WaitGroup
-	finding.Go(func() {
-		p.toolchain, findErr = toolchain.Find(ctx, filepath.Join(p.Root, p.Config.App.Dir), p.Config.App.Toolchain)
-	})
-	p.source, err = source.Open(ctx, source.Options{
-		Root: p.Root, Dir: p.Config.App.Dir, Main: p.Config.App.Main, Name: p.Config.App.Name, Tags: p.Config.App.Tags,
-		Version: p.Version, Revision: p.Revision, Epoch: p.Epoch,
-	})
-	finding.Wait()
-	if err != nil {
-		return err
+	if p.sourceless() {
+		_, name := path.Split(p.Reference)
+		name, _, _ = strings.Cut(name, "@")
+		p.report.App, _, _ = strings.Cut(name, ":")
+	} else {
+		var err error
+		// Both take some ten milliseconds, which is felt when nothing changed.
+		var finding sync.WaitGroup
+		finding.Go(func() {
+			p.toolchain, findErr = toolchain.Find(ctx, filepath.Join(p.Root, p.Config.App.Dir), p.Config.App.Toolchain)
+		})
+		p.source, err = source.Open(ctx, source.Options{
+			Root: p.Root, Dir: p.Config.App.Dir, Main: p.Config.App.Main, Name: p.Config.App.Name, Tags: p.Config.App.Tags,
+			Version: p.Version, Revision: p.Revision, Epoch: p.Epoch,
+		})
+		finding.Wait()
+		if err != nil {
+			return err
+		}
+		p.report.App, p.report.Source = p.source.Name, &p.source
 	}
-	p.report.App, p.report.Source = p.source.Name, &p.source
-	if err := p.checkTarget(); err != nil {
-		return err
+	for _, check := range []func() error{p.checkTarget, p.checkSigner, p.checkPolicy, p.checkScanner} {
+		if err := check(); err != nil {
+			return err
+		}
 	}
 	if findErr != nil {
 		return findErr
 	}
+	var err error
 	if p.Reports == "" {
 		if p.Reports, err = p.outputDir("reports"); err != nil {
 			return err
@@ -222,7 +299,18 @@ func (p *run) prepare(ctx context.Context) error {
 		return err
 	}
 	p.fingerprint = sync.OnceValues(func() (string, error) { return p.source.Fingerprint(ctx) })
-	return nil
+	p.signer = sync.OnceValues(func() (sign.Signer, error) { return p.newSigner(ctx) })
+	if slices.Contains(p.Stages, Sign) && p.Config.Sign.Keyless == nil { // a key's password is hashed, which takes its time
+		var loading sync.WaitGroup
+		loading.Go(func() { _, _ = p.signer() }) // the stage that needs it reports what is wrong
+		p.atEnd(loading.Wait)
+	}
+	return p.open(ctx)
+}
+
+// sourceless reports whether the run is about an image in a registry alone.
+func (p *run) sourceless() bool {
+	return p.Reference != "" && !slices.ContainsFunc(p.Stages, func(s Name) bool { return s == Lint || s == Test || s == Build })
 }
 
 // walk runs every chosen step as soon as those it comes after have ended.

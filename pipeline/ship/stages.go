@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"github.com/google/go-containerregistry/pkg/name"
 
 	"github.com/slipway-ci/slipway/pipeline/build"
 	"github.com/slipway-ci/slipway/pipeline/compress"
@@ -25,7 +26,6 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/lint"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/registry"
-	"github.com/slipway-ci/slipway/pipeline/registry/embedded"
 	"github.com/slipway-ci/slipway/pipeline/service"
 	"github.com/slipway-ci/slipway/pipeline/source"
 	"github.com/slipway-ci/slipway/pipeline/test"
@@ -178,29 +178,17 @@ func (p *run) image(ctx context.Context) (outcome, error) {
 	return outcome{kind, strings.Join(sizes, ", ")}, nil
 }
 
-func (p *run) push(ctx context.Context) (_ outcome, err error) {
-	repository := p.Config.Image.Repository
-	if repository == "" {
-		server, err := embedded.Start(ctx, p.Cache.Path("registry"), embedded.Port)
-		if err != nil {
+func (p *run) push(ctx context.Context) (outcome, error) {
+	if slices.Contains(p.Stages, Sign) { // a key that cannot sign is found before anything is sent
+		if _, err := p.signer(); err != nil {
 			return outcome{}, err
 		}
-		defer func() {
-			stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-			defer cancel()
-			err = errors.Join(err, server.Close(stop))
-		}()
-		repository = server.Addr + "/" + p.source.Name
 	}
-	client, err := p.client(repository)
+	client, repo, err := p.target(ctx)
 	if err != nil {
 		return outcome{}, err
 	}
 	defer client.Close()
-	repo, err := client.Repository(repository)
-	if err != nil {
-		return outcome{}, err
-	}
 	o := registry.PushOptions{Image: p.report.Image.Image, Repository: repo, Cache: p.Cache}
 	for _, tag := range p.tags() {
 		t, err := client.Tag(repo, tag)
@@ -218,6 +206,24 @@ func (p *run) push(ctx context.Context) (_ outcome, err error) {
 		return outcome{progress.Unchanged, "the registry has it"}, nil
 	}
 	return outcome{progress.Passed, fmt.Sprintf("%d blobs sent (%s), %d there already, %d mounted", r.Sent, bytesText(r.Bytes), r.Existing, r.Mounted)}, nil
+}
+
+// target is where the image goes, with a client for it.
+func (p *run) target(ctx context.Context) (*registry.Client, name.Repository, error) {
+	repository := p.Config.Image.Repository
+	if repository == "" {
+		addr, err := p.embedded(ctx)
+		if err != nil {
+			return nil, name.Repository{}, err
+		}
+		repository = addr + "/" + p.source.Name
+	}
+	client, err := p.client(repository)
+	if err != nil {
+		return nil, name.Repository{}, err
+	}
+	repo, err := client.Repository(repository)
+	return client, repo, err
 }
 
 // checkTarget finds mistakes in the target before any work is done.

@@ -1,0 +1,21 @@
+// Command slipway takes a Go service from source to a signed image.
+package main
+
+import (
+	"github.com/slipway-ci/slipway/pipeline/cache"
+	"github.com/slipway-ci/slipway/pipeline/command"
+	"github.com/slipway-ci/slipway/pipeline/scan"
+	"github.com/slipway-ci/slipway/pipeline/scan/trivy"
+	"github.com/slipway-ci/slipway/pipeline/sign/sigstore"
+)
+
+// Stamped by the linker, as slipway stamps the apps it builds.
+var version, commit, date string
+
+func main() {
+	command.Program{
+		Version: version, Commit: commit, Date: date,
+		Signer:  sigstore.Tool{},
+		Scanner: func(dir cache.Dir) scan.Scanner { return trivy.New(dir) },
+	}.Main()
+}

@@ -1,0 +1,227 @@
+package command
+
+import (
+	"encoding/json"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/slipway-ci/slipway/pipeline/cache"
+	"github.com/slipway-ci/slipway/pipeline/fault"
+	"github.com/slipway-ci/slipway/pipeline/progress"
+	"github.com/slipway-ci/slipway/pipeline/ship"
+)
+
+// serves is an app that serves HTTP/2 with a version of golang.org/x/net:
+// v0.20.0 has CVE-2023-45288, v0.44.0 nothing that is known here.
+func serves(t *testing.T, version string) map[string]string {
+	t.Helper()
+	files := hello()
+	maps.Copy(files, map[string]string{
+		"main.go": `package main
+
+import (
+	"net/http"
+	"os"
+
+	"golang.org/x/net/http2"
+)
+
+func main() {
+	s := &http.Server{Addr: "127.0.0.1:0"}
+	if err := http2.ConfigureServer(s, nil); err != nil {
+		os.Exit(1)
+	}
+	_ = s.ListenAndServe()
+}
+`,
+		"slipway.yaml": "app:\n  platforms: [linux/amd64, linux/arm64]\nscan:\n  databases: [bundled]\nsign: {key: release.key}\n",
+		"go.mod":       "module example.com/acme/serves\n\ngo 1.26\n",
+		".gitignore":   ".slipway\n*.key\n*.pub\n",
+	})
+	delete(files, "greet/text.go")
+	delete(files, "greet/text.txt")
+	dir := t.TempDir()
+	write(t, dir, files)
+	for _, args := range [][]string{{"get", "golang.org/x/net@" + version}, {"mod", "tidy"}} {
+		cmd := exec.CommandContext(t.Context(), "go", args...)
+		cmd.Dir, cmd.Env = dir, append(os.Environ(), "GOFLAGS=-mod=mod")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("go %v: %v\n%s", args, err, out)
+		}
+	}
+	for _, name := range []string{"go.mod", "go.sum"} {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[name] = string(text)
+	}
+	return files
+}
+
+// withLinter lends the program the user's linter: building one takes a minute.
+func withLinter(t *testing.T, p *program) {
+	t.Helper()
+	user, err := cache.User()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tools, err := user.Make("tools")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := filepath.Join(homeOf(p), "slipway")
+	if err := os.MkdirAll(own, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(tools, filepath.Join(own, "tools")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestVulnerableAppDoesNotShip: the gate names what is wrong and what mends it,
+// nothing is pushed, and packing changes nothing of that. Upgraded, it ships.
+func TestVulnerableAppDoesNotShip(t *testing.T) {
+	dir := repository(t, serves(t, "v0.20.0"))
+	p := here(t, dir)
+	withLinter(t, p)
+	keys(t, p, "release", "secret")
+	host := emptyRegistry(t)
+	run := func(args ...string) ship.Report {
+		t.Helper()
+		e := p.run(t, append([]string{"ship", "--repository", host + "/serves", "--key", "release.key", "-o", "json", "--progress", "plain"}, args...)...)
+		var r struct {
+			ship.Report
+			Error struct{ Code, Message string }
+		}
+		if err := json.Unmarshal([]byte(e.stdout), &r); err != nil {
+			t.Fatalf("%v\n%s%s", err, e.stdout, e.stderr)
+		}
+		for _, want := range []string{"CVE-2023-45288 (HIGH) in golang.org/x/net v0.20.0, called, fixed in 0.23.0", "go get golang.org/x/net@v0."} {
+			if e.code != fault.ExitFailed || r.Error.Code != "scan.findings" || !strings.Contains(r.Error.Message, want) {
+				t.Errorf("exit %d: %s: %s; want %s", e.code, r.Error.Code, r.Error.Message, want)
+			}
+		}
+		return r.Report
+	}
+	plain := run()
+	args := []string{"--upx"}
+	if _, err := exec.LookPath("upx"); err != nil {
+		t.Log("SKIPPED: upx is not installed, so the verdict of a packed image was not compared")
+		args = nil
+	}
+	packed := run(args...)
+	ids := func(r ship.Report) (all []string) {
+		for _, f := range r.Scan.Findings {
+			all = append(all, f.Short())
+		}
+		return all
+	}
+	if got, want := ids(packed), ids(plain); !slices.Equal(got, want) {
+		t.Errorf("packed\n%q\nplain\n%q", got, want)
+	}
+	if repo, err := name.NewRepository(host + "/serves"); err != nil {
+		t.Error(err)
+	} else if tags, err := remote.List(repo); err == nil {
+		t.Errorf("pushed %v", tags)
+	}
+	for _, name := range []string{"scan.json", "scan.sarif", "scan-junit.xml", "scan.txt", "gl-container-scanning-report.json"} {
+		if text, err := os.ReadFile(filepath.Join(dir, ".slipway", "reports", name)); err != nil || !strings.Contains(string(text), "CVE-2023-45288") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+
+	write(t, dir, serves(t, "v0.44.0"))
+	commitAll(t, dir)
+	if r := p.report(t, "scan", "--platforms", "linux/amd64"); !r.Scan.Passed || len(r.Scan.Findings) > 0 {
+		t.Errorf("upgraded: %q", ids(r))
+	}
+}
+
+// TestShip goes the whole way twice: what is pushed is scanned, signed, attested
+// and verified, and the second time nothing is left to do.
+func TestShip(t *testing.T) {
+	dir := repository(t, serves(t, "v0.44.0"))
+	p := here(t, dir)
+	withLinter(t, p)
+	keys(t, p, "release", "secret")
+	args := []string{"ship", "--repository", emptyRegistry(t) + "/serves"}
+	first := p.report(t, args...)
+	var names []string
+	for _, s := range first.Stages {
+		names = append(names, string(s.Name)+" "+string(s.Outcome))
+	}
+	want := "lint passed, test passed, build passed, compress skipped, image passed, scan passed, sbom passed, push passed, sign passed, attest passed, verify passed"
+	if got := strings.Join(names, ", "); got != want {
+		t.Errorf("stages: %s\nwant:   %s", got, want)
+	}
+	if !first.Verify.Passed || len(first.Verify.Subjects) != 3 || len(first.Sign.Subjects) != 3 || first.Verify.Reference != first.Reference {
+		t.Errorf("verified %+v", first.Verify)
+	}
+	for _, s := range first.Verify.Subjects {
+		if len(s.Attestations) != 3 {
+			t.Errorf("%s has %d attestations", s.Reference, len(s.Attestations))
+		}
+	}
+	if len(first.SBOMs) != 4 {
+		t.Errorf("%d SBOMs", len(first.SBOMs))
+	}
+	second := p.report(t, args...)
+	if second.Outcome != progress.Unchanged || second.Digest != first.Digest {
+		for _, s := range second.Stages {
+			t.Logf("%s %s %s", s.Name, s.Outcome, s.Summary)
+		}
+		t.Errorf("the second run: %s", second.Outcome)
+	}
+
+	// Another machine lists the same, byte for byte.
+	for i, b := range here(t, repository(t, serves(t, "v0.44.0"))).report(t, "sbom").SBOMs {
+		if b.SHA256 != first.SBOMs[i].SHA256 {
+			t.Errorf("%s of %s differs", b.Format, b.Platform)
+		}
+	}
+
+	// A bill of the image names the modules, the program and Go.
+	e := p.run(t, "sbom", "--platforms", "linux/amd64", "--as", "spdx-json")
+	for _, want := range []string{"golang.org/x/net", "v0.44.0", "example.com/acme/serves", "stdlib", first.Source.Version} {
+		if !strings.Contains(e.stdout, want) {
+			t.Errorf("the SBOM lacks %s", want)
+		}
+	}
+	if e := p.run(t, "scan", "--as", "sarif"); e.code != fault.ExitOK || !json.Valid([]byte(e.stdout)) {
+		t.Errorf("exit %d\n%s%s", e.code, e.stdout, e.stderr)
+	}
+
+	// What is in the registry can be scanned as it is.
+	if r := p.report(t, "scan", "--image", first.Reference); len(r.Scan.Targets) != 2 || r.Scan.Targets[0].Digest == "" {
+		t.Errorf("scanned %+v", r.Scan.Targets)
+	}
+	// An image that this source does not build gets no attestation from it.
+	write(t, dir, map[string]string{"main_test.go": "package main\n", "other.go": "package main\n\nvar _ = 1\n"})
+	e = p.run(t, "sign", "--image", first.Reference, "--key", "release.key", "--progress", "plain")
+	if e.code != fault.ExitInput || !strings.Contains(e.stderr, "is not what this source builds") {
+		t.Errorf("exit %d\n%s", e.code, e.stderr)
+	}
+}
+
+// TestScanWithoutADatabaseFails: a gate that cannot look says no.
+func TestScanWithoutADatabaseFails(t *testing.T) {
+	p := here(t, repository(t, hello()))
+	e := p.run(t, "scan", "--db-repository", "127.0.0.1:1/trivy-db:2", "--progress", "plain")
+	if e.code != fault.ExitFailed || !strings.Contains(e.stderr, "127.0.0.1:1/trivy-db:2") || !strings.Contains(e.stderr, "--db-repository") {
+		t.Errorf("exit %d\n%s", e.code, e.stderr)
+	}
+	e = p.run(t, "scan", "--offline", "-o", "json")
+	var r struct{ Error struct{ Code string } }
+	if err := json.Unmarshal([]byte(e.stdout), &r); err != nil || e.code != fault.ExitFailed || r.Error.Code != "scan.no-database" {
+		t.Errorf("exit %d: %v\n%s", e.code, err, e.stdout)
+	}
+}
