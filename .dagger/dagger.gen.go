@@ -160,11 +160,13 @@ func (r Report) MarshalJSON() ([]byte, error) {
 		Passed  bool
 		Text    string
 		Report  *dagger.Directory
+		Stage   string
 		Failure string
 	}
 	concrete.Passed = r.Passed
 	concrete.Text = r.Text
 	concrete.Report = r.Report
+	concrete.Stage = r.Stage
 	concrete.Failure = r.Failure
 	return json.Marshal(&concrete)
 }
@@ -174,6 +176,7 @@ func (r *Report) UnmarshalJSON(bs []byte) error {
 		Passed  bool
 		Text    string
 		Report  *dagger.Directory
+		Stage   string
 		Failure string
 	}
 	err := json.Unmarshal(bs, &concrete)
@@ -183,6 +186,7 @@ func (r *Report) UnmarshalJSON(bs []byte) error {
 	r.Passed = concrete.Passed
 	r.Text = concrete.Text
 	r.Report = concrete.Report
+	r.Stage = concrete.Stage
 	r.Failure = concrete.Failure
 	return nil
 }
@@ -514,6 +518,90 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				}
 			}
 			return (*Slipway).Publish(&parent, ctx, address, tags, username, password, dockerConfig, registry, insecure, platforms, upx, base, version)
+		case "Sbom":
+			var parent Slipway
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var format string
+			if inputArgs["format"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["format"]), &format)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg format", err))
+				}
+			}
+			var platform string
+			if inputArgs["platform"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["platform"]), &platform)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg platform", err))
+				}
+			}
+			var upx bool
+			if inputArgs["upx"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["upx"]), &upx)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg upx", err))
+				}
+			}
+			var base string
+			if inputArgs["base"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["base"]), &base)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg base", err))
+				}
+			}
+			var version string
+			if inputArgs["version"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["version"]), &version)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg version", err))
+				}
+			}
+			return (*Slipway).Sbom(&parent, ctx, format, platform, upx, base, version)
+		case "Scan":
+			var parent Slipway
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var failOn []string
+			if inputArgs["failOn"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["failOn"]), &failOn)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg failOn", err))
+				}
+			}
+			var reachableOnly bool
+			if inputArgs["reachableOnly"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["reachableOnly"]), &reachableOnly)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg reachableOnly", err))
+				}
+			}
+			var ignoreUnfixed bool
+			if inputArgs["ignoreUnfixed"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["ignoreUnfixed"]), &ignoreUnfixed)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg ignoreUnfixed", err))
+				}
+			}
+			var database []string
+			if inputArgs["database"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["database"]), &database)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg database", err))
+				}
+			}
+			var databaseLayout *dagger.Directory
+			if inputArgs["databaseLayout"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["databaseLayout"]), &databaseLayout)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg databaseLayout", err))
+				}
+			}
+			return (*Slipway).Scan(&parent, ctx, failOn, reachableOnly, ignoreUnfixed, database, databaseLayout)
 		case "Serve":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)
@@ -535,6 +623,104 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				}
 			}
 			return (*Slipway).Serve(&parent, ctx, args, env)
+		case "Sign":
+			var parent Slipway
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var image string
+			if inputArgs["image"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["image"]), &image)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg image", err))
+				}
+			}
+			var key *dagger.Secret
+			if inputArgs["key"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["key"]), &key)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg key", err))
+				}
+			}
+			var keyPassword *dagger.Secret
+			if inputArgs["keyPassword"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["keyPassword"]), &keyPassword)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg keyPassword", err))
+				}
+			}
+			var identityToken *dagger.Secret
+			if inputArgs["identityToken"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["identityToken"]), &identityToken)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg identityToken", err))
+				}
+			}
+			var onlySignature bool
+			if inputArgs["onlySignature"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["onlySignature"]), &onlySignature)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg onlySignature", err))
+				}
+			}
+			var username string
+			if inputArgs["username"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["username"]), &username)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg username", err))
+				}
+			}
+			var password *dagger.Secret
+			if inputArgs["password"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["password"]), &password)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg password", err))
+				}
+			}
+			var dockerConfig *dagger.Secret
+			if inputArgs["dockerConfig"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["dockerConfig"]), &dockerConfig)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg dockerConfig", err))
+				}
+			}
+			var registry *dagger.Service
+			if inputArgs["registry"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["registry"]), &registry)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registry", err))
+				}
+			}
+			var insecure bool
+			if inputArgs["insecure"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["insecure"]), &insecure)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg insecure", err))
+				}
+			}
+			var upx bool
+			if inputArgs["upx"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["upx"]), &upx)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg upx", err))
+				}
+			}
+			var base string
+			if inputArgs["base"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["base"]), &base)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg base", err))
+				}
+			}
+			var version string
+			if inputArgs["version"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["version"]), &version)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg version", err))
+				}
+			}
+			return (*Slipway).Sign(&parent, ctx, image, key, keyPassword, identityToken, onlySignature, username, password, dockerConfig, registry, insecure, upx, base, version)
 		case "Test":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)
@@ -542,6 +728,69 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
 			}
 			return (*Slipway).Test(&parent, ctx)
+		case "Verify":
+			var parent Slipway
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var image string
+			if inputArgs["image"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["image"]), &image)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg image", err))
+				}
+			}
+			var env string
+			if inputArgs["env"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["env"]), &env)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg env", err))
+				}
+			}
+			var key *dagger.File
+			if inputArgs["key"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["key"]), &key)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg key", err))
+				}
+			}
+			var username string
+			if inputArgs["username"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["username"]), &username)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg username", err))
+				}
+			}
+			var password *dagger.Secret
+			if inputArgs["password"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["password"]), &password)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg password", err))
+				}
+			}
+			var dockerConfig *dagger.Secret
+			if inputArgs["dockerConfig"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["dockerConfig"]), &dockerConfig)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg dockerConfig", err))
+				}
+			}
+			var registry *dagger.Service
+			if inputArgs["registry"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["registry"]), &registry)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registry", err))
+				}
+			}
+			var insecure bool
+			if inputArgs["insecure"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["insecure"]), &insecure)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg insecure", err))
+				}
+			}
+			return (*Slipway).Verify(&parent, ctx, image, env, key, username, password, dockerConfig, registry, insecure)
 		case "":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -169,60 +168,12 @@ func (s *Slipway) Publish(
 	if err != nil {
 		return "", err
 	}
-	args = append(args, "-o", "json")
-	host := ""
-	if registry != nil {
-		if address == "" {
-			return "", fmt.Errorf("--registry needs --address, for example --address localhost:5000/orders")
-		}
-		// A container cannot reach the caller's localhost by that name.
-		var repository string
-		host, repository, _ = strings.Cut(address, "/")
-		_, port, _ := strings.Cut(host, ":")
-		address, insecure = alias+":"+port+"/"+repository, true
-		c = c.WithServiceBinding(alias, registry)
-	}
-	if address != "" {
-		args = append(args, "--repository", address)
-	}
 	for _, tag := range tags {
 		args = append(args, "--tag", tag)
 	}
-	if insecure {
-		args = append(args, "--insecure")
-	}
-	if username != "" {
-		args = append(args, "--username", username)
-	}
-	if dockerConfig != nil {
-		c = c.WithMountedSecret("/root/.docker/config.json", dockerConfig)
-	}
-	var o dagger.ContainerWithExecOpts
-	if password != nil {
-		const file = "/run/secrets/registry-password"
-		c = c.WithMountedSecret(file, password)
-		args, o.RedirectStdin = append(args, "--password-stdin"), file
-	}
-	out, err := c.WithEnvVariable("SLIPWAY_RUN", nonce()).WithExec(args, o).Stdout(ctx)
-	if err != nil {
-		return "", explain(err)
-	}
-	var report struct {
-		Reference string `json:"reference"`
-	}
-	if err := json.Unmarshal([]byte(out), &report); err != nil {
-		return "", fmt.Errorf("reading the program's report: %w", err)
-	}
-	if name, ok := strings.CutPrefix(report.Reference, alias+":"); ok && host != "" {
-		_, name, _ = strings.Cut(name, "/")
-		return host + "/" + name, nil
-	}
-	return report.Reference, nil
+	a := access{username, password, dockerConfig, registry, insecure}
+	return a.run(ctx, c, args, "--repository", address)
 }
-
-// alias is the name under which a container reaches a registry on the caller's
-// machine.
-const alias = "registry"
 
 // request is what a build is asked for beside slipway.yaml.
 type request struct {

@@ -189,9 +189,24 @@ func (s *Slipway) golang() *dagger.Container {
 	return c
 }
 
-// program adds the slipway program and its cache to a container.
+// program adds the slipway program without scanner and signer, and its cache, to
+// a container.
 func (s *Slipway) program(c *dagger.Container) *dagger.Container {
-	program := dag.Tools().Program(s.golang())
+	return s.with(c, dag.Tools().Core(s.golang()))
+}
+
+// signer adds the slipway program without its scanner and its cache to a
+// container.
+func (s *Slipway) signer(c *dagger.Container) *dagger.Container {
+	return s.with(c, dag.Tools().Signer(s.golang()))
+}
+
+// scanner adds the whole slipway program and its cache to a container.
+func (s *Slipway) scanner(c *dagger.Container) *dagger.Container {
+	return s.with(c, dag.Tools().Program(s.golang()))
+}
+
+func (s *Slipway) with(c *dagger.Container, program *dagger.File) *dagger.Container {
 	if s.Tools != nil {
 		program = s.Tools.File("/usr/local/bin/slipway")
 	}
@@ -219,7 +234,11 @@ func (s *Slipway) modules() *dagger.Container {
 
 // stage is a container in which the program can run a stage on a tree.
 func (s *Slipway) stage(tree *dagger.Directory) *dagger.Container {
-	return s.program(s.modules()).
+	return s.on(s.program(s.modules()), tree)
+}
+
+func (s *Slipway) on(c *dagger.Container, tree *dagger.Directory) *dagger.Container {
+	return c.
 		WithMountedDirectory("/src", tree).
 		WithWorkdir(path.Join("/src", s.Root))
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -20,8 +21,11 @@ type Report struct {
 	// What the program printed.
 	Text string
 	// The folder of report files: lint.json, lint.sarif and lint.txt; test.json,
-	// junit.xml, cobertura.xml and coverage.out.
+	// junit.xml, cobertura.xml and coverage.out; scan.json, scan.sarif, scan.txt,
+	// scan-junit.xml and gl-container-scanning-report.json.
 	Report *dagger.Directory
+	// +private
+	Stage string
 	// +private
 	Failure string
 }
@@ -49,15 +53,20 @@ func (r *Report) Verdict() (string, error) {
 	return "passed\n", nil
 }
 
-// Lint's findings in SARIF 2.1.0, for GitHub code scanning.
+// The findings of lint or scan in SARIF 2.1.0, for GitHub code scanning.
 //
 //	dagger call lint sarif export --path lint.sarif
-func (r *Report) Sarif() *dagger.File { return r.Report.File("lint.sarif") }
+func (r *Report) Sarif() *dagger.File { return r.Report.File(r.Stage + ".sarif") }
 
-// Test results in JUnit's XML.
+// Results of test or scan in JUnit's XML.
 //
 //	dagger call test junit export --path junit.xml
-func (r *Report) Junit() *dagger.File { return r.Report.File("junit.xml") }
+func (r *Report) Junit() *dagger.File {
+	if r.Stage == "scan" {
+		return r.Report.File("scan-junit.xml")
+	}
+	return r.Report.File("junit.xml")
+}
 
 // Coverage in Cobertura's XML.
 //
@@ -119,7 +128,7 @@ func (s *Slipway) Check(ctx context.Context) (*Report, error) {
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	all := &Report{Passed: true, Report: dag.Directory()}
+	all := &Report{Stage: "lint", Passed: true, Report: dag.Directory()}
 	for _, r := range reports {
 		all.Passed = all.Passed && r.Passed
 		all.Text += r.Text
@@ -176,7 +185,7 @@ rm -rf "$kept" && mkdir -p "$kept" && cp -r /reports/. "$kept/"
 exit $status`
 
 // gate runs a stage that judges the source.
-func (s *Slipway) gate(ctx context.Context, stage string, c *dagger.Container) (*Report, error) {
+func (s *Slipway) gate(ctx context.Context, stage string, c *dagger.Container, args ...string) (*Report, error) {
 	digest, err := s.Checked.Digest(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("reading the source: %w", err)
@@ -185,12 +194,12 @@ func (s *Slipway) gate(ctx context.Context, stage string, c *dagger.Container) (
 	volume := dag.CacheVolume("failed-reports")
 	done, err := c.
 		WithMountedCache("/kept", volume).
-		WithExec(append([]string{"sh", "-c", run, "sh", stage, kept}, s.flags()...)).
+		WithExec(slices.Concat([]string{"sh", "-c", run, "sh", stage, kept}, s.flags(), args)).
 		Sync(ctx)
 	var failed *dagger.ExecError
 	switch {
 	case err == nil:
-		r := &Report{Passed: true, Report: done.Directory("/reports")}
+		r := &Report{Stage: stage, Passed: true, Report: done.Directory("/reports")}
 		if r.Text, err = text(ctx, done); err != nil {
 			return nil, err
 		}
@@ -201,7 +210,7 @@ func (s *Slipway) gate(ctx context.Context, stage string, c *dagger.Container) (
 			WithEnvVariable("SLIPWAY_RUN", nonce()).
 			WithExec([]string{"cp", "-r", path.Join("/kept", kept), "/reports"}).
 			Directory("/reports")
-		return &Report{Text: failed.Stderr + failed.Stdout, Report: reports, Failure: lines(failed.Stderr)}, nil
+		return &Report{Stage: stage, Text: failed.Stderr + failed.Stdout, Report: reports, Failure: lines(failed.Stderr)}, nil
 	}
 	return nil, explain(err)
 }

@@ -53,6 +53,8 @@ func TestModule(t *testing.T) {
 	t.Run("a hidden file changes nothing", s.hidden)
 	t.Run("the container runs", s.runs)
 	t.Run("publish", s.publish)
+	t.Run("scan and SBOM", s.scan)
+	t.Run("sign and verify", s.sign)
 	t.Run("check passes", func(t *testing.T) { s.must(t, s.app, "dagger", "-m", s.module, "check") })
 	t.Run("a failed test keeps its report", s.failed)
 	t.Run("a failure is not remembered", s.flaky)
@@ -138,7 +140,7 @@ const planted = "hunter2-planted-for-this-test"
 
 var files = map[string]string{
 	"go.mod":        "module example.com/orders\n\ngo 1.26.0\n",
-	"slipway.yaml":  "app:\n  platforms: [linux/amd64]\n",
+	"slipway.yaml":  "app:\n  platforms: [linux/amd64]\nscan:\n  databases: [bundled]\n",
 	".gitignore":    ".env\n.slipway\n",
 	".dockerignore": "*.md\n!kept.md\nhidden\n",
 	"notes.md":      "one\n",
@@ -172,7 +174,7 @@ func TestGreeting(t *testing.T) {
 
 func (s *suite) functions(t *testing.T) {
 	out := s.must(t, s.app, "dagger", "-m", s.module, "functions")
-	for _, f := range []string{"build", "build-layout", "check", "lint", "publish", "serve", "test"} {
+	for _, f := range []string{"build", "build-layout", "check", "lint", "publish", "sbom", "scan", "serve", "sign", "test", "verify"} {
 		if !regexp.MustCompile(`(?m)^` + f + ` +\S+ .*\.`).MatchString(out) {
 			t.Errorf("no function %s with a sentence in\n%s", f, out)
 		}
@@ -287,6 +289,93 @@ func (s *suite) publish(t *testing.T) {
 	_, stderr, err = s.try(t, s.app, "dagger", append(args, "cmd:echo wrong")...)
 	if err == nil || !strings.Contains(stderr, "push:") {
 		t.Errorf("with a wrong password: %v\n%s", err, stderr)
+	}
+}
+
+// scan passes on the app, fails on a secret in it, and lists what is in the
+// image as the program does.
+func (s *suite) scan(t *testing.T) {
+	if out := s.call(t, "scan", "passed"); out != "true" {
+		t.Errorf("passed is %s", out)
+	}
+	for _, format := range []string{"spdx-json", "cyclonedx"} {
+		want := s.must(t, s.app, s.program, "sbom", "--as", format)
+		if got := s.call(t, "sbom", "--format", format, "contents"); strings.TrimSpace(got) != strings.TrimSpace(want) {
+			t.Errorf("%s: Dagger gives\n%s\nthe program\n%s", format, got, want)
+		}
+	}
+	defer func() {
+		if err := os.Remove(filepath.Join(s.app, "deploy.env")); err != nil {
+			t.Error(err)
+		}
+	}()
+	s.write(t, map[string]string{"deploy.env": "AWS_ACCESS_KEY_ID=AKIA" + "QYLPMN5HHHFPZAM2\n"})
+	_, stderr, err := s.try(t, s.app, "dagger", "-m", s.module, "call", "scan")
+	if err == nil || !strings.Contains(stderr, "aws-access-key-id") || !strings.Contains(stderr, "deploy.env") {
+		t.Errorf("a secret passed, or was not named: %v\n%s", err, stderr)
+	}
+	dir := t.TempDir()
+	s.call(t, "scan", "report", "export", "--path", dir)
+	for _, name := range []string{"scan.json", "scan.sarif", "scan-junit.xml", "gl-container-scanning-report.json"} {
+		data, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil || !bytes.Contains(data, []byte("aws-access-key-id")) || bytes.Contains(data, []byte("HHHFPZ")) {
+			t.Errorf("%s: %v\n%s", name, err, data)
+		}
+	}
+	if _, _, err := s.try(t, s.app, "dagger", "-m", s.module, "check", "scan"); err == nil {
+		t.Error("dagger check passed")
+	}
+}
+
+// sign signs what was published, with a key and a password that must be in
+// nothing that is printed.
+func (s *suite) sign(t *testing.T) {
+	server := httptest.NewServer(registry.New())
+	defer server.Close()
+	host := server.Listener.Addr().String()
+	at := []string{"--registry", "tcp://" + host}
+	image := s.call(t, append([]string{"publish", "--address", host + "/orders"}, at...)...)
+	keys := t.TempDir()
+	t.Setenv("SLIPWAY_KEY_PASSWORD", planted)
+	for _, name := range []string{"release", "other"} {
+		file := filepath.Join(keys, name)
+		s.must(t, keys, s.program, "keys", "generate", "--private", file+".key", "--public", file+".pub")
+	}
+	verify := func(key string) (string, error) {
+		_, stderr, err := s.try(t, s.app, "dagger", append([]string{"-m", s.module, "call", "verify", "--image", image, "--key", filepath.Join(keys, key)}, at...)...)
+		return stderr, err
+	}
+	if stderr, err := verify("release.pub"); err == nil || !strings.Contains(stderr, "is not signed") {
+		t.Errorf("unsigned: %v\n%s", err, stderr)
+	}
+	sign := append([]string{
+		"-m", s.module, "-vvv", "--progress", "plain", "call", "sign", "--image", image,
+		"--key", "file:" + filepath.Join(keys, "release.key"), "--key-password", "env:PLANTED",
+	}, at...)
+	for range 2 {
+		stdout, stderr, err := s.try(t, s.app, "dagger", sign...)
+		if err != nil || stdout != image {
+			t.Fatalf("signed %q: %v\n%s", stdout, err, stderr)
+		}
+		private, err := os.ReadFile(filepath.Join(keys, "release.key"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := strings.Split(string(private), "\n")[1]
+		if strings.Contains(stdout+stderr, planted) || strings.Contains(stdout+stderr, body) {
+			t.Error("the key or its password was printed")
+		}
+	}
+	if stderr, err := verify("release.pub"); err != nil {
+		t.Errorf("signed: %v\n%s", err, stderr)
+	}
+	if stderr, err := verify("other.pub"); err == nil || !strings.Contains(stderr, "key") {
+		t.Errorf("another key: %v\n%s", err, stderr)
+	}
+	s.write(t, map[string]string{"kept.md": "changed\n"})
+	defer s.write(t, files)
+	if _, stderr, err := s.try(t, s.app, "dagger", sign...); err == nil || !strings.Contains(stderr, "is not what this source builds") {
+		t.Errorf("another source: %v\n%s", err, stderr)
 	}
 }
 

@@ -40,9 +40,43 @@ type Settings struct {
 	Test struct {
 		Services []string `yaml:"services"`
 	} `yaml:"test"`
+	Scan struct {
+		IgnoreFile string   `yaml:"ignoreFile"`
+		VEX        []string `yaml:"vex"`
+		Charts     []string `yaml:"charts"`
+	} `yaml:"scan"`
+	Sign struct {
+		Key     string `yaml:"key"`
+		Keyless Trust  `yaml:"keyless"`
+	} `yaml:"sign"`
+	Verify Trust `yaml:"verify"`
+	Deploy struct {
+		Environments map[string]struct {
+			Verify Trust `yaml:"verify"`
+		} `yaml:"environments"`
+	} `yaml:"deploy"`
 	Registry struct {
 		CA string `yaml:"ca"`
 	} `yaml:"registry"`
+}
+
+// Trust names files that say who may have signed.
+type Trust struct {
+	Keys        []string `yaml:"keys"`
+	TrustedRoot string   `yaml:"trustedRoot"`
+}
+
+func (t Trust) files() []string { return append(slices.Clone(t.Keys), t.TrustedRoot) }
+
+// policies are the files and folders beside the app that say what a scan
+// passes and whose signature counts.
+func (s Settings) policies() []string {
+	files := []string{".trivyignore", ".trivyignore.yaml", s.Scan.IgnoreFile}
+	files = slices.Concat(files, s.Scan.VEX, s.Scan.Charts, s.Sign.Keyless.files(), s.Verify.files())
+	for _, e := range s.Deploy.Environments {
+		files = append(files, e.Verify.files()...)
+	}
+	return slices.DeleteFunc(files, func(f string) bool { return f == "" || strings.Contains(f, "://") })
 }
 
 // Read reads slipway.yaml. A malformed file gives what could be read of it.
@@ -78,7 +112,7 @@ func (f Files) Check() Filter {
 	return Filter{Include: f.include(), Exclude: f.never()}
 }
 
-// Build is what a build sees.
+// Build is what a build and what follows it see.
 func (f Files) Build() (Filter, error) {
 	exclude := f.never()
 	for _, ignore := range []struct {
@@ -108,16 +142,20 @@ func (f Files) Build() (Filter, error) {
 	for _, name := range []string{f.Config, path.Join(f.App, IgnoreFile), path.Join(f.Root, IgnoreFile)} {
 		exclude = append(exclude, "!"+name)
 	}
-	return Filter{Include: f.include(), Exclude: exclude}, nil
+	return Filter{Include: f.include(f.Settings.policies()...), Exclude: exclude}, nil
 }
 
 func (f Files) never() []string {
-	return []string{".git", "**/" + OutputDir}
+	never := []string{".git", "**/" + OutputDir}
+	if key := f.Settings.Sign.Key; key != "" && !strings.Contains(key, "://") {
+		never = append(never, path.Join(f.Root, key)) // it is given as a secret
+	}
+	return never
 }
 
 // include lists the folders of the app and of the modules beside it, and the
-// files above them that the program reads.
-func (f Files) include() []string {
+// files above them that the program reads; more are relative to slipway.yaml.
+func (f Files) include(more ...string) []string {
 	dirs := []string{f.App}
 	if f.Workspace != "" {
 		dirs = append(dirs, f.Workspace)
@@ -135,7 +173,7 @@ func (f Files) include() []string {
 		return nil
 	}
 	include := []string{f.Config, path.Join(f.Root, IgnoreFile)}
-	for _, file := range []string{f.Settings.Lint.Config, f.Settings.Registry.CA} {
+	for _, file := range append(more, f.Settings.Lint.Config, f.Settings.Registry.CA) {
 		if file != "" {
 			include = append(include, path.Join(f.Root, file))
 		}

@@ -1,6 +1,7 @@
 package scope
 
 import (
+	"path"
 	"slices"
 	"testing"
 )
@@ -11,6 +12,9 @@ func TestFiltersFollowTheApp(t *testing.T) {
 		files   Files
 		include []string
 		exclude []string
+		// policies are files from slipway.yaml's folder that only a build and
+		// what follows it see; hidden are those nothing sees.
+		policies, hidden []string
 	}{
 		{
 			name:    "the app is the repository",
@@ -53,6 +57,23 @@ func TestFiltersFollowTheApp(t *testing.T) {
 			exclude: []string{".git", "**/.slipway", "!slipway.yaml", "!services/orders/.dockerignore", "!.dockerignore"},
 		},
 		{
+			name: "what the scan and the policies name comes along, the private key does not",
+			files: Files{
+				Config: "deploy/slipway.yaml", Root: "deploy", App: "deploy/app",
+				Settings: Read([]byte("scan: {ignoreFile: accepted.yaml, vex: [vex.json], charts: [charts/app]}\n" +
+					"sign: {key: cosign.key, keyless: {trustedRoot: a.json}}\nverify: {keys: [cosign.pub, env://KEY]}\n" +
+					"deploy: {environments: {prod: {verify: {keys: [prod.pub], trustedRoot: b.json}}}}\n")),
+			},
+			include: []string{
+				".golangci.json", ".golangci.toml", ".golangci.yaml", ".golangci.yml",
+				"deploy/.dockerignore", "deploy/.golangci.json", "deploy/.golangci.toml", "deploy/.golangci.yaml", "deploy/.golangci.yml",
+				"deploy/app", "deploy/slipway.yaml",
+			},
+			policies: []string{"a.json", "accepted.yaml", "b.json", "charts/app", "cosign.pub", "prod.pub", "vex.json"},
+			hidden:   []string{"cosign.key"},
+			exclude:  []string{".git", "**/.slipway", "deploy/cosign.key", "!deploy/slipway.yaml", "!deploy/app/.dockerignore", "!deploy/.dockerignore"},
+		},
+		{
 			name:    "a go.work at the top takes everything",
 			files:   Files{Config: "slipway.yaml", Root: ".", App: "app", Workspace: "."},
 			exclude: []string{".git", "**/.slipway", "!slipway.yaml", "!app/.dockerignore", "!.dockerignore"},
@@ -69,13 +90,20 @@ func TestFiltersFollowTheApp(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !slices.Equal(f.Include, tc.include) {
-				t.Errorf("include\n got %q\nwant %q", f.Include, tc.include)
+			built := slices.Clone(tc.include)
+			if built != nil { // not everything
+				for _, file := range append(tc.policies, ".trivyignore", ".trivyignore.yaml") {
+					built = append(built, path.Join(tc.files.Root, file))
+				}
+				slices.Sort(built)
+			}
+			if !slices.Equal(f.Include, built) {
+				t.Errorf("include\n got %q\nwant %q", f.Include, built)
 			}
 			if !slices.Equal(f.Exclude, tc.exclude) {
 				t.Errorf("exclude\n got %q\nwant %q", f.Exclude, tc.exclude)
 			}
-			if check := tc.files.Check(); !slices.Equal(check.Include, tc.include) || len(check.Exclude) != 2 {
+			if check := tc.files.Check(); !slices.Equal(check.Include, tc.include) || len(check.Exclude) != 2+len(tc.hidden) {
 				t.Errorf("lint and tests must see hidden files too: %q", check)
 			}
 		})
