@@ -24,10 +24,11 @@ const (
 	maxIdleToKo   = 0.25
 	maxSizeToKo   = 0.6
 	maxOverheadMB = 0.7
+	maxToScript   = 0.7
 )
 
 // bars compares the medians with the limits.
-func bars(results []appResult) []bar {
+func bars(results []appResult, ship *shipResult) []bar {
 	var all []bar
 	for i := range results {
 		a := &results[i]
@@ -53,6 +54,16 @@ func bars(results []appResult) []bar {
 			add(c.name+", nothing changed, against ko", " x", s.wall(unchanged).Median/ko.wall(unchanged).Median, maxIdleToKo)
 			add(c.name+", image, against ko", " x", float64(s.Image.Compressed)/float64(ko.Image.Compressed), maxSizeToKo)
 			add(c.name+", image beyond the compressed program", " MB", megabytes(s.Image.Compressed-c.packed), maxOverheadMB)
+		}
+	}
+	if ship != nil {
+		ours, theirs := ship.of(ourShip), ship.of(script)
+		for _, k := range []kase{changed, unchanged} {
+			value := ours.wall(k).Median / theirs.wall(k).Median
+			all = append(all, bar{
+				App: ship.App, What: ourShip + ", " + title(k) + ", against " + script, Limit: fmt.Sprintf("%.2f x", maxToScript), Value: value,
+				Shown: fmt.Sprintf("%.2f x", value), OK: value <= maxToScript && !math.IsNaN(value),
+			})
 		}
 	}
 	return all

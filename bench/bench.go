@@ -39,6 +39,7 @@ type results struct {
 	Rounds     int         `json:"rounds"`
 	ColdRounds int         `json:"cold_rounds"`
 	Apps       []appResult `json:"apps"`
+	Ship       *shipResult `json:"ship,omitempty"`
 	Variants   *variants   `json:"variants,omitempty"`
 	Bars       []bar       `json:"bars"`
 }
@@ -91,6 +92,7 @@ type bench struct {
 	log     *slog.Logger
 	tools   tools
 	goEnv   map[string]string
+	supply  supply
 	number  int // of the next change; never the same twice
 	results results
 }
@@ -213,18 +215,10 @@ func (b *bench) app(ctx context.Context, name string) (err error) {
 	if err != nil {
 		return err
 	}
-	var sites []*site
-	for i, c := range contestants() {
-		s := &site{
-			contestant: c, app: a, tools: b.tools, base: base, common: b.environ(),
-			dir:        filepath.Join(work, fmt.Sprintf("contestant%d", i)),
-			repository: fmt.Sprintf("%s/%s/contestant%d", reg.addr, a.Name, i),
-		}
-		s.goCache = s.path("gocache")
-		if s.tree, err = newTree(ctx, origin, s.path("app"), a.Tag, a.Edit); err != nil {
-			return err
-		}
-		sites = append(sites, s)
+	place := place{app: a, origin: origin, work: work, registry: reg.addr, base: base}
+	sites, err := b.sites(ctx, place, contestants())
+	if err != nil {
+		return err
 	}
 	b.log.Info("filling the module cache", "app", a.Name)
 	if _, err := output(ctx, sites[0].tree.dir, os.Environ(), "go", "mod", "download"); err != nil {
@@ -241,24 +235,61 @@ func (b *bench) app(ctx context.Context, name string) (err error) {
 	for i, s := range sites {
 		r.Contestants[i] = contestantResult{Name: s.Name, Note: s.Note, Runs: map[kase][]reading{}}
 	}
-	if err := b.measureAll(ctx, sites, r.Contestants); err != nil {
+	if err := b.measureAll(ctx, sites, r.Contestants, b.rounds, b.coldRounds); err != nil {
 		return err
 	}
 	if err := r.weighProgram(sites[0].program()); err != nil {
 		return err
 	}
 	b.results.Apps = append(b.results.Apps, r)
+	if a.Start != nil && b.shipRounds > 0 {
+		if err := b.measureShip(ctx, place); err != nil {
+			return err
+		}
+	}
 	if a.Start == nil || b.starts == 0 {
 		return nil
 	}
 	return b.measureVariants(ctx, a, sites[0], reg.addr, filepath.Join(work, "variants"), files)
 }
 
+// place is where an app's contestants work.
+type place struct {
+	app            app
+	origin         string // folder with the app's files
+	work           string
+	registry, base string
+}
+
+// sites gives each contestant a place of its own.
+func (b *bench) sites(ctx context.Context, p place, all []contestant) ([]*site, error) {
+	var sites []*site
+	for _, c := range all {
+		name := strings.Map(func(r rune) rune {
+			if r == ' ' || r == '=' {
+				return '-'
+			}
+			return r
+		}, c.Name)
+		s := &site{
+			contestant: c, app: p.app, tools: b.tools, base: p.base, common: b.environ(),
+			dir: filepath.Join(p.work, name), repository: p.registry + "/" + p.app.Name + "/" + strings.Trim(name, "-"),
+		}
+		s.goCache = s.path("gocache")
+		var err error
+		if s.tree, err = newTree(ctx, p.origin, s.path("app"), p.app.Tag, p.app.Edit); err != nil {
+			return nil, err
+		}
+		sites = append(sites, s)
+	}
+	return sites, nil
+}
+
 // measureAll runs the rounds. Contestants take turns within a round, another
 // one first each time, so that whatever else this machine does hits all alike.
 //
 // Without cold rounds an unmeasured one fills the contestants' own caches.
-func (b *bench) measureAll(ctx context.Context, sites []*site, into []contestantResult) error {
+func (b *bench) measureAll(ctx context.Context, sites []*site, into []contestantResult, rounds, coldRounds int) error {
 	turn := func(k kase, round, rounds int) error {
 		for i := range sites {
 			n := (round + i) % len(sites)
@@ -272,7 +303,7 @@ func (b *bench) measureAll(ctx context.Context, sites []*site, into []contestant
 		return nil
 	}
 	for _, s := range sites {
-		if b.coldRounds > 0 {
+		if coldRounds > 0 {
 			break
 		}
 		s.goCache = b.goEnv["GOCACHE"]
@@ -280,14 +311,14 @@ func (b *bench) measureAll(ctx context.Context, sites []*site, into []contestant
 			return err
 		}
 	}
-	for round := range b.coldRounds {
-		if err := turn(cold, round, b.coldRounds); err != nil {
+	for round := range coldRounds {
+		if err := turn(cold, round, coldRounds); err != nil {
 			return err
 		}
 	}
-	for round := range b.rounds {
+	for round := range rounds {
 		for _, k := range []kase{changed, unchanged} {
-			if err := turn(k, round, b.rounds); err != nil {
+			if err := turn(k, round, rounds); err != nil {
 				return err
 			}
 		}

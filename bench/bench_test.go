@@ -41,12 +41,12 @@ func sample() results {
 			result(goBuild, 2, 0.2, 0), result(koDefault, 4, 3, 20_000_000),
 			result(ourZstd, 2.2, 0.3, 8_500_000), result(ourGzip, 3.2, 0.6, 13_000_000),
 		},
-	}}}
+	}}, Ship: &shipResult{App: "a", Contestants: []contestantResult{result(ourShip, 10, 3, 0), result(script, 20, 4, 0)}}}
 }
 
 func TestBars(t *testing.T) {
 	var verdicts []string
-	for _, b := range bars(sample().Apps) {
+	for _, b := range bars(sample().Apps, sample().Ship) {
 		verdict := "ok"
 		if !b.OK {
 			verdict = "missed"
@@ -54,7 +54,7 @@ func TestBars(t *testing.T) {
 		verdicts = append(verdicts, b.Shown+" "+verdict)
 	}
 	want := "1.10 x ok, 0.55 x ok, 0.30 s ok, 0.10 x ok, 0.42 x ok, 0.50 MB ok, " +
-		"1.60 x missed, 0.80 x missed, 0.60 s missed, 0.20 x ok, 0.65 x missed, 5.00 MB missed"
+		"1.60 x missed, 0.80 x missed, 0.60 s missed, 0.20 x ok, 0.65 x missed, 5.00 MB missed, 0.50 x ok, 0.75 x missed"
 	if got := strings.Join(verdicts, ", "); got != want {
 		t.Errorf("bars:\n%s\nwant\n%s", got, want)
 	}

@@ -40,6 +40,7 @@ type options struct {
 	apps       []string
 	rounds     int
 	coldRounds int
+	shipRounds int
 	starts     int
 	busybox    string
 	pngs       string
@@ -95,6 +96,7 @@ func parse(args []string, stdout io.Writer) (options, error) {
 	flags.StringVar(&o.out, "out", "../docs/bench", "write the results to `DIR`")
 	flags.IntVar(&o.rounds, "rounds", 7, "rounds of the warm cases")
 	flags.IntVar(&o.coldRounds, "cold-rounds", 1, "rounds of the cold case; 0 leaves it out and starts with the caller's build cache")
+	flags.IntVar(&o.shipRounds, "ship-rounds", 3, "rounds of the whole way, lint to verification, against a script of programs; 0 leaves it out")
 	flags.IntVar(&o.starts, "starts", 20, "starts of each image variant; 0 leaves the variants out")
 	flags.StringVar(&o.busybox, "busybox", "/bin/busybox", "static busybox for the alpine-like base, `PATH`")
 	flags.StringVar(&o.pngs, "png", "", "write the plots as PNG, too, to `DIR`")
@@ -116,8 +118,8 @@ func parse(args []string, stdout io.Writer) (options, error) {
 			return o, fmt.Errorf("--apps: %q is none of %s", name, strings.Join(names, ", "))
 		}
 	}
-	if o.rounds < 1 || o.coldRounds < 0 || o.starts < 0 {
-		return o, errors.New("--rounds must be at least 1, --cold-rounds and --starts at least 0")
+	if o.rounds < 1 || o.coldRounds < 0 || o.shipRounds < 0 || o.starts < 0 {
+		return o, errors.New("--rounds must be at least 1, --cold-rounds, --ship-rounds and --starts at least 0")
 	}
 	for _, path := range []*string{&o.root, &o.slipway, &o.out, &o.pngs} {
 		if *path == "" {

@@ -31,7 +31,7 @@ func render(o options) error {
 
 // write writes results.json, the plots and the README.
 func write(o options, r results) error {
-	r.Bars = bars(r.Apps)
+	r.Bars = bars(r.Apps, r.Ship)
 	data, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encoding the results: %w", err)
@@ -88,6 +88,9 @@ func readme(r results) []byte {
 		"*Processor* is user and system time of all of them, in seconds. Medians.\n\n")
 	for i := range r.Apps {
 		writeMemory(&w, &r.Apps[i])
+	}
+	if r.Ship != nil {
+		writeShip(&w, r.Ship)
 	}
 	if r.Variants != nil {
 		writeVariants(&w, r.Variants)
@@ -195,6 +198,27 @@ func title(k kase) string {
 	default:
 		return string(k)
 	}
+}
+
+func writeShip(w *bytes.Buffer, r *shipResult) {
+	fmt.Fprintf(w, "## The whole way\n\nFrom source to a verified image, %s of %s, warm: lint, race tests, build, scan, SBOMs, push, signature, three attestations, verification. "+
+		"The script runs golangci-lint %s, ko, trivy %s and cosign %s one after another; both ways have the same linter configuration and the same vulnerability database, "+
+		"and the tests that need Postgres or Redis are skipped in both.\n\n| | one-line change | x script | nothing changed | x script |\n|---|--:|--:|--:|--:|\n",
+		rounds(r.Rounds), r.App, r.Tools.LinterVersion, r.Tools.TrivyVersion, r.Tools.CosignVersion)
+	base := r.of(script)
+	for i := range r.Contestants {
+		c := &r.Contestants[i]
+		fmt.Fprintf(w, "| %s |", c.Name)
+		for _, k := range []kase{changed, unchanged} {
+			fmt.Fprintf(w, " %s | %s |", seconds(c.wall(k)), ratio(c, base, k))
+		}
+		fmt.Fprintln(w)
+	}
+	fmt.Fprintln(w)
+	for _, c := range r.Contestants {
+		fmt.Fprintf(w, "- *%s*: %s.\n", c.Name, c.Note)
+	}
+	fmt.Fprintln(w)
 }
 
 func writeVariants(w *bytes.Buffer, v *variants) {
