@@ -143,7 +143,16 @@ func (f *findings) add(more ...scan.Finding) {
 	f.findings = append(f.findings, more...)
 }
 
-// look searches images, source and charts and analyses the calls, side by side.
+// aboutGo tells whether there is a Go vulnerability among the findings.
+func (f *findings) aboutGo() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.ContainsFunc(f.findings, scan.Finding.IsGo) ||
+		slices.ContainsFunc(f.ignored, func(i scan.Ignored) bool { return i.IsGo() })
+}
+
+// look searches images, source and charts side by side, and analyses the calls
+// where there is a Go vulnerability.
 func (s *Scanner) look(ctx context.Context, o scan.Options, database installed, documents []Document, r *scan.Result) (*findings, error) {
 	release, err := s.take(ctx)
 	if err != nil {
@@ -155,13 +164,16 @@ func (s *Scanner) look(ctx context.Context, o scan.Options, database installed, 
 	subjects := make([]scan.Subject, len(o.Targets))
 	var answers answers
 	g, together := errgroup.WithContext(ctx)
-	if o.Reach != nil && on(o.Settings.Reachability) {
-		g.Go(func() error {
+	g.Go(caught(func() error {
+		if err := s.images(together, o, database, documents, found, subjects, r); err != nil {
+			return err
+		}
+		// The analysis takes seconds, and most scans have nothing to ask it.
+		if o.Reach != nil && on(o.Settings.Reachability) && found.aboutGo() {
 			answers = reach(together, o, database)
-			return nil
-		})
-	}
-	g.Go(caught(func() error { return s.images(together, o, database, documents, found, subjects, r) }))
+		}
+		return nil
+	}))
 	if on(o.Settings.Secrets) && o.Source != "" {
 		g.Go(caught(func() error {
 			secrets, err := searchSource(together, o)
