@@ -52,7 +52,11 @@ func CombineSPDX(name, digest string, documents [][]byte) ([]byte, error) {
 		var d spdx
 		decoder := json.NewDecoder(bytes.NewReader(text))
 		decoder.UseNumber()
-		if err := decoder.Decode(&d); err != nil || !strings.HasPrefix(d.Version, "SPDX-2.") {
+		err := decoder.Decode(&d)
+		if err == nil && !strings.HasPrefix(d.Version, "SPDX-2.") {
+			err = fmt.Errorf("its version is %q", d.Version)
+		}
+		if err != nil {
 			return nil, fault.Inputf("scan.sbom", "an SBOM of %s is no SPDX 2 document: %w", name, err)
 		}
 		sum.Write(text)

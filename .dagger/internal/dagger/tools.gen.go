@@ -86,9 +86,9 @@ func (r *Tools) WithGraphQLQuery(q *querybuilder.Selection) *Tools {
 	}
 }
 
-// The slipway program without its scanner, statically linked, for the engine's
-// own platform. It compiles in a minute; lint, test, build, publish and verify
-// need no more.
+// The slipway program without scanner and signer, statically linked, for the
+// engine's own platform. It compiles in half a minute; lint, test, build and
+// publish need no more.
 func (r *Tools) Core(base *Container) *File { // tools (../../../:0:0)
 	assertNotNil("base", base)
 	q := r.query.Select("core")
@@ -153,6 +153,18 @@ func (r *Tools) UnmarshalJSON(bs []byte) error {
 func (r *Tools) Program(base *Container) *File { // tools (../../../:0:0)
 	assertNotNil("base", base)
 	q := r.query.Select("program")
+	q = q.Arg("base", base)
+
+	return &File{
+		query: q,
+	}
+}
+
+// The slipway program without its scanner, statically linked, for the engine's
+// own platform, for signing and verifying.
+func (r *Tools) Signer(base *Container) *File { // tools (../../../:0:0)
+	assertNotNil("base", base)
+	q := r.query.Select("signer")
 	q = q.Arg("base", base)
 
 	return &File{
