@@ -85,7 +85,7 @@ func TestKeyPasswordIsNowhere(t *testing.T) {
 	p := here(t, repository(t, hello()))
 	keys(t, p, "a", secret)
 	image := p.report(t, "publish", "--repository", emptyRegistry(t)+"/acme/hello").Reference
-	var printed string
+	var printed strings.Builder
 	for _, args := range [][]string{
 		{"sign", "--image", image, "--only-signature", "--key", "a.key", "-v", "--progress", "json", "-o", "json"},
 		{"sign", "--image", image, "--only-signature", "--key", "a.pub", "-v", "--progress", "plain"},
@@ -93,10 +93,10 @@ func TestKeyPasswordIsNowhere(t *testing.T) {
 		{"verify", "--image", image, "--key", "a.pub", "-v", "-o", "json"},
 	} {
 		e := p.run(t, args...)
-		printed += e.stdout + e.stderr
+		printed.WriteString(e.stdout + e.stderr)
 	}
-	if strings.Contains(printed, secret) {
-		t.Errorf("the password is printed:\n%s", printed)
+	if strings.Contains(printed.String(), secret) {
+		t.Errorf("the password is printed:\n%s", printed.String())
 	}
 	for _, root := range []string{p.dir, homeOf(p)} {
 		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {

@@ -122,13 +122,13 @@ type Finding struct {
 	Type         string       `json:"type,omitempty"` // gobinary, debian, helm and so on, as Trivy calls it
 	PURL         string       `json:"purl,omitempty"`
 	Installed    string       `json:"installed,omitempty"`
-	Fixed        string       `json:"fixed,omitempty"`     // the versions that fix it, separated by ", "
-	Status       string       `json:"status,omitempty"`    // fixed, affected, will_not_fix and so on
-	Targets      []string     `json:"targets,omitempty"`   // names of the images it is in
-	Platforms    []string     `json:"platforms,omitempty"` // and their platforms
+	Fixed        string       `json:"fixed,omitempty"`      // the versions that fix it, separated by ", "
+	Status       string       `json:"status,omitempty"`     // fixed, affected, will_not_fix and so on
+	Targets      []string     `json:"targets,omitempty"`    // names of the images it is in
+	Platforms    []string     `json:"platforms,omitempty"`  // and their platforms
 	ImagePath    string       `json:"image_path,omitempty"` // file in the image
-	Path         string       `json:"path,omitempty"`      // file in the source, relative to the root
-	Line         int          `json:"line,omitempty"`      // 1-based; 0 where it is not known
+	Path         string       `json:"path,omitempty"`       // file in the source, relative to the root
+	Line         int          `json:"line,omitempty"`       // 1-based; 0 where it is not known
 	EndLine      int          `json:"end_line,omitempty"`
 	URL          string       `json:"url,omitempty"` // of the first advisory
 	PrimaryURL   string       `json:"primary_url,omitempty"`
@@ -157,8 +157,8 @@ type Database struct {
 	Digest     string    `json:"digest,omitempty"`
 	UpdatedAt  time.Time `json:"updated_at,omitzero"`
 	NextUpdate time.Time `json:"next_update,omitzero"`
-	FetchedAt  time.Time `json:"fetched_at,omitzero"`  // or found unchanged
-	AgeSeconds int64     `json:"age_seconds"`          // since UpdatedAt
+	FetchedAt  time.Time `json:"fetched_at,omitzero"` // or found unchanged
+	AgeSeconds int64     `json:"age_seconds"`         // since UpdatedAt
 	Bundled    bool      `json:"bundled,omitempty"`   // the few advisories inside slipway
 	Advisories int       `json:"advisories,omitzero"` // how many, where that is known
 }

@@ -206,7 +206,7 @@ func (p *run) sign(ctx context.Context) (outcome, error) {
 		return outcome{}, err
 	}
 	defer client.Close()
-	r, err := p.Signer.Sign(ctx, sign.SignOptions{Subjects: subjects, Signer: signer, Remote: client.Options(ctx), Backoff: p.Backoff})
+	r, err := p.Signer.Sign(ctx, sign.Options{Subjects: subjects, Signer: signer, Remote: client.Options(ctx), Backoff: p.Backoff})
 	if err != nil {
 		return outcome{}, err
 	}

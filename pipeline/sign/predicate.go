@@ -3,6 +3,7 @@ package sign
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -91,9 +92,7 @@ func Provenance(o ProvenanceOptions) (json.RawMessage, error) {
 	var p provenance
 	p.BuildDefinition.BuildType = o.BuildType
 	p.BuildDefinition.ExternalParameters = map[string]any{}
-	for k, v := range o.External {
-		p.BuildDefinition.ExternalParameters[k] = v
-	}
+	maps.Copy(p.BuildDefinition.ExternalParameters, o.External)
 	p.BuildDefinition.InternalParameters = o.Internal
 	if o.Source != "" {
 		uri := o.Source

@@ -22,7 +22,7 @@ type Tool interface {
 	// error for a key that cannot be used.
 	NewSigner(ctx context.Context, o SignerOptions) (Signer, error)
 	// Sign signs every subject. One that is signed already gets nothing more.
-	Sign(ctx context.Context, o SignOptions) (SignResult, error)
+	Sign(ctx context.Context, o Options) (Result, error)
 	// Attest signs every statement and attaches it to each of its subjects.
 	Attest(ctx context.Context, o AttestOptions) (AttestResult, error)
 	// Verify checks an image and every manifest in it against a policy. It
@@ -53,8 +53,8 @@ type SignerOptions struct {
 	Rekor string
 }
 
-// SignOptions says what is signed by whom.
-type SignOptions struct {
+// Options says what is signed by whom.
+type Options struct {
 	Subjects    []Subject // the index first, then every manifest in it
 	Signer      Signer
 	Annotations map[string]string // signed with the digest
@@ -66,8 +66,8 @@ type SignOptions struct {
 	Settle time.Duration
 }
 
-// SignResult is what was signed.
-type SignResult struct {
+// Result is what was signed.
+type Result struct {
 	Signer    Signature       `json:"signer"`
 	Subjects  []SignedSubject `json:"subjects"`
 	Unchanged bool            `json:"unchanged"` // all were signed already

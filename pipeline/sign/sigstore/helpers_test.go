@@ -219,9 +219,9 @@ func (p *place) anImage(t *testing.T) []sign.Subject {
 	return []sign.Subject{{Digest: d}}
 }
 
-func (p *place) sign(t *testing.T, s sign.Signer, subs []sign.Subject) sign.SignResult {
+func (p *place) sign(t *testing.T, s sign.Signer, subs []sign.Subject) sign.Result {
 	t.Helper()
-	return must(sigstore.Sign(t.Context(), sign.SignOptions{Subjects: subs, Signer: s, Remote: p.remote(), Backoff: quick, Settle: time.Microsecond}))(t)
+	return must(sigstore.Sign(t.Context(), sign.Options{Subjects: subs, Signer: s, Remote: p.remote(), Backoff: quick, Settle: time.Microsecond}))(t)
 }
 
 func (p *place) attest(t *testing.T, s sign.Signer, what ...sign.Statement) sign.AttestResult {
@@ -293,7 +293,7 @@ func secretFree(t *testing.T, v any) {
 	t.Helper()
 	data, _ := json.Marshal(v)
 	for _, text := range []string{fmt.Sprint(v), fmt.Sprintf("%+v", v), fmt.Sprintf("%#v", v), fmt.Sprintf("%s %q %x", v, v, v), string(data)} {
-		for _, secret := range []string{plantedPassword, plantedToken, fmt.Sprintf("%x", plantedPassword), strings.Trim(fmt.Sprint([]byte(plantedPassword)), "[]")} {
+		for _, secret := range []string{plantedPassword, plantedToken, fmt.Sprintf("%x", plantedPassword), strings.Trim(fmt.Sprintf("%d", []byte(plantedPassword)), "[]")} {
 			if strings.Contains(text, secret) {
 				t.Errorf("a secret is in %.300s", text)
 			}

@@ -227,8 +227,7 @@ func exchange(req *http.Request, client *http.Client) ([]byte, error) {
 	req.Header.Set("User-Agent", "slipway")
 	resp, err := client.Do(req)
 	if err != nil {
-		var ue *url.Error
-		if errors.As(err, &ue) {
+		if ue, ok := errors.AsType[*url.Error](err); ok {
 			err = ue.Err // without the URL
 		}
 		return nil, err
@@ -325,5 +324,5 @@ type bound struct {
 
 // Do sends a request.
 func (b bound) Do(req *http.Request) (*http.Response, error) {
-	return b.client.Do(req.WithContext(b.ctx))
+	return b.client.Do(req.WithContext(b.ctx)) //nolint:gosec // the address is the configured instance's
 }

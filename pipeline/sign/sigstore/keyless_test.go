@@ -133,7 +133,7 @@ func startSigstore(t *testing.T, i *issuer, ct bool) instance {
 		t.Fatal(err)
 	}
 	// Its end is the end of its input, so it ends with this process too.
-	cmd := exec.Command(program, "-dir", dir, "-fulcio-config", config, fmt.Sprintf("-ct=%t", ct)) //nolint:noctx // ends with its input
+	cmd := exec.Command(program, "-dir", dir, "-fulcio-config", config, fmt.Sprintf("-ct=%t", ct))
 	cmd.Dir, cmd.Env = dir, []string{"HOME=" + dir, "TMPDIR=" + dir}
 	in := must(cmd.StdinPipe())(t)
 	out := must(cmd.StdoutPipe())(t)
@@ -183,7 +183,7 @@ func startSigstore(t *testing.T, i *issuer, ct bool) instance {
 func get(t *testing.T, url string) []byte {
 	t.Helper()
 	req := must(http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil))(t)
-	resp := must(http.DefaultClient.Do(req))(t)
+	resp := must(http.DefaultClient.Do(req))(t) //nolint:bodyclose // it is closed below
 	data := must(io.ReadAll(resp.Body))(t)
 	_ = resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
@@ -436,12 +436,12 @@ func TestKeylessRefused(t *testing.T) {
 	mixed := must(sigstore.NewSigner(t.Context(), sign.SignerOptions{
 		Keyless: &sign.Keyless{Fulcio: s.Fulcio, Token: given(i.token("sigstore", "ci@acme.example", time.Hour)), TrustedRoot: s.root}, Rekor: other.Rekor,
 	}))(t)
-	_, err := sigstore.Sign(t.Context(), sign.SignOptions{Subjects: subs, Signer: mixed, Remote: p.remote(), Backoff: quick})
+	_, err := sigstore.Sign(t.Context(), sign.Options{Subjects: subs, Signer: mixed, Remote: p.remote(), Backoff: quick})
 	wantFault(t, err, fault.Failed, "sign.untrusted", "trusted root")
 	down := must(sigstore.NewSigner(t.Context(), sign.SignerOptions{
 		Keyless: &sign.Keyless{Fulcio: s.Fulcio, Token: given(i.token("sigstore", "ci@acme.example", time.Hour)), TrustedRoot: s.root}, Rekor: i.URL,
 	}))(t)
-	_, err = sigstore.Sign(t.Context(), sign.SignOptions{Subjects: subs, Signer: down, Remote: p.remote(), Backoff: quick})
+	_, err = sigstore.Sign(t.Context(), sign.Options{Subjects: subs, Signer: down, Remote: p.remote(), Backoff: quick})
 	wantFault(t, err, fault.Failed, "rekor.refused", i.URL)
 	t.Log(err)
 	if p.written() != before {

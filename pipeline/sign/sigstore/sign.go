@@ -98,15 +98,15 @@ func (s *signer) withKey(ctx context.Context, k sign.Key) error {
 
 // Sign signs every subject. One that already has a valid signature of this
 // signer with these annotations gets nothing more.
-func Sign(ctx context.Context, o sign.SignOptions) (sign.SignResult, error) {
+func Sign(ctx context.Context, o sign.Options) (sign.Result, error) {
 	start := time.Now()
 	s, err := own(o.Subjects, o.Signer)
 	if err != nil {
-		return sign.SignResult{}, err
+		return sign.Result{}, err
 	}
 	st := newStore(ctx, o.Remote, o.Backoff)
 	st.settle = o.Settle
-	r := sign.SignResult{Signer: s.who, Subjects: make([]sign.SignedSubject, len(o.Subjects)), Unchanged: true}
+	r := sign.Result{Signer: s.who, Subjects: make([]sign.SignedSubject, len(o.Subjects)), Unchanged: true}
 	progress.Statusf(ctx, "signing %s", o.Subjects[0].Digest.Name())
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(jobs)
@@ -118,10 +118,10 @@ func Sign(ctx context.Context, o sign.SignOptions) (sign.SignResult, error) {
 	}
 	err = g.Wait()
 	if ctx.Err() != nil {
-		return sign.SignResult{}, ctx.Err()
+		return sign.Result{}, ctx.Err()
 	}
 	if err != nil {
-		return sign.SignResult{}, err
+		return sign.Result{}, err
 	}
 	for _, sub := range r.Subjects {
 		r.Unchanged = r.Unchanged && sub.Unchanged

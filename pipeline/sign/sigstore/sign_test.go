@@ -123,7 +123,7 @@ func TestAnnotationsAreSigned(t *testing.T) {
 	s := aPair(t, "cosign").signer(t)
 	for range 2 {
 		for _, env := range []string{"staging", "prod"} {
-			must(sigstore.Sign(t.Context(), sign.SignOptions{Subjects: subs, Signer: s, Annotations: map[string]string{"env": env}, Remote: p.remote(), Backoff: quick}))(t)
+			must(sigstore.Sign(t.Context(), sign.Options{Subjects: subs, Signer: s, Annotations: map[string]string{"env": env}, Remote: p.remote(), Backoff: quick}))(t)
 		}
 	}
 	if n := p.layers(t, sigTag(subs[0])); n != 2 {
@@ -306,7 +306,7 @@ func TestVerifyTellsFailuresApart(t *testing.T) {
 				var e map[string]any
 				_ = json.Unmarshal(b, &e)
 				body, _ := base64.StdEncoding.DecodeString(e["payload"].(string))
-				e["payload"] = base64.StdEncoding.EncodeToString(bytes.Replace(body, []byte("orders"), []byte("0rders"), -1))
+				e["payload"] = base64.StdEncoding.EncodeToString(bytes.ReplaceAll(body, []byte("orders"), []byte("0rders")))
 				out, _ := json.Marshal(e)
 				return out, n
 			})
@@ -407,7 +407,7 @@ func TestConcurrentSigners(t *testing.T) {
 				errs := make([]error, 2*len(signers))
 				for i, s := range signers {
 					wg.Go(func() {
-						_, errs[2*i] = sigstore.Sign(t.Context(), sign.SignOptions{Subjects: subs, Signer: s, Remote: p.remote(), Backoff: quick})
+						_, errs[2*i] = sigstore.Sign(t.Context(), sign.Options{Subjects: subs, Signer: s, Remote: p.remote(), Backoff: quick})
 					})
 					wg.Go(func() {
 						_, errs[2*i+1] = sigstore.Attest(t.Context(), sign.AttestOptions{Statements: []sign.Statement{anSBOM(subs...)}, Signer: s, Remote: p.remote(), Backoff: quick})
@@ -443,11 +443,12 @@ func TestOvertaken(t *testing.T) {
 			p.guard(func(w http.ResponseWriter, r *http.Request) bool {
 				write := r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, ".sig")
 				upload := r.Method == http.MethodPost && strings.Contains(r.URL.Path, "/uploads/")
-				if !(at == "before" && upload || at == "after" && write) || !met.CompareAndSwap(false, true) {
+				now := at == "before" && upload || at == "after" && write
+				if !now || !met.CompareAndSwap(false, true) {
 					return false
 				}
 				if at == "before" {
-					p.sign(t, b.signer(t), subs)
+					p.sign(t, b.signer(t), subs) //nolint:contextcheck // it has the test's
 					return false
 				}
 				p.next.ServeHTTP(w, r)
@@ -517,7 +518,7 @@ func TestRegistryFaults(t *testing.T) {
 				if r.Passed {
 					t.Error("passed without an answer")
 				}
-				_, err = sigstore.Sign(t.Context(), sign.SignOptions{Subjects: subs, Signer: s, Remote: p.remote(), Backoff: quick})
+				_, err = sigstore.Sign(t.Context(), sign.Options{Subjects: subs, Signer: s, Remote: p.remote(), Backoff: quick})
 				if at != ".att" {
 					wantFault(t, err, fault.Failed, tt.code, p.Listener.Addr().String())
 				}
@@ -551,7 +552,7 @@ func TestPassingFaults(t *testing.T) {
 		})
 		// One write takes several requests, each of which fails once.
 		patient := remote.Backoff{Duration: time.Millisecond, Steps: 10}
-		must(sigstore.Sign(t.Context(), sign.SignOptions{Subjects: subs, Signer: keys.signer(t), Remote: p.remote(), Backoff: patient}))(t)
+		must(sigstore.Sign(t.Context(), sign.Options{Subjects: subs, Signer: keys.signer(t), Remote: p.remote(), Backoff: patient}))(t)
 		if _, err := p.verify(t, subs[0], keys.trust()); err != nil {
 			t.Errorf("%s: %v", backend, err)
 		}
@@ -574,7 +575,7 @@ func TestCancelled(t *testing.T) {
 		<-r.Context().Done()
 		return true
 	})
-	_, err := sigstore.Sign(ctx, sign.SignOptions{Subjects: subs, Signer: s, Remote: p.remote()})
+	_, err := sigstore.Sign(ctx, sign.Options{Subjects: subs, Signer: s, Remote: p.remote()})
 	if !errors.Is(err, context.Canceled) || fault.ExitCode(err) != fault.ExitInterrupted {
 		t.Errorf("signing ends with %v", err)
 	}
@@ -590,7 +591,7 @@ func TestSignMissingImage(t *testing.T) {
 	p := newPlace(t, memory(t))
 	s := aPair(t, "cosign").signer(t)
 	gone := []sign.Subject{{Digest: p.repo.Digest("sha256:" + strings.Repeat("0", 64))}}
-	_, err := sigstore.Sign(t.Context(), sign.SignOptions{Subjects: gone, Signer: s, Remote: p.remote(), Backoff: quick})
+	_, err := sigstore.Sign(t.Context(), sign.Options{Subjects: gone, Signer: s, Remote: p.remote(), Backoff: quick})
 	wantFault(t, err, fault.Failed, "sign.image-not-found")
 	_, err = sigstore.Attest(t.Context(), sign.AttestOptions{Statements: []sign.Statement{anSBOM(gone...)}, Signer: s, Remote: p.remote(), Backoff: quick})
 	wantFault(t, err, fault.Failed, "sign.image-not-found")
@@ -636,11 +637,11 @@ func TestBadInput(t *testing.T) {
 		{"root is no root", "root.malformed", policy(sign.Policy{Identities: []sign.Identity{{Issuer: "a", Subject: "b"}}, TrustedRoot: keys.public})},
 		{"empty root", "root.incomplete", policy(sign.Policy{Identities: []sign.Identity{{Issuer: "a", Subject: "b"}}, TrustedRoot: "testdata/empty_root.json"})},
 		{"no signer", "key.missing", func() error {
-			_, err := sigstore.Sign(t.Context(), sign.SignOptions{Subjects: []sign.Subject{{Digest: d}}})
+			_, err := sigstore.Sign(t.Context(), sign.Options{Subjects: []sign.Subject{{Digest: d}}})
 			return err
 		}},
 		{"no subject to sign", "sign.nothing", func() error {
-			_, err := sigstore.Sign(t.Context(), sign.SignOptions{Signer: s})
+			_, err := sigstore.Sign(t.Context(), sign.Options{Signer: s})
 			return err
 		}},
 		{"no statement", "attest.nothing", attest()},

@@ -357,8 +357,7 @@ func wait(ctx context.Context, d time.Duration) error {
 
 // passing tells a failure that another try may mend.
 func passing(err error) bool {
-	var te *transport.Error
-	if errors.As(err, &te) {
+	if te, ok := errors.AsType[*transport.Error](err); ok {
 		return te.StatusCode >= 500 || te.StatusCode == http.StatusTooManyRequests || te.StatusCode == http.StatusRequestTimeout
 	}
 	var ne net.Error

@@ -24,7 +24,7 @@ func (Tool) NewSigner(ctx context.Context, o sign.SignerOptions) (sign.Signer, e
 }
 
 // Sign is [Sign].
-func (Tool) Sign(ctx context.Context, o sign.SignOptions) (sign.SignResult, error) {
+func (Tool) Sign(ctx context.Context, o sign.Options) (sign.Result, error) {
 	return Sign(ctx, o)
 }
 

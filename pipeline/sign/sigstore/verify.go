@@ -441,7 +441,7 @@ func decodeEnvelope(data []byte) *envelope {
 	if json.Unmarshal(data, &e.Envelope) != nil || e.PayloadType != intotoType {
 		return nil
 	}
-	body, err := base64.StdEncoding.DecodeString(e.Envelope.Payload)
+	body, err := base64.StdEncoding.DecodeString(e.Payload)
 	if err != nil {
 		return nil
 	}
@@ -473,10 +473,8 @@ func (p *policy) check(ctx context.Context, c candidate, k kind) (sig sign.Signa
 			if p.requireLog {
 				co.TrustedMaterial = p.root
 			}
-			if _, err := ask(ctx, c, v1.Hash{}, co); err == nil {
+			if _, why = ask(ctx, c, v1.Hash{}, co); why == nil {
 				return logged(sign.Signature{Key: key.name}, c), nil
-			} else {
-				why = err
 			}
 		}
 	}
