@@ -109,7 +109,7 @@ func (s *Slipway) Sbom(
 	if err != nil {
 		return nil, err
 	}
-	out := path.Join("/out", name)
+	out := "/" + name
 	c, err = s.scanner(c).
 		WithExec(append(args, "--as", format), dagger.ContainerWithExecOpts{RedirectStdout: out}).
 		Sync(ctx)

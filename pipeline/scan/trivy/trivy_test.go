@@ -231,6 +231,7 @@ func TestVulnerableFunctionThatIsCalledFailsTheGate(t *testing.T) {
 	}
 	o.Module = filepath.Join(o.Root, "called")
 	o.Reach = reach(t, "called")
+	o.Now = time.Date(2026, 8, 31, 12, 0, 0, 0, time.UTC)
 	var said events
 	r, err := scanner.Scan(progress.With(t.Context(), &said, "scan"), o)
 	wantFault(t, err, fault.Gate, "scan.findings", "CVE-2023-45288 (HIGH) in golang.org/x/net v0.20.0, called, fixed in 0.23.0", "go get golang.org/x/net@v0.")
@@ -256,7 +257,7 @@ func TestVulnerableFunctionThatIsCalledFailsTheGate(t *testing.T) {
 	if r.Scanner != (scan.Tool{Name: "trivy", Version: "0.74.0"}) {
 		t.Errorf("scanner %+v", r.Scanner)
 	}
-	if !strings.Contains(strings.Join(said.warnings(), "\n"), "bundled advisories (facts of 2025-06-30): not a full vulnerability database") {
+	if !strings.Contains(strings.Join(said.warnings(), "\n"), "bundled advisories (facts of 2026-08-21): not a full vulnerability database") {
 		t.Errorf("warnings %q", said.warnings())
 	}
 }
