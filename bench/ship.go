@@ -231,4 +231,3 @@ func find(dir, name string) (string, error) {
 	}
 	return found, nil
 }
-

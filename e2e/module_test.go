@@ -316,7 +316,7 @@ func (s *suite) scan(t *testing.T) {
 	}
 	dir := t.TempDir()
 	s.call(t, "scan", "report", "export", "--path", dir)
-	for _, name := range []string{"scan.json", "scan.sarif", "scan-junit.xml", "gl-container-scanning-report.json"} {
+	for _, name := range []string{"scan.json", "scan.sarif", "scan-junit.xml"} {
 		data, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil || !bytes.Contains(data, []byte("aws-access-key-id")) || bytes.Contains(data, []byte("HHHFPZ")) {
 			t.Errorf("%s: %v\n%s", name, err, data)

@@ -78,15 +78,22 @@ func TestSignThenVerify(t *testing.T) {
 	}
 }
 
-// TestKeyPasswordIsNowhere looks for a planted password in what is printed and
-// written. It reaches the program through its environment, never its arguments.
+// TestKeyPasswordIsNowhere looks for a planted password and a planted token in
+// what is printed and written, also by a test that prints its environment. They
+// reach the program through its environment, never its arguments.
 func TestKeyPasswordIsNowhere(t *testing.T) {
 	const secret = "planted-key-password"
-	p := here(t, repository(t, hello()))
+	files := hello()
+	files["main_test.go"] = "package main\n\nimport (\n\t\"os\"\n\t\"testing\"\n)\n\nfunc TestEnvironment(t *testing.T) { t.Log(os.Environ()) }\n"
+	p := here(t, repository(t, files))
+	p.env = append(p.env, "SIGSTORE_ID_TOKEN="+secret, "ACTIONS_ID_TOKEN_REQUEST_TOKEN="+secret, "SLIPWAY_REGISTRY_PASSWORD="+secret, "SLIPWAY_REGISTRY_USERNAME=u", "COSIGN_PASSWORD="+secret)
 	keys(t, p, "a", secret)
 	image := p.report(t, "publish", "--repository", emptyRegistry(t)+"/acme/hello").Reference
 	var printed strings.Builder
 	for _, args := range [][]string{
+		{"test", "--no-race", "-v", "-o", "json", "--progress", "plain"},
+		{"scan", "--db-repository", "bundled", "--platforms", "linux/amd64", "-v", "-o", "json", "--progress", "json"},
+		{"sign", "--image", image, "--only-signature", "--keyless", "-v", "--progress", "plain"},
 		{"sign", "--image", image, "--only-signature", "--key", "a.key", "-v", "--progress", "json", "-o", "json"},
 		{"sign", "--image", image, "--only-signature", "--key", "a.pub", "-v", "--progress", "plain"},
 		{"sign", "--image", image, "--only-signature", "--key", "env://SLIPWAY_KEY_PASSWORD", "-v", "--progress", "plain"},

@@ -111,7 +111,7 @@ type Report struct {
 	Scan      *scan.Result         `json:"scan,omitempty"`
 	SBOMs     []SBOM               `json:"sboms,omitempty"`
 	Push      *registry.PushResult `json:"push,omitempty"`
-	Sign      *sign.Result     `json:"sign,omitempty"`
+	Sign      *sign.Result         `json:"sign,omitempty"`
 	Attest    *sign.AttestResult   `json:"attest,omitempty"`
 	Verify    *sign.VerifyResult   `json:"verify,omitempty"`
 	Reference string               `json:"reference,omitempty"` // repository@sha256:...

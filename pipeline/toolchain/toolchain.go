@@ -140,12 +140,13 @@ func Command(ctx context.Context, program string, args ...string) *exec.Cmd {
 }
 
 // environ is the caller's environment less every variable that steers go, C
-// compilers or the stamping of time.
+// compilers or the stamping of time, and less slipway's own secrets: a test may
+// print what it sees.
 func environ() []string {
 	var env []string
 	for _, kv := range os.Environ() {
 		name, _, _ := strings.Cut(kv, "=")
-		if steers(name) {
+		if steers(name) || secret(name) {
 			continue
 		}
 		env = append(env, kv)
@@ -163,6 +164,16 @@ func steers(name string) bool {
 	}
 	return strings.HasPrefix(name, "GO") && name == strings.ToUpper(name) && !strings.HasPrefix(name, "GOOGLE") ||
 		strings.HasPrefix(name, "CGO_")
+}
+
+// secret tells the variables through which slipway gets what signs and pushes.
+func secret(name string) bool {
+	switch name {
+	case "SLIPWAY_KEY_PASSWORD", "COSIGN_PASSWORD", "SLIPWAY_REGISTRY_PASSWORD",
+		"SIGSTORE_ID_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_TOKEN", "SIGNING_KEY", "SIGNING_PASSWORD":
+		return true
+	}
+	return false
 }
 
 // directive is the toolchain line of dir's go.mod, or "".
