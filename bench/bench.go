@@ -273,7 +273,7 @@ func (b *bench) sites(ctx context.Context, p place, all []contestant) ([]*site, 
 		}, c.Name)
 		s := &site{
 			contestant: c, app: p.app, tools: b.tools, base: p.base, common: b.environ(),
-			dir: filepath.Join(p.work, name), repository: p.registry + "/" + p.app.Name + "/" + strings.Trim(name, "-"),
+			dir: filepath.Join(p.work, name), repository: p.registry + "/" + p.app.Name + "/" + strings.ToLower(strings.Trim(name, "-")),
 		}
 		s.goCache = s.path("gocache")
 		var err error

@@ -59,11 +59,11 @@ echo "$image"
 func (b *bench) shippers() []contestant {
 	return []contestant{
 		{
-			Name: ourShip, Note: "`slipway ship --platforms linux/amd64 --key KEY`: lint, race tests, build, scan with reachability, SBOMs, push, signature, three attestations, verification",
+			Name: ourShip, Note: "`slipway ship --key KEY` for linux/amd64: lint, race tests, build, scan with reachability, SBOMs, push, signature, three attestations, verification",
 			command: func(s *site) []string {
 				return []string{
-					s.tools.Slipway, "ship", "-C", s.tree.dir, "--main", s.app.Main, "--repository", s.repository, "--insecure",
-					"--platforms", "linux/amd64", "--key", b.supply.Key + ".key", "--db-repository", "bundled", "-o", "json",
+					s.tools.Slipway, "ship", "-C", s.tree.dir, "--repository", s.repository, "--insecure",
+					"--key", b.supply.Key + ".key", "-o", "json",
 				}
 			},
 			env: func(s *site) []string {
@@ -104,9 +104,9 @@ func (b *bench) buildSupply(ctx context.Context, cache string) error {
 	if err := os.MkdirAll(bin, 0o755); err != nil {
 		return fmt.Errorf("making a folder: %w", err)
 	}
-	for _, p := range []struct{ module, main, name, experiment string }{
-		{"github.com/aquasecurity/trivy", "/cmd/trivy", "trivy", "jsonv2"},
-		{"github.com/sigstore/cosign/v2", "/cmd/cosign", "cosign", "jsonv2"},
+	for _, p := range []struct{ module, main, name string }{
+		{"github.com/aquasecurity/trivy", "/cmd/trivy", "trivy"},
+		{"github.com/sigstore/cosign/v2", "/cmd/cosign", "cosign"},
 	} {
 		b.log.Info("building", "program", p.name)
 		version, err := output(ctx, b.root, os.Environ(), "go", "list", "-m", "-f", "{{.Version}}", p.module)
@@ -119,18 +119,19 @@ func (b *bench) buildSupply(ctx context.Context, cache string) error {
 		} else {
 			b.supply.CosignVersion = v
 		}
-		// A module of its own: slipway's lacks what the programs need beyond
-		// the libraries.
-		dir := filepath.Join(b.work, "build-"+p.name)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return fmt.Errorf("making a folder: %w", err)
+		// The modules are slipway's own, in a copy: the programs need some more.
+		mod := filepath.Join(b.work, p.name+".mod")
+		for from, to := range map[string]string{"go.mod": mod, "go.sum": strings.TrimSuffix(mod, ".mod") + ".sum"} {
+			text, err := os.ReadFile(filepath.Join(b.root, from))
+			if err != nil {
+				return fmt.Errorf("reading slipway's modules: %w", err)
+			}
+			if err := os.WriteFile(to, text, 0o600); err != nil {
+				return fmt.Errorf("copying slipway's modules: %w", err)
+			}
 		}
-		mod := fmt.Sprintf("module bench\n\ngo 1.26.3\n\nrequire %s %s\n\ntool %s%s\n", p.module, v, p.module, p.main)
-		if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte(mod), 0o644); err != nil {
-			return fmt.Errorf("writing a module: %w", err)
-		}
-		env := append(os.Environ(), "GOEXPERIMENT="+p.experiment, "GOFLAGS=-trimpath -mod=mod")
-		if _, err := output(ctx, dir, env, "go", "build", "-ldflags", "-s -w", "-o", filepath.Join(bin, p.name), p.module+p.main); err != nil {
+		env := append(os.Environ(), "GOEXPERIMENT=jsonv2", "GOFLAGS=-trimpath -mod=mod -modfile="+mod)
+		if _, err := output(ctx, b.root, env, "go", "build", "-ldflags", "-s -w", "-o", filepath.Join(bin, p.name), p.module+p.main); err != nil {
 			return err
 		}
 	}
@@ -169,14 +170,19 @@ func (b *bench) measureShip(ctx context.Context, p place) error {
 	if err != nil {
 		return err
 	}
-	linterConfig, err := os.ReadFile(filepath.Join(b.root, ".golangci.yml"))
+	linter, err := os.ReadFile(filepath.Join(b.root, ".golangci.yml"))
 	if err != nil {
 		return fmt.Errorf("reading the linter's configuration: %w", err)
 	}
+	rules := strings.ReplaceAll(string(linter), "path: "+p.app.Dir+"/", "path: ") // the app is at the top here
 	for _, s := range sites {
 		s.goCache = b.goEnv["GOCACHE"]
-		if err := os.WriteFile(filepath.Join(s.tree.dir, ".golangci.yml"), linterConfig, 0o644); err != nil {
-			return fmt.Errorf("writing the linter's configuration: %w", err)
+		if err := os.WriteFile(filepath.Join(s.tree.dir, ".golangci.yml"), []byte(rules), 0o600); err != nil {
+			return fmt.Errorf("configuring the linter: %w", err)
+		}
+		text := fmt.Sprintf("app:\n  main: %s\n  tags: [%s]\n  platforms: [linux/amd64]\nscan:\n  databases: [bundled]\n", p.app.Main, p.app.Tag)
+		if err := os.WriteFile(filepath.Join(s.tree.dir, "slipway.yaml"), []byte(text), 0o600); err != nil {
+			return fmt.Errorf("configuring the app: %w", err)
 		}
 	}
 	// The first run fetches the linter and makes the database.
@@ -184,7 +190,7 @@ func (b *bench) measureShip(ctx context.Context, p place) error {
 	b.log.Info("filling slipway's cache")
 	fill := append(os.Environ(), "SLIPWAY_CACHE="+ours.path("warm"))
 	for _, command := range []string{"lint", "scan"} {
-		if _, err := output(ctx, ours.tree.dir, fill, b.tools.Slipway, command, "-C", ours.tree.dir, "--main", p.app.Main, "--platforms", "linux/amd64"); err != nil {
+		if _, err := output(ctx, ours.tree.dir, fill, b.tools.Slipway, command, "-C", ours.tree.dir); err != nil {
 			return err
 		}
 	}
