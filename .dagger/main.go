@@ -1,6 +1,7 @@
-// Slipway takes a Go service from source to a pushed image: lint, race tests,
-// a reproducible build, a push. The same commit gives the same image digest
-// here, in any CI and with the slipway program outside Dagger.
+// Slipway takes a Go service from source to a signed image: lint, race tests,
+// a reproducible build, a scan, a push, signature and attestations. The same
+// commit gives the same image digest here, in any CI and with the slipway
+// program outside Dagger.
 //
 // Every setting has a default; slipway.yaml at the root of the repository
 // changes them (see docs/configuration.md of slipway).
@@ -11,7 +12,10 @@
 //	dagger call test report export --path reports
 //	dagger call build as-service up --ports 8080:8080
 //	dagger call build-layout export --path image
+//	dagger call scan
 //	dagger call publish --address ghcr.io/acme/orders
+//	dagger call sign --image ghcr.io/acme/orders@sha256:... --key file:cosign.key
+//	dagger call verify --image ghcr.io/acme/orders@sha256:... --env prod
 //	dagger check
 package main
 

@@ -25,6 +25,7 @@ type app struct {
 	Main            string // main package
 	Tag             string // build tag; empty for none
 	Edit            edit
+	Untested        *edit  // one that no test of the app sees; nil leaves the whole way out
 	Start           *start // how an image of it starts; nil leaves image variants out
 }
 
@@ -51,6 +52,10 @@ func apps() []app {
 			Edit: edit{
 				File: "internal/httpapi/problem.go",
 				Old:  `"about:blank", Title: http.`, New: `"about:blank#%d", Title: http.`,
+			},
+			Untested: &edit{
+				File: "internal/serve/serve.go",
+				Old:  `"recovery stopped early"`, New: `"recovery stopped early %d"`,
 			},
 			Start: &start{
 				Version: []string{"version"},

@@ -242,7 +242,7 @@ func (b *bench) app(ctx context.Context, name string) (err error) {
 		return err
 	}
 	b.results.Apps = append(b.results.Apps, r)
-	if a.Start != nil && b.shipRounds > 0 {
+	if a.Untested != nil && b.shipRounds > 0 {
 		if err := b.measureShip(ctx, place); err != nil {
 			return err
 		}

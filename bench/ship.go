@@ -67,7 +67,7 @@ func (b *bench) shippers() []contestant {
 				}
 			},
 			env: func(s *site) []string {
-				return []string{"SLIPWAY_CACHE=" + s.path("cache"), "SLIPWAY_KEY_PASSWORD=" + keyPassword}
+				return []string{b.path(s), "SLIPWAY_CACHE=" + s.path("cache"), "SLIPWAY_KEY_PASSWORD=" + keyPassword}
 			},
 			reference: slipwayReference,
 		},
@@ -75,9 +75,8 @@ func (b *bench) shippers() []contestant {
 			Name: script, Note: "golangci-lint, `go test -race`, ko, trivy for the gate and the documents, cosign for one signature, three attestations and their verification, one after another; no reachability",
 			command: func(*site) []string { return []string{"bash", "-c", steps} },
 			env: func(s *site) []string {
-				bin := filepath.Join(b.work, "bin")
 				return []string{
-					"PATH=" + bin + string(os.PathListSeparator) + filepath.Join(s.tools.Goroot, "bin") + string(os.PathListSeparator) + os.Getenv("PATH"),
+					b.path(s),
 					"GOFLAGS=-tags=" + s.app.Tag, "KO_DOCKER_REPO=" + s.repository, "KO_DEFAULTBASEIMAGE=" + s.base, "KOCACHE=" + s.path("cache"),
 					"TAG=" + s.app.Tag, "MAIN=" + s.app.Main, "OUT=" + s.path("out"), "KEY=" + b.supply.Key, "COSIGN_PASSWORD=" + keyPassword,
 					"TRIVY_CACHE_DIR=" + b.supply.Database, "TRIVY_SKIP_DB_UPDATE=true", "TRIVY_OFFLINE_SCAN=true", "TRIVY_SKIP_VERSION_CHECK=true",
@@ -90,6 +89,13 @@ func (b *bench) shippers() []contestant {
 			},
 		},
 	}
+}
+
+// path puts the programs of the script before the others: both ways take the
+// linter from there.
+func (b *bench) path(s *site) string {
+	dirs := []string{filepath.Join(b.work, "bin"), filepath.Join(s.tools.Goroot, "bin"), os.Getenv("PATH")}
+	return "PATH=" + strings.Join(dirs, string(os.PathListSeparator))
 }
 
 // buildSupply builds trivy and cosign at the versions slipway is built with,
@@ -142,7 +148,7 @@ func (b *bench) buildSupply(ctx context.Context, cache string) error {
 	if err != nil {
 		return err
 	}
-	b.supply.LinterVersion = filepath.Base(filepath.Dir(linter))
+	b.supply.LinterVersion, _, _ = strings.Cut(strings.TrimPrefix(filepath.Base(filepath.Dir(linter)), "golangci-lint-"), "-")
 	if err := link(linter, filepath.Join(bin, "golangci-lint")); err != nil {
 		return err
 	}
@@ -166,6 +172,7 @@ type shipResult struct {
 // Redis in both, so those that need them are skipped in both.
 func (b *bench) measureShip(ctx context.Context, p place) error {
 	p.work = filepath.Join(p.work, "ship")
+	p.app.Edit = *p.app.Untested
 	sites, err := b.sites(ctx, p, b.shippers())
 	if err != nil {
 		return err
