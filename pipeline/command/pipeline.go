@@ -183,7 +183,7 @@ func (a *app) runStages(cmd *cobra.Command, r *request, sets flagSet, stages []s
 	if o.Cache, err = cache.User(); err != nil {
 		return err
 	}
-	if err := a.supplyOptions(r, &o.Config, &o); err != nil {
+	if err := a.supplyOptions(r, &o); err != nil {
 		return err
 	}
 	o.Credentials.Username = r.username

@@ -25,13 +25,14 @@ const (
 	cosignPasswordVariable = "COSIGN_PASSWORD"
 )
 
-func keyPassword() sign.Secret {
+// keyPassword is the password in the environment, which may be empty there.
+func keyPassword() (password sign.Secret, set bool) {
 	for _, name := range []string{passwordVariable, cosignPasswordVariable} {
 		if v, ok := os.LookupEnv(name); ok {
-			return sign.Hide([]byte(v))
+			return sign.Hide([]byte(v)), true
 		}
 	}
-	return sign.Secret{}
+	return sign.Secret{}, false
 }
 
 // scanFlags adds what narrows the gate down and where its database comes from.
@@ -98,7 +99,8 @@ func fromHere(ref string) string {
 }
 
 func (r *request) signing() ship.Signing {
-	s := ship.Signing{Password: keyPassword()}
+	var s ship.Signing
+	s.Password, _ = keyPassword()
 	if r.token != "" {
 		s.Token = sign.FileToken{Path: r.token}
 	}
@@ -255,10 +257,8 @@ func (a *app) newPassword(stdin bool) (sign.Secret, error) {
 		text, err := readPassword(a.stdin)
 		return sign.Hide([]byte(text)), err
 	}
-	for _, name := range []string{passwordVariable, cosignPasswordVariable} {
-		if v, ok := os.LookupEnv(name); ok {
-			return sign.Hide([]byte(v)), nil
-		}
+	if password, set := keyPassword(); set {
+		return password, nil
 	}
 	in, ok := a.stdin.(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) {
@@ -289,7 +289,8 @@ func (a *app) newPassword(stdin bool) (sign.Secret, error) {
 }
 
 // supplyOptions completes the options of a run that scans, signs or verifies.
-func (a *app) supplyOptions(r *request, c *config.Config, o *ship.Options) error {
+func (a *app) supplyOptions(r *request, o *ship.Options) error {
+	c := &o.Config
 	if a.program.Scanner != nil {
 		o.Scanner = a.program.Scanner(o.Cache)
 	}

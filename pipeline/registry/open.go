@@ -33,9 +33,10 @@ func (c *Client) Open(ctx context.Context, reference string) (Remote, error) {
 	if err != nil {
 		return Remote{}, err
 	}
-	opts := c.Options(ctx)
+	// What is read later is tried again by the transport.
+	opts := c.options(ctx, c.opts.Downloads, &retrying{base: c.transport(), backoff: c.opts.Backoff})
 	var desc *remote.Descriptor
-	err = again(ctx, c.opts.Backoff, brokenOff, func() (err error) {
+	err = Again(ctx, c.opts.Backoff, brokenOff, func() (err error) {
 		desc, err = remote.Get(ref, opts...)
 		return err
 	})
@@ -84,8 +85,8 @@ func (c *Client) Open(ctx context.Context, reference string) (Remote, error) {
 }
 
 // Options are the library's options for calls that slipway's own do not cover:
-// with the client's credentials, certificate authorities and patience. What
-// only reads is tried again by itself.
+// with the client's credentials, certificate authorities and patience. Nothing
+// is tried again: that is for the caller, by [Again], and not for both.
 func (c *Client) Options(ctx context.Context) []remote.Option {
-	return c.options(ctx, c.opts.Uploads, &retrying{base: c.transport(), backoff: c.opts.Backoff})
+	return c.options(ctx, c.opts.Uploads, c.transport())
 }

@@ -59,7 +59,7 @@ func (c *Client) get(ctx context.Context, ref name.Reference, p v1.Platform) (im
 	var desc *remote.Descriptor
 	// The transport repeats what fails before the answer; a manifest that ends
 	// early is fetched again from here.
-	err := again(ctx, c.opts.Backoff, brokenOff, func() (err error) {
+	err := Again(ctx, c.opts.Backoff, brokenOff, func() (err error) {
 		desc, err = remote.Get(ref, c.pulling(ctx, p)...)
 		return err
 	})
@@ -82,7 +82,7 @@ func (c *Client) get(ctx context.Context, ref name.Reference, p v1.Platform) (im
 			}
 			if m.Platform != nil && m.Platform.Satisfies(p) {
 				var img v1.Image
-				err := again(ctx, c.opts.Backoff, brokenOff, func() (err error) {
+				err := Again(ctx, c.opts.Backoff, brokenOff, func() (err error) {
 					img, err = idx.Image(m.Digest)
 					return err
 				})

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -277,5 +280,22 @@ func TestOpenFixesTheDigest(t *testing.T) {
 		if _, err := c.Open(t.Context(), p.host()+"/"+reference); fault.CodeOf(err) != code {
 			t.Errorf("%s: %v (%s), want %s", reference, err, fault.CodeOf(err), code)
 		}
+	}
+}
+
+// TestOptionsTryOnce: who uses them tries again itself, and tries on top of
+// tries would keep a run waiting for minutes.
+func TestOptionsTryOnce(t *testing.T) {
+	var requests atomic.Int64
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "/manifests/") {
+			requests.Add(1)
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	defer s.Close()
+	ref := must(name.ParseReference(strings.TrimPrefix(s.URL, "http://") + "/a:1"))(t)
+	if _, err := remote.Get(ref, client(t, registry.Options{}).Options(t.Context())...); err == nil || requests.Load() != 1 {
+		t.Errorf("%d requests, %v", requests.Load(), err)
 	}
 }

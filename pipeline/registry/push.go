@@ -127,7 +127,7 @@ func (s *sending) image(ctx context.Context, ref name.Digest) error {
 }
 
 func (s *sending) there(ctx context.Context, ref name.Digest, opts []remote.Option) (there bool, err error) {
-	err = again(ctx, s.client.opts.Backoff, passing, func() error {
+	err = Again(ctx, s.client.opts.Backoff, passing, func() error {
 		_, err := remote.Head(ref, opts...)
 		there = err == nil
 		var te *transport.Error
@@ -165,7 +165,7 @@ func (s *sending) blobs(ctx context.Context, all []v1.Image) error {
 			seen[digest] = true
 			l := s.mark(l, digest)
 			g.Go(func() error {
-				return again(gctx, s.client.opts.Backoff, passing, func() error { return s.pusher.Upload(gctx, s.Repository, l) })
+				return Again(gctx, s.client.opts.Backoff, passing, func() error { return s.pusher.Upload(gctx, s.Repository, l) })
 			})
 		}
 	}
@@ -181,7 +181,7 @@ type described interface {
 // manifest puts a manifest in place, unless it is there.
 func (s *sending) manifest(ctx context.Context, ref name.Reference, m described) error {
 	alone := struct{ described }{m} // its blobs are there; the library would ask for each again
-	return again(ctx, s.client.opts.Backoff, passing, func() error { return s.pusher.Push(ctx, ref, alone) })
+	return Again(ctx, s.client.opts.Backoff, passing, func() error { return s.pusher.Push(ctx, ref, alone) })
 }
 
 func denied(err error) bool {

@@ -14,22 +14,22 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
-// again does something until it works, fails for a reason that does not pass,
+// Again does something until it works, fails for a reason that does not pass,
 // or has had all its tries.
-func again(ctx context.Context, b remote.Backoff, worth func(error) bool, do func() error) error {
+func Again(ctx context.Context, b remote.Backoff, worth func(error) bool, do func() error) error {
 	for tries := b.Steps; ; tries-- {
 		err := do()
 		if err == nil || tries <= 1 || !worth(err) {
 			return err
 		}
-		if wait(ctx, b.Step()) != nil {
+		if Wait(ctx, b.Step()) != nil {
 			return err // the caller looks at ctx first
 		}
 	}
 }
 
-// wait sleeps unless the run ends.
-func wait(ctx context.Context, d time.Duration) error {
+// Wait sleeps unless the run ends; then it returns why.
+func Wait(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
@@ -105,7 +105,7 @@ func (r *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 		if err == nil {
 			_ = resp.Body.Close() // nobody reads it
 		}
-		if err := wait(req.Context(), b.Step()); err != nil {
+		if err := Wait(req.Context(), b.Step()); err != nil {
 			return nil, err
 		}
 	}

@@ -138,7 +138,7 @@ func (p *patient) RoundTrip(req *http.Request) (*http.Response, error) {
 	left := time.Until(p.until)
 	p.mu.Unlock()
 	if left > 0 {
-		if err := wait(req.Context(), left); err != nil {
+		if err := Wait(req.Context(), left); err != nil {
 			if req.Body != nil {
 				err = errors.Join(err, req.Body.Close())
 			}

@@ -48,11 +48,7 @@ func (p *run) checkSigner() error {
 	if !slices.Contains(p.Stages, Sign) {
 		return nil
 	}
-	s := p.Config.Sign
-	switch {
-	case s.Key != "" && s.Keyless != nil:
-		return fault.Inputf("key.two", "both sign.key and sign.keyless are set").WithFix("keep one of them")
-	case s.Key == "" && s.Keyless == nil && !p.local():
+	if s := p.Config.Sign; s.Key == "" && s.Keyless == nil && !p.local() {
 		return fault.Inputf("key.missing", "there is nothing to sign with").
 			WithFix("set sign.key or sign.keyless in slipway.yaml, make a key with slipway keys generate, or push without signature by --unsigned")
 	}
@@ -439,7 +435,7 @@ func (p *run) policy(ctx context.Context) (sign.Policy, error) {
 func identities(list []config.Identity) []sign.Identity {
 	var all []sign.Identity
 	for _, i := range list {
-		all = append(all, sign.Identity{Issuer: i.Issuer, IssuerPattern: i.IssuerPattern, Subject: i.Subject, SubjectPattern: i.SubjectPattern})
+		all = append(all, sign.Identity(i))
 	}
 	return all
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/sigstore/cosign/v2/pkg/oci/static"
 
 	"github.com/slipway-ci/slipway/pipeline/fault"
+	"github.com/slipway-ci/slipway/pipeline/registry"
 )
 
 // keyHint is an annotation on what we sign with a key: the key's fingerprint.
@@ -229,7 +230,7 @@ func (s *store) change(ctx context.Context, k kind, d name.Digest, edit func([]c
 			return false, err
 		}
 		mine, changed = add, true
-		if err := wait(ctx, s.settling(took)); err != nil {
+		if err := registry.Wait(ctx, s.settling(took)); err != nil {
 			return false, err
 		}
 	}
@@ -331,28 +332,7 @@ func (s *store) get(ctx context.Context, d name.Digest) (desc *remote.Descriptor
 // again does something until it works, fails for a reason that does not pass,
 // or has had all its tries.
 func (s *store) again(ctx context.Context, do func() error) error {
-	b := s.backoff
-	for tries := b.Steps; ; tries-- {
-		err := do()
-		if err == nil || tries <= 1 || ctx.Err() != nil || !passing(err) {
-			return err
-		}
-		if wait(ctx, b.Step()) != nil {
-			return err // the caller looks at ctx first
-		}
-	}
-}
-
-// wait lets time pass unless the run ends.
-func wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return ctx.Err()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return registry.Again(ctx, s.backoff, func(err error) bool { return ctx.Err() == nil && passing(err) }, do)
 }
 
 // passing tells a failure that another try may mend.
