@@ -1,0 +1,229 @@
+package charts
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/yannh/kubeconform/pkg/validator"
+	"helm.sh/helm/v3/pkg/chartutil"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	psapi "k8s.io/pod-security-admission/api"
+	"k8s.io/pod-security-admission/policy"
+)
+
+// kubernetesSum pins the module that the API's schemas come from.
+const kubernetesSum = "h1:WQdDvYJazkmkwSncgNwGvVtaCt4TYXIU3wSMRgvp3MI="
+
+// apiSchemas returns a folder of JSON schemas, one for each kind, made from
+// Kubernetes' own OpenAPI description. Its module is downloaded and not required:
+// as a dependency it would need dozens of replace directives.
+var apiSchemas = sync.OnceValues(func() (string, error) {
+	module, err := exec.Command("go", "mod", "download", "-json", "k8s.io/kubernetes@"+kubeVersion).Output()
+	var info struct{ Dir, Sum, Error string }
+	if jsonErr := json.Unmarshal(module, &info); jsonErr != nil {
+		return "", fmt.Errorf("go mod download: %w, %w", err, jsonErr)
+	}
+	if err != nil {
+		return "", fmt.Errorf("go mod download: %w: %s", err, info.Error)
+	}
+	if info.Sum != kubernetesSum {
+		return "", fmt.Errorf("k8s.io/kubernetes@%s has the sum %s, want %s", kubeVersion, info.Sum, kubernetesSum)
+	}
+	raw, err := os.ReadFile(filepath.Join(info.Dir, "api", "openapi-spec", "swagger.json"))
+	if err != nil {
+		return "", err
+	}
+	var api struct {
+		Definitions map[string]map[string]any `json:"definitions"`
+	}
+	if err := json.Unmarshal(raw, &api); err != nil {
+		return "", err
+	}
+	dir := filepath.Join(scratch, "schemas")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return "", err
+	}
+	return dir, writeSchemas(dir, api.Definitions)
+})
+
+// writeSchemas writes kind-group-version.json for each kind, as kubeconform looks
+// for them.
+func writeSchemas(dir string, definitions map[string]map[string]any) error {
+	for _, d := range definitions {
+		tighten(d)
+	}
+	// The API takes both, which OpenAPI 2 cannot say.
+	definitions["io.k8s.apimachinery.pkg.util.intstr.IntOrString"] = map[string]any{"type": []string{"integer", "string"}}
+	definitions["io.k8s.apimachinery.pkg.api.resource.Quantity"] = map[string]any{"type": []string{"number", "string"}}
+	for name, d := range definitions {
+		kinds, _ := d["x-kubernetes-group-version-kind"].([]any)
+		if len(kinds) != 1 { // several: the options of deletes and watches, never a manifest
+			continue
+		}
+		kind := kinds[0].(map[string]any)
+		group, _, _ := strings.Cut(kind["group"].(string), ".")
+		file := fmt.Sprintf("%s-%s-%s.json", kind["kind"], group, kind["version"])
+		file = strings.ToLower(strings.ReplaceAll(file, "--", "-")) // the core group has no name
+		needed := map[string]any{}
+		collect(definitions, d, needed)
+		needed[name] = d
+		raw, err := json.Marshal(map[string]any{"$ref": "#/definitions/" + name, "definitions": needed})
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, file), raw, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tighten refuses fields that a type does not have.
+func tighten(schema any) {
+	s, ok := schema.(map[string]any)
+	if !ok {
+		return
+	}
+	properties, ok := s["properties"].(map[string]any)
+	if _, open := s["additionalProperties"]; ok && !open {
+		s["additionalProperties"] = false
+	}
+	for _, p := range properties {
+		tighten(p)
+	}
+	tighten(s["items"])
+	tighten(s["additionalProperties"])
+}
+
+// collect adds to needed every definition that node refers to.
+func collect(definitions map[string]map[string]any, node any, needed map[string]any) {
+	switch node := node.(type) {
+	case map[string]any:
+		if ref, ok := node["$ref"].(string); ok {
+			name := strings.TrimPrefix(ref, "#/definitions/")
+			if _, seen := needed[name]; !seen {
+				needed[name] = definitions[name]
+				collect(definitions, definitions[name], needed)
+			}
+		}
+		for value := range maps.Values(node) {
+			collect(definitions, value, needed)
+		}
+	case []any:
+		for _, value := range node {
+			collect(definitions, value, needed)
+		}
+	}
+}
+
+// conform returns what kubeconform finds wrong with manifests.
+func conform(t *testing.T, manifests string) (checked int, problems []string) {
+	t.Helper()
+	dir, err := apiSchemas()
+	if err != nil {
+		t.Skipf("no Kubernetes API description: %v", err)
+	}
+	v, err := validator.New([]string{filepath.Join(dir, "{{.ResourceKind}}{{.KindSuffix}}.json")},
+		validator.Opts{Strict: true, KubernetesVersion: strings.TrimPrefix(kubeVersion, "v")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range v.Validate("manifests", io.NopCloser(strings.NewReader(manifests))) {
+		switch r.Status {
+		case validator.Empty:
+		case validator.Valid:
+			checked++
+		default:
+			problems = append(problems, fmt.Sprintf("%v %v", r.Err, r.ValidationErrors))
+		}
+	}
+	return checked, problems
+}
+
+func TestConformsToAPI(t *testing.T) {
+	for _, set := range valueSets(t) {
+		t.Run(set.name, func(t *testing.T) {
+			r := render(t, set.values)
+			checked, problems := conform(t, manifest(r))
+			for _, p := range problems {
+				t.Error(p)
+			}
+			if want := len(objects(t, r)); checked != want {
+				t.Errorf("%d objects are valid, want %d", checked, want)
+			}
+		})
+	}
+}
+
+// The schemas are converted here, so they are shown to refuse things, too.
+func TestConformsRefuses(t *testing.T) {
+	for _, tt := range []struct{ name, manifest, want string }{
+		{"unknown field", `{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {prots: []}}`, "additional properties 'prots' not allowed"},
+		{"wrong type", `{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: [{port: http}]}}`, "got string, want integer"},
+		{"missing field", `{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: [{name: http}]}}`, "missing property 'port'"},
+		{"removed version", `{apiVersion: autoscaling/v2beta2, kind: HorizontalPodAutoscaler, metadata: {name: a}}`, "could not find schema"},
+		{"duplicate key", "apiVersion: v1\nkind: Pod\nkind: Pod\nmetadata: {name: a}", "already"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, problems := conform(t, tt.manifest)
+			if got := strings.Join(problems, "\n"); !strings.Contains(got, tt.want) {
+				t.Errorf("%q does not say %q", got, tt.want)
+			}
+		})
+	}
+}
+
+// TestRestricted asks the code that the API server's Pod Security admission runs.
+func TestRestricted(t *testing.T) {
+	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	restricted := psapi.LevelVersion{Level: psapi.LevelRestricted, Version: psapi.LatestVersion()}
+	judge := func(meta *metav1.ObjectMeta, spec *corev1.PodSpec) string {
+		result := policy.AggregateCheckResults(evaluator.EvaluatePod(restricted, meta, spec))
+		if result.Allowed {
+			return ""
+		}
+		return result.ForbiddenDetail()
+	}
+	evaluate := func(t *testing.T, values chartutil.Values) string {
+		t.Helper()
+		r := render(t, values)
+		pod := deployment(t, r).Spec.Template
+		problems := judge(&pod.ObjectMeta, &pod.Spec)
+		if test := only[corev1.Pod](t, r, "Pod"); test != nil {
+			problems += judge(&test.ObjectMeta, &test.Spec)
+		}
+		return problems
+	}
+	for _, set := range valueSets(t) {
+		t.Run(set.name, func(t *testing.T) {
+			if problems := evaluate(t, set.values); problems != "" {
+				t.Error(problems)
+			}
+		})
+	}
+	for _, tt := range []struct{ values, want string }{
+		{`{podSecurityContext: {runAsNonRoot: null}}`, "runAsNonRoot != true"},
+		{`{podSecurityContext: {seccompProfile: null}}`, "seccompProfile"},
+		{`{securityContext: {capabilities: {drop: []}}}`, "unrestricted capabilities"},
+		{`{securityContext: {allowPrivilegeEscalation: true}}`, "allowPrivilegeEscalation != false"},
+		{`{extraVolumes: [{name: x, hostPath: {path: /}}]}`, "hostPath"},
+	} {
+		t.Run("refuses "+tt.want, func(t *testing.T) {
+			if got := evaluate(t, parseValues(t, tt.values)); !strings.Contains(got, tt.want) {
+				t.Errorf("%q does not say %q", got, tt.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,209 @@
+{{/* Pod template of the workload, whatever its kind. */}}
+{{- define "order-service.pod" -}}
+{{- $v := .Values -}}
+metadata:
+  labels:
+    {{- merge (include "order-service.podLabels" . | fromYaml) $v.podLabels $v.commonLabels | toYaml | nindent 4 }}
+  annotations:
+    {{- mergeOverwrite (include "order-service.podAnnotations" . | fromYaml) $v.podAnnotations | toYaml | nindent 4 }}
+spec:
+  serviceAccountName: {{ include "order-service.serviceAccountName" . }}
+  automountServiceAccountToken: {{ ternary $v.automountServiceAccountToken $v.rbac.create (kindIs "bool" $v.automountServiceAccountToken) }}
+  {{- /* Or every Service of the namespace becomes a handful of variables. */}}
+  enableServiceLinks: false
+  terminationGracePeriodSeconds: {{ $v.terminationGracePeriodSeconds }}
+  {{- with $v.priorityClassName }}
+  priorityClassName: {{ . }}
+  {{- end }}
+  {{- range $field := list "imagePullSecrets" "hostAliases" "nodeSelector" "tolerations" }}
+  {{- with index $v $field }}
+  {{ $field }}:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- end }}
+  {{- with include "order-service.placement" . }}
+  {{- . | nindent 2 }}
+  {{- end }}
+  securityContext:
+    {{- toYaml $v.podSecurityContext | nindent 4 }}
+  {{- with $v.waitFor }}
+  initContainers:
+    {{- range . }}
+    - name: wait-for-{{ .name }}
+      image: {{ .image | default (include "order-service.image" $) | quote }}
+      imagePullPolicy: {{ $v.image.pullPolicy }}
+      {{- if .url }}
+      args: [health, --url, {{ .url | quote }}]
+      {{- else }}
+      command: {{ toJson .command }}
+      {{- end }}
+      securityContext:
+        {{- toYaml $v.securityContext | nindent 8 }}
+      resources:
+        {{- include "order-service.smallResources" $ | nindent 8 }}
+    {{- end }}
+  {{- end }}
+  containers:
+    - name: {{ .Chart.Name }}
+      image: {{ include "order-service.image" . | quote }}
+      imagePullPolicy: {{ $v.image.pullPolicy }}
+      args: [--config, /etc/app/config.yaml]
+      ports:
+        - name: http
+          containerPort: {{ $v.ports.http }}
+        - name: metrics
+          containerPort: {{ $v.ports.metrics }}
+      env:
+        {{- include "order-service.env" . | trim | nindent 8 }}
+      {{- with $v.secretEnvFrom }}
+      envFrom:
+        {{- range . }}
+        - secretRef:
+            name: {{ .secret }}
+          {{- with .prefix }}
+          prefix: {{ . }}
+          {{- end }}
+        {{- end }}
+      {{- end }}
+      {{- range $probe := list "startup" "liveness" "readiness" }}
+      {{- with index $v.probes $probe }}
+      {{ $probe }}Probe:
+        httpGet:
+          path: {{ .path }}
+          port: http
+        {{- omit . "path" | toYaml | nindent 8 }}
+      {{- end }}
+      {{- end }}
+      {{- with $v.lifecycle }}
+      lifecycle:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      resources:
+        {{- toYaml $v.resources | nindent 8 }}
+      securityContext:
+        {{- toYaml $v.securityContext | nindent 8 }}
+      volumeMounts:
+        {{- /* The whole folder: a single file of it (subPath) would never be updated. */}}
+        - name: config
+          mountPath: /etc/app
+          readOnly: true
+        - name: tmp
+          mountPath: /tmp
+        {{- if $v.cache.enabled }}
+        - name: cache
+          mountPath: {{ $v.cache.mountPath }}
+        {{- end }}
+        {{- range $i, $files := $v.secretFiles }}
+        - name: secret-{{ $i }}
+          mountPath: {{ $files.mountPath }}
+          readOnly: true
+        {{- end }}
+        {{- with $v.extraVolumeMounts }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+    {{- with $v.extraContainers }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  volumes:
+    - name: config
+      configMap:
+        name: {{ include "order-service.fullname" . }}
+    - name: tmp
+      emptyDir: {{ include "order-service.emptyDir" $v.tmp }}
+    {{- if $v.cache.enabled }}
+    - name: cache
+      emptyDir: {{ include "order-service.emptyDir" $v.cache }}
+    {{- end }}
+    {{- range $i, $files := $v.secretFiles }}
+    - name: secret-{{ $i }}
+      secret:
+        secretName: {{ $files.secret }}
+        {{- /* The pod's fsGroup reads them, nobody else does. */}}
+        defaultMode: 0440
+        {{- with $files.items }}
+        items:
+          {{- range $key, $path := . }}
+          - key: {{ $key | quote }}
+            path: {{ $path | quote }}
+          {{- end }}
+        {{- end }}
+    {{- end }}
+    {{- with $v.extraVolumes }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+{{- end }}
+
+{{- define "order-service.podAnnotations" -}}
+{{- /* Which of the containers kubectl logs and kubectl exec mean. */ -}}
+kubectl.kubernetes.io/default-container: {{ .Chart.Name }}
+{{- if .Values.metrics.annotations }}
+prometheus.io/scrape: "true"
+prometheus.io/port: {{ .Values.ports.metrics | quote }}
+prometheus.io/path: {{ .Values.metrics.path }}
+{{- end }}
+{{- if eq .Values.configReload "roll" }}
+checksum/config: {{ include "order-service.configFiles" . | sha256sum }}
+{{- end }}
+{{- end }}
+
+{{- define "order-service.env" -}}
+{{- range $name, $path := dict "POD_NAME" "metadata.name" "POD_NAMESPACE" "metadata.namespace" "POD_IP" "status.podIP" "NODE_NAME" "spec.nodeName" }}
+- name: {{ $name }}
+  valueFrom:
+    fieldRef:
+      fieldPath: {{ $path }}
+{{- end }}
+{{- if .Values.gomaxprocs }}
+- name: GOMAXPROCS
+  valueFrom:
+    resourceFieldRef:
+      resource: limits.cpu
+{{- end }}
+{{- with .Values.gomemlimit }}
+- name: GOMEMLIMIT
+  value: {{ . }}
+{{- end }}
+{{- range $name, $value := .Values.env }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- range .Values.secretEnv }}
+- name: {{ .name }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ .secret }}
+      key: {{ .key }}
+{{- end }}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "order-service.emptyDir" -}}
+{ {{- with .sizeLimit }}sizeLimit: {{ . }}{{ end -}} }
+{{- end }}
+
+{{/* affinity and topologySpreadConstraints. */}}
+{{- define "order-service.placement" -}}
+{{- $selector := dict "matchLabels" (include "order-service.selectorLabels" . | fromYaml) -}}
+{{- $affinity := deepCopy .Values.affinity -}}
+{{- with .Values.podAntiAffinity -}}
+{{- $term := dict "topologyKey" .topologyKey "labelSelector" $selector -}}
+{{- if and .perRevision (semverCompare ">=1.31-0" $.Capabilities.KubeVersion.Version) -}}
+{{- $_ := set $term "matchLabelKeys" (list "pod-template-hash") -}}
+{{- end -}}
+{{- if eq .mode "required" -}}
+{{- $_ := set $affinity "podAntiAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" (list $term)) -}}
+{{- else if eq .mode "preferred" -}}
+{{- $_ := set $affinity "podAntiAffinity" (dict "preferredDuringSchedulingIgnoredDuringExecution" (list (dict "weight" .weight "podAffinityTerm" $term))) -}}
+{{- end -}}
+{{- end -}}
+{{- $placement := dict -}}
+{{- with $affinity }}{{ $_ := set $placement "affinity" . }}{{ end -}}
+{{- $spread := list -}}
+{{- range .Values.topologySpreadConstraints -}}
+{{- $spread = append $spread (ternary . (merge (dict "labelSelector" $selector) .) (hasKey . "labelSelector")) -}}
+{{- end -}}
+{{- with $spread }}{{ $_ := set $placement "topologySpreadConstraints" . }}{{ end -}}
+{{- with $placement }}{{ toYaml . }}{{ end -}}
+{{- end }}

@@ -1,0 +1,151 @@
+package charts
+
+import (
+	"bufio"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+)
+
+// TestServiceTakesConfig starts the real service with every config.yaml that the
+// chart makes: unknown keys and bad values end it before it listens.
+func TestServiceTakesConfig(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the service")
+	}
+	server := filepath.Join(t.TempDir(), "server")
+	build := exec.CommandContext(t.Context(), "go", "build", "-C", "../sample-app", "-tags", "nomsgpack", "-o", server, "./cmd/server")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, set := range valueSets(t) {
+		t.Run(set.name, func(t *testing.T) {
+			config := only[corev1.ConfigMap](t, render(t, set.values), "ConfigMap").Data["config.yaml"]
+			if out := start(t, server, config); !strings.Contains(out, `"listening"`) {
+				t.Errorf("the service does not listen:\n%s\n%s", out, config)
+			}
+		})
+	}
+	t.Run("refuses", func(t *testing.T) {
+		if out := start(t, server, "databse: {}"); !strings.Contains(out, `unknown key "databse"`) {
+			t.Errorf("the service takes anything:\n%s", out)
+		}
+	})
+}
+
+// start runs the service until it listens or ends and returns what it said.
+func start(t *testing.T, server, config string) string {
+	t.Helper()
+	dir := t.TempDir()
+	// Files of Secrets are where the test can write.
+	config = strings.ReplaceAll(config, "/etc/secrets", dir)
+	for name, content := range map[string]string{"config.yaml": config, "redis/password": "x"} {
+		file := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, server, "--config", filepath.Join(dir, "config.yaml"))
+	cmd.Env = []string{"APP_SERVER_LISTEN=127.0.0.1:0", "APP_SERVER_METRICS_LISTEN=127.0.0.1:0"}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = cmd.Stdout
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		said.WriteString(lines.Text() + "\n")
+		if strings.Contains(lines.Text(), `"listening"`) {
+			break
+		}
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	return said.String()
+}
+
+// TestListensWhereAsked compares the addresses in config.yaml with the ports that
+// probes and Service use.
+func TestListensWhereAsked(t *testing.T) {
+	r := render(t, parseValues(t, `{ports: {http: 8888, metrics: 9999}}`))
+	var config struct {
+		Server struct {
+			Listen        string `json:"listen"`
+			MetricsListen string `json:"metrics_listen"`
+		} `json:"server"`
+	}
+	if err := yaml.Unmarshal([]byte(only[corev1.ConfigMap](t, r, "ConfigMap").Data["config.yaml"]), &config); err != nil {
+		t.Fatal(err)
+	}
+	if config.Server.Listen != ":8888" || config.Server.MetricsListen != ":9999" {
+		t.Errorf("config.yaml listens on %+v", config.Server)
+	}
+	pod := deployment(t, r).Spec.Template
+	for _, p := range pod.Spec.Containers[0].Ports {
+		if want := map[string]int32{"http": 8888, "metrics": 9999}[p.Name]; p.ContainerPort != want {
+			t.Errorf("port %s is %d, want %d", p.Name, p.ContainerPort, want)
+		}
+	}
+	if got := pod.Annotations["prometheus.io/port"]; got != "9999" {
+		t.Errorf("Prometheus is sent to port %s", got)
+	}
+}
+
+// TestStopsInTime holds what a rolling update needs to lose no request: capacity
+// is never given up before its replacement is ready, and a pod has the time to
+// drain before it is killed.
+func TestStopsInTime(t *testing.T) {
+	for _, set := range valueSets(t) {
+		t.Run(set.name, func(t *testing.T) {
+			r := render(t, set.values)
+			d := deployment(t, r)
+			if got := d.Spec.Strategy.RollingUpdate.MaxUnavailable.String(); got != "0" {
+				t.Errorf("maxUnavailable %s gives up capacity", got)
+			}
+			if d.Spec.MinReadySeconds == 0 {
+				t.Error("an old pod goes as soon as its successor is ready, before proxies know of it")
+			}
+			if d.Spec.Template.Spec.Containers[0].ReadinessProbe == nil {
+				t.Error("no readiness probe: requests arrive before the service listens")
+			}
+			var config struct {
+				Shutdown struct {
+					DrainDelay string `json:"drain_delay"`
+					Timeout    string `json:"timeout"`
+				} `json:"shutdown"`
+			}
+			if err := yaml.Unmarshal([]byte(only[corev1.ConfigMap](t, r, "ConfigMap").Data["config.yaml"]), &config); err != nil {
+				t.Fatal(err)
+			}
+			drain, timeout := duration(t, config.Shutdown.DrainDelay), duration(t, config.Shutdown.Timeout)
+			grace := time.Duration(*d.Spec.Template.Spec.TerminationGracePeriodSeconds) * time.Second
+			if drain < 2*time.Second || drain >= timeout || timeout >= grace {
+				t.Errorf("want 2s <= drain_delay < timeout < grace period, got %s, %s, %s", drain, timeout, grace)
+			}
+		})
+	}
+}
+
+func duration(t *testing.T, s string) time.Duration {
+	t.Helper()
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
