@@ -1,0 +1,164 @@
+package cluster_test
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/slipway-ci/slipway/pipeline/deploy"
+	"github.com/slipway-ci/slipway/pipeline/fault"
+)
+
+// reportVariable is the folder that measurements are written to; make soak
+// sets it.
+const reportVariable = "SLIPWAY_TEST_REPORT"
+
+// helmVersion is the one slipway is built with.
+const helmVersion = "v3.22.0"
+
+// helmTimeout is what helm is given in place of its 5 minutes, so that the
+// comparison ends some day.
+const helmTimeout = time.Minute
+
+// TestAgainstHelm makes every failure once with slipway and once with helm
+// upgrade --install --wait --atomic, and writes down when each said what.
+func TestAgainstHelm(t *testing.T) {
+	report := os.Getenv(reportVariable)
+	if report == "" {
+		t.Skipf("not measuring: %s is not set; make soak sets it", reportVariable)
+	}
+	program := filepath.Join(t.TempDir(), "helm")
+	install := exec.CommandContext(t.Context(), "go", "install", "helm.sh/helm/v3/cmd/helm@"+helmVersion)
+	install.Env = append(os.Environ(), "GOBIN="+filepath.Dir(program))
+	install.Dir = t.TempDir()
+	if out, err := install.CombinedOutput(); err != nil {
+		t.Fatalf("building helm: %v\n%s", err, out)
+	}
+	var rows []row
+	for _, tt := range failures() {
+		t.Run(tt.name, func(t *testing.T) {
+			r := row{name: tt.name, kind: "deploy." + tt.kind}
+			r.bySlipway(t, tt)
+			r.byHelm(t, tt, program)
+			rows = append(rows, r)
+			t.Logf("%+v", r)
+		})
+	}
+	var late []float64
+	p := newPlace(t)
+	p.must(t, deploy.Installed, nil)
+	for i := range 10 {
+		r := p.must(t, deploy.Upgraded, map[string]any{"env": map[string]any{"ROUND": fmt.Sprint(i)}})
+		late = append(late, r.Late)
+	}
+	write(t, filepath.Join(report, "failures.md"), rows, late)
+}
+
+// row is one failure, in seconds from the start of the deployment.
+type row struct {
+	name, kind            string
+	known, said, restored float64 // Kubernetes showed it, slipway's verdict, the old version back
+	helm                  float64 // helm's end
+	words                 string  // helm's last ones
+}
+
+func (r *row) bySlipway(t *testing.T, tt failureCase) {
+	p := newPlace(t)
+	p.must(t, deploy.Installed, nil)
+	if tt.prepare != nil {
+		tt.prepare(t, p)
+	}
+	p.o.Timeout = cmp.Or(tt.timeout, helmTimeout)
+	start := time.Now()
+	result, err := run(t, p.with(tt.set(p)))
+	r.restored = time.Since(start).Seconds()
+	f := result.Failure
+	if err == nil || f == nil || fault.CodeOf(err) != r.kind {
+		t.Errorf("%+v %v", result, err)
+		return
+	}
+	r.known, r.said = f.Known.Sub(start).Seconds(), f.Reported.Sub(start).Seconds()
+}
+
+func (r *row) byHelm(t *testing.T, tt failureCase, program string) {
+	p := newPlace(t)
+	p.Cluster.Namespace(t)
+	helm := func(set map[string]any, more ...string) (string, error) {
+		values := filepath.Join(t.TempDir(), "values.json")
+		text, err := json.Marshal(set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(values, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, program, append([]string{
+			"upgrade", "--install", "app", p.o.Chart, "--create-namespace", "--namespace", p.o.Namespace, "--kubeconfig", p.o.Kubeconfig, "--values", values, "--wait",
+		}, more...)...)
+		var out bytes.Buffer
+		cmd.Stderr = &out
+		err = cmd.Run()
+		return out.String(), err
+	}
+	if out, err := helm(p.with(nil).Set); err != nil {
+		t.Fatalf("helm install: %v\n%s", err, out)
+	}
+	if tt.prepare != nil {
+		tt.prepare(t, p)
+	}
+	start := time.Now()
+	out, err := helm(p.with(tt.set(p)).Set, "--atomic", "--timeout", helmTimeout.String())
+	r.helm = time.Since(start).Seconds()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		t.Errorf("helm: %v", err)
+	}
+	for line := range strings.Lines(out) {
+		if rest, ok := strings.CutPrefix(line, "Error: "); ok {
+			r.words = strings.TrimSpace(rest)
+		}
+	}
+}
+
+func write(t *testing.T, file string, rows []row, late []float64) {
+	t.Helper()
+	var b strings.Builder
+	fmt.Fprintf(&b, `Each failure is made as an upgrade of a running release on devcluster, once with slipway and
+once with helm %s (upgrade --install --wait --atomic, with a timeout of %s in place of its
+5 minutes, which would only make it wait longer). Seconds from the start; "known" is when
+Kubernetes first showed it, "said" is slipway's verdict with the cause, "restored" when the old
+version was back.
+
+| failure | code | known | said | after it was known | restored | helm ends | helm says |
+|---|---|---|---|---|---|---|---|
+`, helmVersion, helmTimeout)
+	for _, r := range rows {
+		words := strings.NewReplacer("|", "\\|", "\n", " ").Replace(r.words)
+		if len(words) > 160 {
+			words = words[:160] + "..."
+		}
+		fmt.Fprintf(&b, "| %s | `%s` | %.1f | %.1f | %.1f | %.1f | %.1f | %s |\n", r.name, r.kind, r.known, r.said, r.said-r.known, r.restored, r.helm, words)
+	}
+	fmt.Fprintf(&b, "\nFrom the Deployment being available, by its condition's time in whole seconds, to the end of\nthe rollout as slipway sees it, in ten upgrades:")
+	for _, l := range late {
+		fmt.Fprintf(&b, " %.2f", l)
+	}
+	b.WriteString(" s. Up to one second of it is the rounding.\n")
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil { //nolint:gosec // a page for everybody
+		t.Fatal(err)
+	}
+}

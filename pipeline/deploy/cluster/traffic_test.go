@@ -1,0 +1,118 @@
+package cluster_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/slipway-ci/slipway/pipeline/deploy"
+)
+
+// rate is how many requests a second are sent while versions change.
+const rate = 200
+
+// TestNoRequestIsLost sends requests through the Service while good versions
+// roll out and bad ones are rolled back.
+func TestNoRequestIsLost(t *testing.T) {
+	p := newPlace(t)
+	good, bad := 3, 1
+	if os.Getenv(soakVariable) != "" {
+		good, bad = 20, 5
+	}
+	base := map[string]any{"replicas": 2}
+	p.must(t, deploy.Installed, base)
+	service, err := p.Client.CoreV1().Services(p.o.Namespace).Get(t.Context(), "app", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	load := startLoad(t.Context(), "http://"+service.Spec.ClusterIP+"/")
+	for i := range good {
+		set := map[string]any{"replicas": 2, "env": map[string]any{"ROUND": fmt.Sprint(i)}}
+		p.must(t, deploy.Upgraded, set)
+		if i%max(good/bad, 1) != 0 || i/max(good/bad, 1) >= bad {
+			continue
+		}
+		set["mode"] = []string{"crash", "unready", "unstarted"}[i%3]
+		if r, err := p.deploy(t, set); err == nil || r.Action != deploy.RolledBack {
+			t.Errorf("%+v %v", r, err)
+		}
+	}
+	sent, failed, why := load.stop()
+	t.Logf("%d requests over %d rollouts and %d rollbacks, %d failed", sent, good, bad, failed)
+	if failed > 0 || sent < 1000 {
+		t.Errorf("%d of %d requests failed, for example: %v", failed, sent, why)
+	}
+}
+
+// load sends requests at a steady rate, whatever becomes of earlier ones, half
+// of them over connections of their own.
+type load struct {
+	cancel       context.CancelFunc
+	done         sync.WaitGroup
+	sent, failed atomic.Int64
+	why          atomic.Value
+}
+
+func startLoad(ctx context.Context, url string) *load {
+	ctx, cancel := context.WithCancel(ctx)
+	l := &load{cancel: cancel}
+	kept := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 50}}
+	fresh := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	l.done.Go(func() {
+		tick := time.NewTicker(time.Second / rate)
+		defer tick.Stop()
+		defer kept.CloseIdleConnections()
+		for i := 0; ; i++ {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			client := kept
+			if i%2 == 0 {
+				client = fresh
+			}
+			l.done.Go(func() {
+				l.sent.Add(1)
+				if err := ask(context.WithoutCancel(ctx), client, url); err != nil {
+					l.failed.Add(1)
+					l.why.Store(err.Error())
+				}
+			})
+		}
+	})
+	return l
+}
+
+func ask(ctx context.Context, client *http.Client, url string) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(r)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s", resp.Status)
+	}
+	return nil
+}
+
+func (l *load) stop() (sent, failed int64, why any) {
+	l.cancel()
+	l.done.Wait()
+	return l.sent.Load(), l.failed.Load(), l.why.Load()
+}

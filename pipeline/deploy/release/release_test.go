@@ -1,0 +1,170 @@
+package release
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	helm "helm.sh/helm/v3/pkg/release"
+	apps "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/cli-runtime/pkg/resource"
+	"sigs.k8s.io/yaml"
+
+	"github.com/slipway-ci/slipway/pipeline/deploy"
+)
+
+func revisions(list ...string) []*helm.Release {
+	var out []*helm.Release
+	for i, text := range list {
+		status, description, _ := strings.Cut(text, ": ")
+		out = append(out, &helm.Release{Version: i + 1, Info: &helm.Info{Status: helm.Status(status), Description: description}})
+	}
+	return out
+}
+
+// TestStateOfARelease has the histories that Helm and slipway leave behind.
+func TestStateOfARelease(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		history []string
+		state   deploy.State
+		good    int
+		applied int // revisions the cluster may hold parts of
+	}{
+		{"installed", []string{"deployed: deployed v1"}, deploy.Deployed, 1, 1},
+		{"by helm", []string{"deployed: Install complete"}, deploy.Deployed, 1, 1},
+		{"upgraded", []string{"superseded: deployed v1", "deployed: deployed v2"}, deploy.Deployed, 2, 1},
+		{"first install failed", []string{"failed: Release \"app\" failed: x"}, deploy.Failed, 0, 1},
+		{"first install replaced", []string{"superseded: Release \"app\" failed: x", "deployed: deployed v1"}, deploy.Deployed, 2, 1},
+		{"replaced and failed again", []string{"superseded: Release \"app\" failed: x", "failed: Release \"app\" failed: y"}, deploy.Failed, 0, 2},
+		{"upgrade failed", []string{"deployed: deployed v1", "failed: Upgrade \"app\" failed: x"}, deploy.Failed, 1, 2},
+		{"rollback failed too", []string{"deployed: deployed v1", "superseded: Upgrade \"app\" failed: x", "failed: Rollback \"app\" failed: y"}, deploy.Failed, 1, 3},
+		{"rolled back", []string{"superseded: deployed v1", "failed: Upgrade \"app\" failed: x", "deployed: Rollback to 1"}, deploy.Deployed, 3, 1},
+		{"install killed", []string{"pending-install: Initial install underway"}, deploy.Unfinished, 0, 1},
+		{"upgrade killed", []string{"deployed: deployed v1", "pending-upgrade: Preparing upgrade"}, deploy.Unfinished, 1, 2},
+		{"rollback killed", []string{"superseded: deployed v1", "deployed: deployed v2", "pending-rollback: Rollback to 1"}, deploy.Unfinished, 2, 2},
+		{"recovered and killed again", []string{"deployed: deployed v1", "failed: unfinished: revision 2 is pending-upgrade", "pending-upgrade: Preparing upgrade"}, deploy.Unfinished, 1, 3},
+		{"tests failed", []string{"deployed: deployed v1", "failed: tests failed: pod"}, deploy.Failed, 1, 2},
+		{"uninstalled, history kept", []string{"uninstalled: Uninstallation complete"}, deploy.Absent, 0, 0},
+		{"uninstall killed", []string{"uninstalling: Deletion in progress"}, deploy.Unfinished, 0, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := judge(revisions(tt.history...))
+			if f.State != tt.state || f.Good != tt.good || len(f.applied) != tt.applied || f.Last != len(tt.history) {
+				t.Errorf("state %s, good %d, %d applied; want %s, %d, %d", f.State, f.Good, len(f.applied), tt.state, tt.good, tt.applied)
+			}
+			if f.State != deploy.Deployed && f.Reason == "" {
+				t.Error("there is no reason")
+			}
+		})
+	}
+}
+
+func info(t *testing.T, text string) *resource.Info {
+	t.Helper()
+	u := &unstructured.Unstructured{}
+	if err := yaml.Unmarshal([]byte(text), &u.Object); err != nil {
+		t.Fatal(err)
+	}
+	return &resource.Info{Name: u.GetName(), Namespace: u.GetNamespace(), Object: u, Mapping: &meta.RESTMapping{GroupVersionKind: u.GroupVersionKind()}}
+}
+
+const deploymentOf = `apiVersion: apps/v1
+kind: Deployment
+metadata: {name: app}
+spec:
+`
+
+// TestPatchRemovesWhatFailedRevisionsBrought merges a failed revision over a
+// good one and looks at what is left after the patch to a third.
+func TestPatchRemovesWhatFailedRevisionsBrought(t *testing.T) {
+	pod := func(spec string) string {
+		return deploymentOf + "  template: {spec: {containers: [{name: app, image: a, env: [" + spec + "]}]}}\n"
+	}
+	for _, tt := range []struct{ name, good, failed, live, target, keep, lose string }{
+		{
+			name: "an environment variable", good: pod("{name: OLD, value: x}"), failed: pod("{name: FAILED, value: x}"),
+			live:   pod("{name: OLD, value: x}, {name: FAILED, value: x}, {name: INJECTED, value: y}"),
+			target: pod("{name: NEW, value: x}"), keep: "INJECTED", lose: "FAILED",
+		},
+		{
+			name: "of the good one", good: pod("{name: OLD, value: x}"), failed: pod("{name: FAILED, value: x}"),
+			live: pod("{name: OLD, value: x}"), target: pod("{name: NEW, value: x}"), keep: "NEW", lose: "OLD",
+		},
+		{
+			name:   "a service account, which has an old name too",
+			good:   deploymentOf + "  template: {spec: {containers: [{name: app, image: a}]}}\n",
+			failed: deploymentOf + "  template: {spec: {serviceAccountName: nobody, containers: [{name: app, image: a}]}}\n",
+			live:   deploymentOf + "  template: {spec: {serviceAccountName: nobody, serviceAccount: nobody, containers: [{name: app, image: a}]}}\n",
+			target: deploymentOf + "  template: {spec: {containers: [{name: app, image: a}]}}\n", keep: "app", lose: "nobody",
+		},
+		{
+			name: "an autoscaler takes over the number of pods",
+			good: deploymentOf + "  replicas: 5\n", failed: deploymentOf + "  replicas: 6\n", live: deploymentOf + "  replicas: 7\n",
+			target: deploymentOf + "  paused: false\n", keep: `"replicas":7`, lose: "nothing",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			base := info(t, tt.good)
+			if err := overlay(base, info(t, tt.failed)); err != nil {
+				t.Fatal(err)
+			}
+			live := info(t, tt.live)
+			patch, _, err := threeWay(info(t, tt.target), base, live.Object)
+			if err != nil {
+				t.Fatal(err)
+			}
+			before, err := json.Marshal(live.Object)
+			if err != nil {
+				t.Fatal(err)
+			}
+			after, err := strategicpatch.StrategicMergePatch(before, patch, apps.Deployment{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(string(after), tt.keep) || strings.Contains(string(after), tt.lose) {
+				t.Errorf("after %s:\n%s", patch, after)
+			}
+		})
+	}
+}
+
+func TestPatchOfUnknownKinds(t *testing.T) {
+	const kind = "apiVersion: example.com/v1\nkind: Thing\nmetadata: {name: a}\n"
+	base := info(t, kind+"spec: {a: 1, b: 2}\n")
+	if err := overlay(base, info(t, kind+"spec: {c: 3}\n")); err != nil {
+		t.Fatal(err)
+	}
+	patch, _, err := threeWay(info(t, kind+"spec: {a: 1}\n"), base, info(t, kind+"spec: {a: 1, b: 2, c: 3, d: 4}\n").Object)
+	if err != nil || string(patch) != `{"spec":{"b":null,"c":null}}` {
+		t.Errorf("%s %v", patch, err)
+	}
+	patch, _, err = threeWay(info(t, kind+"spec: {a: 1}\n"), base, info(t, kind+"spec: {a: 1, d: 4}\n").Object)
+	if err != nil || string(patch) != "{}" {
+		t.Errorf("nothing to change: %s %v", patch, err)
+	}
+}
+
+func TestDiffHidesSecrets(t *testing.T) {
+	secret := func(data string) *unstructured.Unstructured {
+		u := asUnstructured(info(t, "apiVersion: v1\nkind: Secret\nmetadata: {name: a, resourceVersion: '7'}\ndata: {"+data+"}\n").Object)
+		return u
+	}
+	for _, tt := range []struct {
+		before, after *unstructured.Unstructured
+		want          string
+	}{
+		{secret("a: c2VjcmV0"), secret("a: c2VjcmV0"), ""},
+		{secret("a: c2VjcmV0"), secret("a: b3RoZXI="), "(hidden, changed)"},
+		{nil, secret("a: c2VjcmV0"), "+  a: (hidden)"},
+		{secret("a: c2VjcmV0"), secret("a: c2VjcmV0, b: b3RoZXI="), "+  b: (hidden)"},
+	} {
+		d := change{action: actionUpdate, before: tt.before, after: tt.after}.diff()
+		if strings.Contains(d, "c2VjcmV0") || strings.Contains(d, "b3RoZXI=") || !strings.Contains(d, tt.want) || tt.want == "" && d != "" || strings.Contains(d, "resourceVersion") {
+			t.Errorf("diff:\n%s", d)
+		}
+	}
+}

@@ -1,0 +1,227 @@
+package deploy
+
+import (
+	"bytes"
+	"encoding/xml"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"unicode"
+
+	"github.com/google/renameio/v2"
+	"github.com/jstemmer/go-junit-report/v2/junit"
+)
+
+// Summary is the result in a few words.
+func (r Result) Summary() string {
+	var parts []string
+	for _, c := range r.Clusters {
+		text := string(c.Action)
+		switch {
+		case c.Action == Untouched:
+			text = fmt.Sprintf("revision %d runs already", c.Revision)
+		case c.Revision > 0:
+			text += fmt.Sprintf(" as revision %d", c.Revision)
+		}
+		var ready, desired int32
+		for _, w := range c.Workloads {
+			ready, desired = ready+w.Ready, desired+w.Desired
+		}
+		if desired > 0 {
+			text += fmt.Sprintf(", %d of %d pods ready", ready, desired)
+		}
+		if len(r.Clusters) > 1 {
+			text = c.Name + ": " + text
+		}
+		parts = append(parts, text)
+	}
+	return strings.Join(parts, "; ")
+}
+
+// Write writes the result for people. What failed comes with its evidence.
+func Write(w io.Writer, r Result) {
+	for _, c := range r.Clusters {
+		fmt.Fprintf(w, "  %s/%s on %s: %s", r.Namespace, r.Release, c.Name, c.Action)
+		if c.Revision > 0 {
+			fmt.Fprintf(w, ", revision %d", c.Revision)
+		}
+		fmt.Fprintln(w)
+		for _, l := range c.Workloads {
+			fmt.Fprintf(w, "    %s  %d/%d ready, %d updated, %d available\n", l.Object, l.Ready, l.Desired, l.Updated, l.Available)
+		}
+		if len(c.Tests) > 0 {
+			fmt.Fprintf(w, "    tested by %s\n", strings.Join(c.Tests, ", "))
+		}
+		for _, text := range c.Warnings {
+			fmt.Fprintf(w, "    warning: %s\n", text)
+		}
+		if f := c.Failure; f != nil {
+			fmt.Fprintf(w, "    %s: %s\n", f.Kind, f.Message)
+			for _, e := range f.Events {
+				fmt.Fprintf(w, "      event  %s\n", e)
+			}
+			for _, l := range f.Logs {
+				fmt.Fprintf(w, "      %s | %s\n", f.Container, l)
+			}
+		}
+		if c.URL != "" && c.Failure == nil {
+			fmt.Fprintf(w, "    %s\n", c.URL)
+		}
+	}
+	if r.URL != "" && (len(r.Clusters) != 1 || r.Clusters[0].URL == "") {
+		fmt.Fprintf(w, "  %s\n", r.URL)
+	}
+}
+
+// WritePlan writes the plan as a diff.
+func WritePlan(w io.Writer, p Plan) {
+	for _, c := range p.Clusters {
+		state := string(c.State)
+		if c.Revision > 0 {
+			state += fmt.Sprintf(", revision %d", c.Revision)
+		}
+		fmt.Fprintf(w, "%s/%s on %s (%s)\n", p.Namespace, p.Release, c.Name, state)
+		if c.Reason != "" && c.State != Absent {
+			fmt.Fprintf(w, "  %s\n", c.Reason)
+		}
+		if len(c.Changes) == 0 {
+			fmt.Fprintln(w, "  nothing would change")
+		}
+		for _, change := range c.Changes {
+			fmt.Fprintf(w, "\n%s %s\n", change.Action, change.Object)
+			for line := range strings.Lines(change.Diff) {
+				if !strings.HasPrefix(line, "--- ") && !strings.HasPrefix(line, "+++ ") {
+					fmt.Fprintf(w, "  %s", line)
+				}
+			}
+		}
+		for _, h := range c.Hooks {
+			fmt.Fprintf(w, "\nrun %s\n", h)
+		}
+		for _, text := range c.Warnings {
+			fmt.Fprintf(w, "\nwarning: %s\n", text)
+		}
+	}
+}
+
+// WriteStatus writes what is released.
+func WriteStatus(w io.Writer, all []Status) {
+	for _, s := range all {
+		fmt.Fprintf(w, "%s/%s on %s: %s", s.Namespace, s.Release, s.Cluster, s.State)
+		if s.Revision > 0 {
+			fmt.Fprintf(w, ", revision %d", s.Revision)
+		}
+		fmt.Fprintln(w)
+		if s.Reason != "" {
+			fmt.Fprintf(w, "  %s\n", s.Reason)
+		}
+		if s.Image != "" {
+			fmt.Fprintf(w, "  %s\n", s.Image)
+		}
+		for _, l := range s.Workloads {
+			fmt.Fprintf(w, "  %s  %d/%d ready, %d updated, %d available\n", l.Object, l.Ready, l.Desired, l.Updated, l.Available)
+		}
+		for _, p := range s.Problems {
+			fmt.Fprintf(w, "  %s\n", p)
+		}
+		if s.Lock != "" {
+			fmt.Fprintf(w, "  %s is deploying now\n", s.Lock)
+		}
+	}
+}
+
+// WriteHistory writes the revisions, newest first.
+func WriteHistory(w io.Writer, all []Status) {
+	for _, s := range all {
+		fmt.Fprintf(w, "%s/%s on %s\n", s.Namespace, s.Release, s.Cluster)
+		for _, r := range s.History {
+			mark := " "
+			switch {
+			case r.Revision == s.Revision:
+				mark = "*"
+			case !r.Good:
+				mark = "!"
+			}
+			fmt.Fprintf(w, "%s %4d  %s  %-10s  %-12.12s  %s\n", mark, r.Revision, r.Updated.Format("2006-01-02 15:04:05"), r.Status, r.Image, oneLine(r.Description))
+		}
+	}
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+// Markdown is the result on a CI run's page.
+func Markdown(r Result) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n| cluster | %s | revision | pods |\n|---|---|---|---|\n", r.Environment)
+	for _, c := range r.Clusters {
+		var pods []string
+		for _, w := range c.Workloads {
+			pods = append(pods, fmt.Sprintf("%s %d/%d", w.Object, w.Ready, w.Desired))
+		}
+		fmt.Fprintf(&b, "| %s | %s | %d | %s |\n", c.Name, c.Action, c.Revision, strings.Join(pods, ", "))
+	}
+	for _, c := range r.Clusters {
+		if f := c.Failure; f != nil {
+			fmt.Fprintf(&b, "\n**%s**: %s\n", f.Kind, oneLine(f.Message))
+			if text := joined(f.Events, f.Logs); text != "" {
+				fmt.Fprintf(&b, "\n```\n%s\n```\n", strings.ReplaceAll(text, "```", "` ` `"))
+			}
+		}
+	}
+	if r.URL != "" {
+		fmt.Fprintf(&b, "\n%s\n", r.URL)
+	}
+	return b.String()
+}
+
+func joined(lists ...[]string) string {
+	var all []string
+	for _, l := range lists {
+		all = append(all, l...)
+	}
+	return strings.Join(all, "\n")
+}
+
+// WriteJUnit writes the result as JUnit XML, a case for each cluster, for the
+// CI systems that show nothing else.
+func WriteJUnit(file string, r Result) error {
+	suite := junit.Testsuite{Name: "deploy." + r.Environment, Time: fmt.Sprintf("%.3f", r.Seconds)}
+	for _, c := range r.Clusters {
+		tc := junit.Testcase{Name: r.Release + " on " + c.Name, Classname: "deploy." + r.Environment, Time: fmt.Sprintf("%.3f", c.Seconds)}
+		switch f := c.Failure; {
+		case f != nil:
+			tc.Failure = &junit.Result{Message: printable(oneLine(f.Message)), Type: f.Kind, Data: printable(joined(f.Events, f.Logs))}
+		case c.Action == NotReached:
+			tc.Skipped = &junit.Result{Message: "another cluster failed before"}
+		default:
+			tc.SystemOut = &junit.Output{Data: printable(Result{Clusters: []ClusterResult{c}}.Summary())}
+		}
+		suite.AddTestcase(tc)
+	}
+	all := junit.Testsuites{Name: "deploy", Time: suite.Time}
+	all.AddSuite(suite)
+	var b bytes.Buffer
+	b.WriteString(xml.Header)
+	if err := all.WriteXML(&b); err != nil {
+		return fmt.Errorf("writing the JUnit report: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return fmt.Errorf("writing the JUnit report: %w", err)
+	}
+	if err := renameio.WriteFile(file, b.Bytes(), 0o644); err != nil {
+		return fmt.Errorf("writing the JUnit report: %w", err)
+	}
+	return nil
+}
+
+// printable keeps what XML can hold.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
+			return r
+		}
+		return -1
+	}, strings.ReplaceAll(s, "]]>", "]] >"))
+}
