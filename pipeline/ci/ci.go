@@ -42,16 +42,12 @@ func Detect(getenv func(string) string) System {
 // Tags are the image tags besides the revision: the git tag on a tag, and
 // "latest" on the default branch and on tags.
 func (s System) Tags() []string {
-	var tag string
+	tag := s.GitTag()
 	latest := false
 	switch s.Name {
 	case "github":
-		if s.getenv("GITHUB_REF_TYPE") == "tag" {
-			tag = s.getenv("GITHUB_REF_NAME")
-		}
 		latest = s.getenv("GITHUB_REF") == "refs/heads/main" || s.getenv("GITHUB_REF") == "refs/heads/master"
 	case "gitlab":
-		tag = s.getenv("CI_COMMIT_TAG")
 		latest = s.getenv("CI_COMMIT_BRANCH") != "" && s.getenv("CI_COMMIT_BRANCH") == s.getenv("CI_DEFAULT_BRANCH")
 	}
 	var tags []string
@@ -77,6 +73,30 @@ func (s System) Builder() string {
 		if runner := s.getenv("CI_RUNNER_ID"); runner != "" {
 			return s.getenv("CI_PROJECT_URL") + "/-/runners/" + runner
 		}
+	}
+	return ""
+}
+
+// GitTag is the tag a run is for; empty where it is for a branch.
+func (s System) GitTag() string {
+	switch s.Name {
+	case "github":
+		if s.getenv("GITHUB_REF_TYPE") == "tag" {
+			return s.getenv("GITHUB_REF_NAME")
+		}
+	case "gitlab":
+		return s.getenv("CI_COMMIT_TAG")
+	}
+	return ""
+}
+
+// Run names this run for people; empty outside CI.
+func (s System) Run() string {
+	switch s.Name {
+	case "github":
+		return s.getenv("GITHUB_REPOSITORY") + " run " + s.getenv("GITHUB_RUN_ID") + " (" + s.getenv("GITHUB_ACTOR") + ")"
+	case "gitlab":
+		return s.getenv("CI_PROJECT_PATH") + " job " + s.getenv("CI_JOB_ID") + " (" + s.getenv("GITLAB_USER_LOGIN") + ")"
 	}
 	return ""
 }

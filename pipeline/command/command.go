@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-ci/slipway/pipeline/cache"
+	"github.com/slipway-ci/slipway/pipeline/deploy"
 	"github.com/slipway-ci/slipway/pipeline/display"
 	"github.com/slipway-ci/slipway/pipeline/scan"
 	"github.com/slipway-ci/slipway/pipeline/sign"
@@ -30,6 +31,8 @@ type Program struct {
 	Scanner func(cache.Dir) scan.Scanner
 	// Signer makes keys, signs, attests and verifies; nil in a program without.
 	Signer sign.Tool
+	// Deployer brings images to clusters; nil in a program without.
+	Deployer deploy.Tool
 }
 
 // Main runs the program and ends the process.

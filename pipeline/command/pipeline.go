@@ -43,8 +43,10 @@ type request struct {
 	username      string
 	passwordStdin bool
 	insecure      bool
-	digestFile    string
-	dotenv        string
+
+	registryServer string
+	digestFile     string
+	dotenv         string
 
 	severities    []string
 	ignoreUnfixed bool
@@ -63,6 +65,11 @@ type request struct {
 	unsigned      bool
 	environment   string
 	publicKeys    []string
+
+	deployment ship.Deployment
+	deploys    bool // where an environment is given
+	yes        bool
+	gitTag     string
 }
 
 func (a *app) pipelineCommands() []*cobra.Command {
@@ -85,21 +92,28 @@ func (a *app) pipelineCommands() []*cobra.Command {
 		a.sbomCommand(),
 		a.signCommand(),
 		a.verifyCommand(),
+		a.planCommand(),
+		a.deployCommand(),
+		a.statusCommand(),
+		a.historyCommand(),
+		a.rollbackCommand(),
 		a.shipCommand(),
 	}
 }
 
 func (a *app) shipCommand() *cobra.Command {
 	r := request{}
-	cmd := a.stageCommandFor(&r, "ship", "Run everything: lint, test, build, scan, push, sign, attest and verify", `  slipway ship                        to the embedded registry where none is configured
+	cmd := a.stageCommandFor(&r, "ship", "Run everything: from the source to a signed image and, with --env, to running pods", `  slipway ship                        to the embedded registry where none is configured
+  slipway ship --env staging          and deploy it there
   slipway ship --repository registry.example.com/acme/orders
   slipway ship --key env://SIGNING_KEY
-  slipway ship -o json | jq -r .reference`, verdictFlags|buildFlags|pushFlags,
-		ship.Lint, ship.Test, ship.Build, ship.Scan, ship.Compress, ship.Image, ship.SBOMs, ship.Push, ship.Sign, ship.Attest, ship.Verify)
+  slipway ship -o json | jq -r .reference`, verdictFlags|buildFlags|pushFlags, everything()...)
 	r.scanFlags(cmd)
 	r.signFlags(cmd)
-	cmd.Flags().StringVar(&r.environment, "env", "", "`ENVIRONMENT` of slipway.yaml whose policy the image must satisfy")
+	r.clusterFlags(cmd)
+	r.deployFlags(cmd)
 	cmd.Flags().BoolVar(&r.unsigned, "unsigned", false, "push without signature and attestations")
+	r.deploys = true
 	return cmd
 }
 
@@ -186,6 +200,11 @@ func (a *app) runStages(cmd *cobra.Command, r *request, sets flagSet, stages []s
 	if err := a.supplyOptions(r, &o); err != nil {
 		return err
 	}
+	if slices.Contains(o.Stages, ship.Deploy) && r.environment != "" {
+		if err := a.protect(cmd.Context(), root, o.Config, r); err != nil {
+			return err
+		}
+	}
 	o.Credentials.Username = r.username
 	if r.passwordStdin {
 		if o.Credentials.Password, err = readPassword(a.stdin); err != nil {
@@ -207,8 +226,16 @@ func (a *app) runStages(cmd *cobra.Command, r *request, sets flagSet, stages []s
 		_, _ = a.stdout.Write(text) // nobody is left to tell when standard output is gone
 		return errors.Join(err, printErr)
 	}
+	if err == nil && report.Plan != nil && report.Plan.Changes() {
+		err = pending{}
+	}
 	return a.finish(report, err)
 }
+
+// pending ends a plan that found changes: no error, but an exit code.
+type pending struct{}
+
+func (pending) Error() string { return "something would change" }
 
 // destinations reads -o: oci: and docker-archive: are exports, registry: turns
 // a build into a push.
@@ -322,6 +349,19 @@ func (r *request) hand(report ship.Report) error {
 
 // finish prints the report.
 func (a *app) finish(report ship.Report, err error) error {
+	var changes pending
+	planned := errors.As(err, &changes)
+	if planned {
+		err = nil
+	}
+	err = a.tell(report, err)
+	if err == nil && planned {
+		return changes
+	}
+	return err
+}
+
+func (a *app) tell(report ship.Report, err error) error {
 	if system := ci.Detect(nil); system.Name != "" && len(report.Stages) > 0 {
 		err = errors.Join(err, system.Publish(nil, markdown(report)))
 	}

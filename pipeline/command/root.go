@@ -38,22 +38,23 @@ type app struct {
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "slipway",
-		Short: "From a Go service's source to a signed image, the same everywhere",
-		Long: `Slipway lints, race-tests, builds, scans, pushes and signs a Go service. The
-same commit gives the same image digest on a laptop, in GitHub Actions and in
-GitLab CI.
+		Short: "From a Go service's source to running pods, the same everywhere",
+		Long: `Slipway lints, race-tests, builds, scans, pushes, signs and deploys a Go service.
+The same commit gives the same image digest on a laptop, in GitHub Actions and
+in GitLab CI.
 
 Settings come from slipway.yaml at the root of the repository; every setting has
 a default, so the file may be empty or missing. Results go to standard output,
 progress to standard error.
 
 Exit codes: 0 done, 1 a gate or stage failed, 2 wrong usage or configuration,
-130 interrupted.`,
+3 a plan found changes, 130 interrupted.`,
 		Example: `  slipway init                        write a slipway.yaml for this repository
   slipway check                       lint and test, as before a push
   slipway build                       make the image into .slipway/image
   slipway publish --repository ghcr.io/acme/orders
-  slipway ship                        all of it`,
+  slipway ship --env staging          all of it, to running pods
+  slipway rollback --env staging      back to what ran before`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
@@ -198,6 +199,10 @@ func (a *app) exit(err error) int {
 	var input *fault.Error
 	if !a.started && !errors.As(err, &input) {
 		err = fault.Inputf("usage", "%w", err).WithFix("see slipway --help")
+	}
+	var changes pending
+	if errors.As(err, &changes) {
+		return exitChanges
 	}
 	code := fault.ExitCode(err)
 	if code == fault.ExitInterrupted {

@@ -12,6 +12,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"golang.org/x/term"
 
+	"github.com/slipway-ci/slipway/pipeline/deploy"
 	"github.com/slipway-ci/slipway/pipeline/display"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/scan"
@@ -68,6 +69,15 @@ func (a *app) printSummary(r ship.Report) {
 	}
 	if r.Verify != nil && r.Push == nil {
 		writeVerified(w, *r.Verify)
+	}
+	if r.Deploy != nil {
+		_ = w.Flush()
+		deploy.Write(a.stdout, *r.Deploy)
+	}
+	if r.Plan != nil {
+		_ = w.Flush()
+		deploy.WritePlan(a.stdout, *r.Plan)
+		fmt.Fprintln(a.stdout)
 	}
 	if len(r.SBOMs) > 0 && r.Push == nil && r.Sign == nil {
 		for _, b := range r.SBOMs {
@@ -137,6 +147,9 @@ func markdown(r ship.Report) string {
 			text, _, _ = strings.Cut(s.Reason, "\n")
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", s.Name, s.Outcome, seconds(s.Seconds), strings.ReplaceAll(display.Clean(text), "|", "\\|"))
+	}
+	if r.Deploy != nil {
+		b.WriteString(deploy.Markdown(*r.Deploy))
 	}
 	if r.Digest != "" {
 		image := r.Reference

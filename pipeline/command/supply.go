@@ -59,6 +59,7 @@ func (r *request) accessFlags(cmd *cobra.Command) {
 	f.StringVar(&r.username, "username", "", "registry user `NAME` (or SLIPWAY_REGISTRY_USERNAME)")
 	f.BoolVar(&r.passwordStdin, "password-stdin", false, "read the registry password from standard input (or SLIPWAY_REGISTRY_PASSWORD)")
 	f.BoolVar(&r.insecure, "insecure", false, "speak plain HTTP to the registry")
+	f.StringVar(&r.registryServer, "registry-server", "", "reach the registry at `HOST[:PORT]` in place of its own address")
 }
 
 // applySupply lets the flags of scan, sign and verify win over the configuration.
@@ -300,12 +301,21 @@ func (a *app) supplyOptions(r *request, o *ship.Options) error {
 	o.Signer = a.program.Signer
 	o.Program = a.program.Version + " " + a.program.Commit
 	o.Reference, o.Environment, o.Signing = r.image, r.environment, r.signing()
+	o.Deployer, o.Deployment = a.program.Deployer, r.deployment
+	o.Deployment.Run, o.RegistryServer = who(), r.registryServer
 	switch {
+	case r.deploys && r.environment != "":
+		o.Stages = append(slices.Clone(o.Stages), ship.Deploy)
+	case r.image != "" && slices.Contains(o.Stages, ship.Plan):
+		o.Stages = []ship.Name{ship.Plan}
+	case r.image != "" && slices.Contains(o.Stages, ship.Deploy):
+		o.Stages = []ship.Name{ship.Verify, ship.Deploy}
 	case r.image != "" && slices.Contains(o.Stages, ship.Scan) && !slices.Contains(o.Stages, ship.Sign):
 		o.Stages = []ship.Name{ship.Scan} // as it is
 	case r.onlySignature:
 		o.Stages = []ship.Name{ship.Sign}
-	case r.unsigned:
+	}
+	if r.unsigned {
 		o.Stages = slices.DeleteFunc(slices.Clone(o.Stages), func(s ship.Name) bool { return s == ship.Sign || s == ship.Attest || s == ship.Verify })
 	}
 	if len(r.publicKeys) > 0 {

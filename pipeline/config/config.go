@@ -149,12 +149,88 @@ type Identity struct {
 
 // Deploy says where the image runs.
 type Deploy struct {
+	Chart        string                 `json:"chart,omitzero" yaml:"chart" jsonschema:"minLength=1" jsonschema_description:"The Helm chart: a folder or a packed chart, relative to slipway.yaml. Default: chart, or charts/NAME of the app, where there is one."`
+	Release      string                 `json:"release,omitzero" yaml:"release" jsonschema:"pattern=^[a-z0-9]([-a-z0-9]*[a-z0-9])?$,maxLength=53" jsonschema_description:"The Helm release. Default: the app's name."`
+	ImageValues  ImageValues            `json:"imageValues,omitzero" yaml:"imageValues" jsonschema_description:"The chart's values that say which image runs, as paths with dots."`
 	Environments map[string]Environment `json:"environments,omitzero" yaml:"environments" jsonschema_description:"The environments by name, for example staging and prod."`
+}
+
+// ImageValues names a chart's values.
+type ImageValues struct {
+	Repository  string `json:"repository,omitzero" yaml:"repository" jsonschema:"default=image.repository,minLength=1" jsonschema_description:"Where the repository goes."`
+	Digest      string `json:"digest,omitzero" yaml:"digest" jsonschema:"default=image.digest,minLength=1" jsonschema_description:"Where the digest goes, as sha256:..."`
+	Version     string `json:"version,omitzero" yaml:"version" jsonschema:"minLength=1" jsonschema_description:"Where the app's version goes, for example version. Default: nowhere."`
+	PullSecrets string `json:"pullSecrets,omitzero" yaml:"pullSecrets" jsonschema:"default=imagePullSecrets,minLength=1" jsonschema_description:"Where the list of pull secrets goes, as - name: NAME, when slipway makes one."`
 }
 
 // Environment is one place the image is deployed to.
 type Environment struct {
-	Verify Verify `json:"verify,omitzero" yaml:"verify" jsonschema_description:"The environment's own policy; what it leaves out is taken from verify."`
+	Context         string                       `json:"context,omitzero" yaml:"context" jsonschema:"minLength=1" jsonschema_description:"Context of the kubeconfig. Default: its current one."`
+	Clusters        []Cluster                    `json:"clusters,omitzero" yaml:"clusters" jsonschema:"minItems=1" jsonschema_description:"Several clusters in place of context: they get the same digest in this order, and the first failure stops."`
+	Namespace       string                       `json:"namespace,omitzero" yaml:"namespace" jsonschema:"pattern=^[a-z0-9]([-a-z0-9]*[a-z0-9])?$,maxLength=63" jsonschema_description:"The namespace; it is made where it is missing. Default: the release's name."`
+	PodSecurity     string                       `json:"podSecurity,omitzero" yaml:"podSecurity" jsonschema:"default=restricted,enum=restricted,enum=baseline,enum=privileged,enum=none" jsonschema_description:"The Pod Security Standard the namespace enforces; none leaves the namespace's labels alone."`
+	Values          []string                     `json:"values,omitzero" yaml:"values" jsonschema:"uniqueItems=true" jsonschema_description:"Values files, relative to slipway.yaml; later ones win."`
+	Set             map[string]any               `json:"set,omitzero" yaml:"set" jsonschema_description:"Values that win over the files. Never put secrets here."`
+	Secrets         map[string]map[string]string `json:"secrets,omitzero" yaml:"secrets" jsonschema_description:"Kubernetes Secrets to write before the release: name, then key and the environment variable that holds its value, for example orders: {database-password: DATABASE_PASSWORD}."`
+	PullSecret      string                       `json:"pullSecret,omitzero" yaml:"pullSecret" jsonschema:"pattern=^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$" jsonschema_description:"Name of a Secret to write with which the nodes log in at the registry, from SLIPWAY_PULL_USERNAME and SLIPWAY_PULL_PASSWORD or else slipway's own login. Default: none."`
+	Timeout         Duration                     `json:"timeout,omitzero" yaml:"timeout" jsonschema:"default=5m" jsonschema_description:"How long a rollout may take."`
+	Rollback        *bool                        `json:"rollback,omitzero" yaml:"rollback" jsonschema:"default=true" jsonschema_description:"Go back to the newest good revision when a rollout fails."`
+	RollbackTimeout Duration                     `json:"rollbackTimeout,omitzero" yaml:"rollbackTimeout" jsonschema:"default=5m" jsonschema_description:"How long the way back may take."`
+	RollbackAll     bool                         `json:"rollbackAll,omitzero" yaml:"rollbackAll" jsonschema:"default=false" jsonschema_description:"When a cluster fails, also take those back that were changed before it."`
+	LockTimeout     Duration                     `json:"lockTimeout,omitzero" yaml:"lockTimeout" jsonschema:"default=10m" jsonschema_description:"How long to wait for another deployment of the same release."`
+	Restarts        int                          `json:"restarts,omitzero" yaml:"restarts" jsonschema:"default=2,minimum=1,maximum=100" jsonschema_description:"Restarts of a new container that count as a crash loop."`
+	Readiness       Duration                     `json:"readiness,omitzero" yaml:"readiness" jsonschema:"default=30s" jsonschema_description:"How long a readiness probe may fail once the startup probe has passed."`
+	Test            bool                         `json:"test,omitzero" yaml:"test" jsonschema:"default=false" jsonschema_description:"Run the chart's tests after the rollout; a failing one fails it."`
+	History         int                          `json:"history,omitzero" yaml:"history" jsonschema:"default=10,minimum=2,maximum=1000" jsonschema_description:"Revisions kept to go back to."`
+	URL             string                       `json:"url,omitzero" yaml:"url" jsonschema:"format=uri" jsonschema_description:"Where the environment answers, for reports."`
+	Protected       bool                         `json:"protected,omitzero" yaml:"protected" jsonschema:"default=false" jsonschema_description:"Deploy only a clean tree on a tag, and only after a yes: at the terminal, or --yes."`
+	Verify          Verify                       `json:"verify,omitzero" yaml:"verify" jsonschema_description:"The environment's own policy; what it leaves out is taken from verify."`
+}
+
+// Cluster is one of an environment's clusters.
+type Cluster struct {
+	Name      string   `json:"name,omitzero" yaml:"name" jsonschema:"minLength=1" jsonschema_description:"Its name in reports. Default: the context."`
+	Context   string   `json:"context,omitzero" yaml:"context" jsonschema:"minLength=1" jsonschema_description:"Context of the kubeconfig."`
+	Namespace string   `json:"namespace,omitzero" yaml:"namespace" jsonschema:"pattern=^[a-z0-9]([-a-z0-9]*[a-z0-9])?$,maxLength=63" jsonschema_description:"The namespace there. Default: the environment's."`
+	Values    []string `json:"values,omitzero" yaml:"values" jsonschema:"uniqueItems=true" jsonschema_description:"Values files on top of the environment's."`
+	URL       string   `json:"url,omitzero" yaml:"url" jsonschema:"format=uri" jsonschema_description:"Where it answers."`
+}
+
+// Environment returns an environment with its defaults filled in.
+func (c Config) Environment(name string) (Environment, error) {
+	e, ok := c.Deploy.Environments[name]
+	if !ok {
+		known := slices.Sorted(maps.Keys(c.Deploy.Environments))
+		err := fault.Inputf("config.environment", "there is no environment %q in deploy.environments", name)
+		if len(known) > 0 {
+			return Environment{}, err.WithFix("there are %s", strings.Join(known, ", "))
+		}
+		return Environment{}, err.WithFix("add it to slipway.yaml")
+	}
+	e.PodSecurity = or(e.PodSecurity, "restricted")
+	if e.Rollback == nil {
+		e.Rollback = new(true)
+	}
+	for _, d := range []struct {
+		value     *Duration
+		otherwise time.Duration
+	}{
+		{&e.Timeout, 5 * time.Minute}, {&e.RollbackTimeout, 5 * time.Minute}, {&e.LockTimeout, 10 * time.Minute}, {&e.Readiness, 30 * time.Second},
+	} {
+		if *d.value == 0 {
+			*d.value = Duration(d.otherwise)
+		}
+	}
+	if e.Restarts == 0 {
+		e.Restarts = 2
+	}
+	if e.History == 0 {
+		e.History = 10
+	}
+	if len(e.Clusters) == 0 {
+		e.Clusters = []Cluster{{Context: e.Context, URL: e.URL}}
+	}
+	return e, nil
 }
 
 // Policy is what must be true of an image before it is deployed to an
@@ -163,14 +239,9 @@ type Environment struct {
 func (c Config) Policy(environment string) (Verify, error) {
 	v := c.Verify
 	if environment != "" {
-		e, ok := c.Deploy.Environments[environment]
-		if !ok {
-			known := slices.Sorted(maps.Keys(c.Deploy.Environments))
-			err := fault.Inputf("config.environment", "there is no environment %q in deploy.environments", environment)
-			if len(known) > 0 {
-				return Verify{}, err.WithFix("there are %s", strings.Join(known, ", "))
-			}
-			return Verify{}, err.WithFix("add it to slipway.yaml")
+		e, err := c.Environment(environment)
+		if err != nil {
+			return Verify{}, err
 		}
 		own := e.Verify
 		// Who may sign is one question: an environment that names identities
@@ -256,6 +327,7 @@ func Default() Config {
 			Databases: []string{"mirror.gcr.io/aquasec/trivy-db:2", "ghcr.io/aquasecurity/trivy-db:2", "public.ecr.aws/aquasecurity/trivy-db:2"},
 		},
 		Sign:     Sign{Attestations: []string{"sbom", "provenance", "scan"}},
+		Deploy:   Deploy{ImageValues: ImageValues{Repository: "image.repository", Digest: "image.digest", PullSecrets: "imagePullSecrets"}},
 		Registry: Registry{Uploads: 5, Downloads: 10},
 	}
 }

@@ -472,7 +472,18 @@ func (d *document) semantics(c *Config) {
 	}
 	d.policy("/verify", c.Verify)
 	for name, e := range c.Deploy.Environments {
-		d.policy("/deploy/environments/"+escape(name)+"/verify", e.Verify)
+		at := "/deploy/environments/" + escape(name)
+		d.policy(at+"/verify", e.Verify)
+		if e.Context != "" && len(e.Clusters) > 0 {
+			d.at(at+"/context", "context and clusters exclude each other")
+		}
+		for secret, keys := range e.Secrets {
+			for key, variable := range keys {
+				if variable == "" || strings.ContainsAny(variable, "= \x00") {
+					d.at(at+"/secrets/"+escape(secret)+"/"+escape(key), "%q is not the name of an environment variable", variable)
+				}
+			}
+		}
 	}
 	for key := range c.Image.Env {
 		if key == "" || strings.ContainsAny(key, "= \x00") {

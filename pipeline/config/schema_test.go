@@ -96,6 +96,14 @@ func rows(b *bytes.Buffer, prefix string, s *jsonschema.Schema) {
 			rows(b, name, p.Value)
 			continue
 		}
+		if m := p.Value.AdditionalProperties; m != nil && m.Properties != nil && m.Properties.Len() > 0 {
+			rows(b, name+".NAME", m)
+			continue
+		}
+		if items := p.Value.Items; items != nil && items.Properties != nil && items.Properties.Len() > 0 {
+			rows(b, name+"[]", items)
+			continue
+		}
 		typ := p.Value.Type
 		switch {
 		case p.Value.Items != nil:

@@ -95,7 +95,11 @@ type line struct {
 	text    string
 	outcome progress.Outcome
 	output  string // the last line of it
+	detail  []string
 }
+
+// longestDetail keeps the view on a screen.
+const longestDetail = 16
 
 type model struct {
 	names  []string
@@ -135,6 +139,8 @@ func (m *model) take(e progress.Event) {
 		s.started = e.Time
 	case progress.Status:
 		s.text = Clean(e.Text)
+	case progress.Detailed:
+		s.detail = e.Lines[:min(len(e.Lines), longestDetail)]
 	case progress.Counted:
 		s.text = Count(e)
 	case progress.Output:
@@ -142,7 +148,7 @@ func (m *model) take(e progress.Event) {
 			s.output = Clean(e.Text)
 		}
 	case progress.Finished:
-		s.outcome, s.took, s.text = e.Outcome, e.Duration, Clean(e.Text)
+		s.outcome, s.took, s.text, s.detail = e.Outcome, e.Duration, Clean(e.Text), nil
 	case progress.Warned: // stays above the view
 	}
 }
@@ -172,6 +178,9 @@ func (m *model) View() string {
 		}
 		row := mark + " " + pad(name, 9) + " " + pad(took, 7) + " " + text
 		b.WriteString(ansi.Truncate(row, max(m.width-1, 20), "…") + "\n")
+		for _, d := range s.detail {
+			b.WriteString(ansi.Truncate(strings.Repeat(" ", 20)+Clean(d), max(m.width-1, 20), "…") + "\n")
+		}
 	}
 	return b.String()
 }

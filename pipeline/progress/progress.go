@@ -21,6 +21,7 @@ type Kind string
 const (
 	Started  Kind = "started"  // a stage began
 	Status   Kind = "status"   // what the stage is doing now, one short phrase
+	Detailed Kind = "detailed" // Lines that replace those before, for a live view
 	Output   Kind = "output"   // one line of a tool's own output
 	Counted  Kind = "counted"  // Done of Total
 	Warned   Kind = "warned"   // something the user should know; the stage goes on
@@ -61,6 +62,7 @@ type Event struct {
 	Total    int64         `json:"total,omitempty"`
 	Unit     Unit          `json:"unit,omitempty"`
 	Duration time.Duration `json:"duration_ns,omitempty"`
+	Lines    []string      `json:"lines,omitempty"`
 	// File, Row and Column place a finding in the app's source; relative path,
 	// 1-based. CI displays turn them into annotations.
 	File   string `json:"file,omitempty"`
@@ -101,6 +103,13 @@ func Emit(ctx context.Context, e Event) {
 // Statusf says what the stage is doing now.
 func Statusf(ctx context.Context, format string, args ...any) {
 	Emit(ctx, Event{Kind: Status, Text: fmt.Sprintf(format, args...)})
+}
+
+// Detail shows lines below the stage until the next ones replace them; none
+// removes them. Where there is no live view they are not shown, so what must be
+// read is also said by [Line].
+func Detail(ctx context.Context, lines []string) {
+	Emit(ctx, Event{Kind: Detailed, Lines: lines})
 }
 
 // Line passes on one line of a tool's output, without its newline.

@@ -1,6 +1,8 @@
 package registry
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"strings"
 
@@ -52,6 +54,28 @@ func Keychain(target string, given Credentials, getenv func(string) string) (aut
 		}
 	}
 	return authn.NewMultiKeychain(chain...), nil
+}
+
+// Login is the user name and password for a registry, found as [Keychain]
+// does; both are empty where there are none or only a token.
+func Login(ctx context.Context, host string, given Credentials) (username, password string, err error) {
+	keychain, err := Keychain(host, given, nil)
+	if err != nil {
+		return "", "", err
+	}
+	registry, err := name.NewRegistry(host)
+	if err != nil {
+		return "", "", fault.Inputf("registry.host", "%w", err)
+	}
+	auth, err := authn.Resolve(ctx, keychain, registry)
+	if err != nil {
+		return "", "", fmt.Errorf("finding the login of %s: %w", host, err)
+	}
+	c, err := authn.Authorization(ctx, auth)
+	if err != nil {
+		return "", "", fmt.Errorf("finding the login of %s: %w", host, err)
+	}
+	return c.Username, c.Password, nil
 }
 
 // registryOf is the registry of a host or reference, by the rules of Docker:

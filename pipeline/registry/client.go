@@ -36,6 +36,9 @@ type Options struct {
 	// Backoff spaces the tries of a request that failed for a passing reason.
 	// Default: 5 tries, 0.5 s before the second, doubling.
 	Backoff remote.Backoff
+	// Servers are the addresses at which registries are reached in place of
+	// their own, by host:port; one without a port keeps the registry's.
+	Servers map[string]string
 	// Stall is how long a transfer may stand still. Default 60 s.
 	Stall time.Duration
 }
@@ -75,6 +78,18 @@ func New(o Options) (*Client, error) {
 		IdleConnTimeout:       90 * time.Second,
 		TLSHandshakeTimeout:   15 * time.Second,
 		ExpectContinueTimeout: time.Second,
+	}
+	if len(o.Servers) > 0 {
+		dial := base.DialContext
+		base.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if server, ok := o.Servers[address]; ok {
+				if _, port, err := net.SplitHostPort(address); err == nil && !strings.Contains(server, ":") {
+					server = net.JoinHostPort(server, port)
+				}
+				address = server
+			}
+			return dial(ctx, network, address)
+		}
 	}
 	if o.CAFile != "" {
 		pool, err := authorities(o.CAFile)

@@ -23,6 +23,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/compress"
 	"github.com/slipway-ci/slipway/pipeline/config"
+	"github.com/slipway-ci/slipway/pipeline/deploy"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/image"
 	"github.com/slipway-ci/slipway/pipeline/lint"
@@ -53,6 +54,8 @@ const (
 	Sign     Name = "sign"
 	Attest   Name = "attest"
 	Verify   Name = "verify"
+	Plan     Name = "plan"
+	Deploy   Name = "deploy"
 )
 
 // Options says what to run and with what.
@@ -74,12 +77,17 @@ type Options struct {
 
 	// Reference names an image in a registry, in place of the one this run
 	// builds: what is scanned and verified, or, by digest, signed.
-	Reference   string
-	Environment string // whose policy is verified; default: that of all
-	Signing     Signing
-	Scanner     scan.Scanner // nil in a program without it
-	Signer      sign.Tool    // nil in a program without it
-	Program     string       // slipway's own version; a verdict of another one is not kept
+	Reference string
+	// RegistryServer is where the image's registry is reached in place of the
+	// address in its name.
+	RegistryServer string
+	Environment    string // whose policy is verified, and where it is deployed
+	Signing        Signing
+	Scanner        scan.Scanner // nil in a program without it
+	Signer         sign.Tool    // nil in a program without it
+	Deployment     Deployment
+	Deployer       deploy.Tool // nil in a program without it
+	Program        string      // slipway's own version; a verdict of another one is not kept
 
 	Cache   cache.Dir
 	Reports string // folder for reports; default .slipway/reports in Root
@@ -114,6 +122,8 @@ type Report struct {
 	Sign      *sign.Result         `json:"sign,omitempty"`
 	Attest    *sign.AttestResult   `json:"attest,omitempty"`
 	Verify    *sign.VerifyResult   `json:"verify,omitempty"`
+	Plan      *deploy.Plan         `json:"plan,omitempty"`
+	Deploy    *deploy.Result       `json:"deploy,omitempty"`
 	Reference string               `json:"reference,omitempty"` // repository@sha256:...
 	Digest    string               `json:"digest,omitempty"`
 	Seconds   float64              `json:"seconds"`
@@ -150,8 +160,8 @@ type outcome struct {
 	summary string
 }
 
-// plan is the pipeline, read from top to bottom.
-func (p *run) plan() []step {
+// steps is the pipeline, read from top to bottom.
+func (p *run) steps() []step {
 	return []step{
 		{name: Lint, verdict: true, run: p.lint},
 		{name: Test, verdict: true, run: p.test},
@@ -165,6 +175,8 @@ func (p *run) plan() []step {
 		{name: Sign, after: []Name{Scan, SBOMs, Push}, run: p.sign},
 		{name: Attest, after: []Name{Scan, SBOMs, Push}, run: p.attest},
 		{name: Verify, after: []Name{Sign, Attest}, run: p.verify},
+		{name: Plan, after: []Name{Image}, run: p.plan},
+		{name: Deploy, after: []Name{Push, Verify}, run: p.deploy},
 	}
 }
 
@@ -178,6 +190,7 @@ type run struct {
 	registry    *embedded.Server // of this run, once a stage needed it
 	starting    sync.Mutex
 	remote      registry.Remote // what Reference stands for
+	deployment  deploy.Options  // without the image
 	signer      func() (sign.Signer, error)
 	ending      sync.Mutex
 	closers     []func() // what ends with the run
@@ -281,7 +294,7 @@ func (p *run) prepare(ctx context.Context) error {
 		}
 		p.report.App, p.report.Source = p.source.Name, &p.source
 	}
-	for _, check := range []func() error{p.checkTarget, p.checkSigner, p.checkPolicy, p.checkScanner} {
+	for _, check := range []func() error{p.checkTarget, p.checkSigner, p.checkPolicy, p.checkScanner, p.checkDeploy} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -319,7 +332,7 @@ func (p *run) walk(ctx context.Context) error {
 	defer stop(nil)
 	var steps []step
 	done := map[Name]chan struct{}{}
-	for _, s := range p.plan() {
+	for _, s := range p.steps() {
 		if slices.Contains(p.Stages, s.name) {
 			steps = append(steps, s)
 			done[s.name] = make(chan struct{})

@@ -57,12 +57,18 @@ func (p *run) checkSigner() error {
 
 // local reports whether the image goes to the embedded registry, or is there.
 func (p *run) local() bool {
+	if p.RegistryServer != "" {
+		return false
+	}
 	if p.Reference != "" {
 		host, _, _ := strings.Cut(p.Reference, "/")
-		return host == net.JoinHostPort("127.0.0.1", strconv.Itoa(embedded.Port))
+		return host == embeddedHost()
 	}
 	return p.Config.Image.Repository == ""
 }
+
+// embeddedHost is the embedded registry's address.
+func embeddedHost() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(embedded.Port)) }
 
 // beside makes a path of slipway.yaml absolute; what names a key store stays.
 func (p *run) beside(path string) string {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -275,6 +276,13 @@ func (p *run) client(target string) (*registry.Client, error) {
 	r := p.Config.Registry
 	o := registry.Options{
 		Mirrors: r.Mirrors, Insecure: r.Insecure, Uploads: r.Uploads, Downloads: r.Downloads, Keychain: keychain, Backoff: p.Backoff,
+	}
+	if p.RegistryServer != "" {
+		address := host
+		if !strings.Contains(host, ":") {
+			address = net.JoinHostPort(host, "443")
+		}
+		o.Servers = map[string]string{address: p.RegistryServer}
 	}
 	if r.CA != "" {
 		o.CAFile = filepath.Join(p.Root, r.CA)

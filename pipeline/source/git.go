@@ -110,3 +110,38 @@ func unreadable(doing, what string, err error) error {
 	}
 	return e.WithFix("or give the commit with --revision")
 }
+
+// Tag is a tag of the commit that is checked out, the last by name where it has
+// several; empty where it has none, or outside git.
+func Tag(dir string) (string, error) {
+	repo, err := git.PlainOpenWithOptions(dir, &git.PlainOpenOptions{DetectDotGit: true, EnableDotGitCommonDir: true})
+	if errors.Is(err, git.ErrRepositoryNotExists) {
+		return "", nil
+	}
+	if err != nil {
+		return "", unreadable("opening the git repository of", dir, err)
+	}
+	head, err := repo.Head()
+	if err != nil {
+		return "", unreadable("reading HEAD of", dir, err)
+	}
+	tags, err := repo.Tags()
+	if err != nil {
+		return "", unreadable("reading the tags of", dir, err)
+	}
+	found := ""
+	err = tags.ForEach(func(r *plumbing.Reference) error {
+		at := r.Hash()
+		if annotated, err := repo.TagObject(at); err == nil {
+			at = annotated.Target
+		}
+		if at == head.Hash() {
+			found = max(found, r.Name().Short())
+		}
+		return nil
+	})
+	if err != nil {
+		return "", unreadable("reading the tags of", dir, err)
+	}
+	return found, nil
+}

@@ -1,9 +1,10 @@
-// Command slipway takes a Go service from source to a signed image.
+// Command slipway takes a Go service from source to running pods.
 package main
 
 import (
 	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/command"
+	"github.com/slipway-ci/slipway/pipeline/deploy/cluster"
 	"github.com/slipway-ci/slipway/pipeline/scan"
 	"github.com/slipway-ci/slipway/pipeline/scan/trivy"
 	"github.com/slipway-ci/slipway/pipeline/sign/sigstore"
@@ -15,7 +16,8 @@ var version, commit, date string
 func main() {
 	command.Program{
 		Version: version, Commit: commit, Date: date,
-		Signer:  sigstore.Tool{},
-		Scanner: func(dir cache.Dir) scan.Scanner { return trivy.New(dir) },
+		Signer:   sigstore.Tool{},
+		Deployer: cluster.Tool{},
+		Scanner:  func(dir cache.Dir) scan.Scanner { return trivy.New(dir) },
 	}.Main()
 }
