@@ -67,6 +67,7 @@ func (r Slipway) MarshalJSON() ([]byte, error) {
 		Checked       *dagger.Directory
 		Built         *dagger.Directory
 		Git           *dagger.Directory
+		Deployed      *dagger.Directory
 		Commit        string
 		Epoch         string
 		Services      []string
@@ -88,6 +89,7 @@ func (r Slipway) MarshalJSON() ([]byte, error) {
 	concrete.Checked = r.Checked
 	concrete.Built = r.Built
 	concrete.Git = r.Git
+	concrete.Deployed = r.Deployed
 	concrete.Commit = r.Commit
 	concrete.Epoch = r.Epoch
 	concrete.Services = r.Services
@@ -113,6 +115,7 @@ func (r *Slipway) UnmarshalJSON(bs []byte) error {
 		Checked       *dagger.Directory
 		Built         *dagger.Directory
 		Git           *dagger.Directory
+		Deployed      *dagger.Directory
 		Commit        string
 		Epoch         string
 		Services      []string
@@ -138,6 +141,7 @@ func (r *Slipway) UnmarshalJSON(bs []byte) error {
 	r.Checked = concrete.Checked
 	r.Built = concrete.Built
 	r.Git = concrete.Git
+	r.Deployed = concrete.Deployed
 	r.Commit = concrete.Commit
 	r.Epoch = concrete.Epoch
 	r.Services = concrete.Services
@@ -427,6 +431,153 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
 			}
 			return (*Slipway).Check(&parent, ctx)
+		case "Deploy":
+			var parent Slipway
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var env string
+			if inputArgs["env"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["env"]), &env)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg env", err))
+				}
+			}
+			var kubeconfig *dagger.Secret
+			if inputArgs["kubeconfig"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["kubeconfig"]), &kubeconfig)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg kubeconfig", err))
+				}
+			}
+			var image string
+			if inputArgs["image"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["image"]), &image)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg image", err))
+				}
+			}
+			var cluster *dagger.Service
+			if inputArgs["cluster"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["cluster"]), &cluster)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg cluster", err))
+				}
+			}
+			var secrets []*dagger.Secret
+			if inputArgs["secrets"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["secrets"]), &secrets)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg secrets", err))
+				}
+			}
+			var yes bool
+			if inputArgs["yes"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["yes"]), &yes)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg yes", err))
+				}
+			}
+			var gitTag string
+			if inputArgs["gitTag"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["gitTag"]), &gitTag)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg gitTag", err))
+				}
+			}
+			var test bool
+			if inputArgs["test"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["test"]), &test)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg test", err))
+				}
+			}
+			var noRollback bool
+			if inputArgs["noRollback"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["noRollback"]), &noRollback)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg noRollback", err))
+				}
+			}
+			var noWaitLock bool
+			if inputArgs["noWaitLock"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["noWaitLock"]), &noWaitLock)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg noWaitLock", err))
+				}
+			}
+			var address string
+			if inputArgs["address"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["address"]), &address)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg address", err))
+				}
+			}
+			var tags []string
+			if inputArgs["tags"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["tags"]), &tags)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg tags", err))
+				}
+			}
+			var key *dagger.Secret
+			if inputArgs["key"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["key"]), &key)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg key", err))
+				}
+			}
+			var keyPassword *dagger.Secret
+			if inputArgs["keyPassword"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["keyPassword"]), &keyPassword)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg keyPassword", err))
+				}
+			}
+			var identityToken *dagger.Secret
+			if inputArgs["identityToken"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["identityToken"]), &identityToken)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg identityToken", err))
+				}
+			}
+			var username string
+			if inputArgs["username"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["username"]), &username)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg username", err))
+				}
+			}
+			var password *dagger.Secret
+			if inputArgs["password"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["password"]), &password)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg password", err))
+				}
+			}
+			var dockerConfig *dagger.Secret
+			if inputArgs["dockerConfig"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["dockerConfig"]), &dockerConfig)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg dockerConfig", err))
+				}
+			}
+			var registry *dagger.Service
+			if inputArgs["registry"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["registry"]), &registry)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registry", err))
+				}
+			}
+			var insecure bool
+			if inputArgs["insecure"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["insecure"]), &insecure)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg insecure", err))
+				}
+			}
+			return (*Slipway).Deploy(&parent, ctx, env, kubeconfig, image, cluster, secrets, yes, gitTag, test, noRollback, noWaitLock, address, tags, key, keyPassword, identityToken, username, password, dockerConfig, registry, insecure)
 		case "Lint":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)
@@ -434,6 +585,48 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
 			}
 			return (*Slipway).Lint(&parent, ctx)
+		case "Plan":
+			var parent Slipway
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var env string
+			if inputArgs["env"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["env"]), &env)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg env", err))
+				}
+			}
+			var image string
+			if inputArgs["image"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["image"]), &image)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg image", err))
+				}
+			}
+			var kubeconfig *dagger.Secret
+			if inputArgs["kubeconfig"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["kubeconfig"]), &kubeconfig)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg kubeconfig", err))
+				}
+			}
+			var cluster *dagger.Service
+			if inputArgs["cluster"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["cluster"]), &cluster)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg cluster", err))
+				}
+			}
+			var secrets []*dagger.Secret
+			if inputArgs["secrets"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["secrets"]), &secrets)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg secrets", err))
+				}
+			}
+			return (*Slipway).Plan(&parent, ctx, env, image, kubeconfig, cluster, secrets)
 		case "Publish":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)
@@ -518,6 +711,41 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				}
 			}
 			return (*Slipway).Publish(&parent, ctx, address, tags, username, password, dockerConfig, registry, insecure, platforms, upx, base, version)
+		case "Rollback":
+			var parent Slipway
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var env string
+			if inputArgs["env"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["env"]), &env)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg env", err))
+				}
+			}
+			var kubeconfig *dagger.Secret
+			if inputArgs["kubeconfig"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["kubeconfig"]), &kubeconfig)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg kubeconfig", err))
+				}
+			}
+			var revision int
+			if inputArgs["revision"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["revision"]), &revision)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg revision", err))
+				}
+			}
+			var cluster *dagger.Service
+			if inputArgs["cluster"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["cluster"]), &cluster)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg cluster", err))
+				}
+			}
+			return (*Slipway).Rollback(&parent, ctx, env, kubeconfig, revision, cluster)
 		case "Sbom":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)
@@ -623,6 +851,125 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				}
 			}
 			return (*Slipway).Serve(&parent, ctx, args, env)
+		case "Ship":
+			var parent Slipway
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var env string
+			if inputArgs["env"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["env"]), &env)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg env", err))
+				}
+			}
+			var kubeconfig *dagger.Secret
+			if inputArgs["kubeconfig"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["kubeconfig"]), &kubeconfig)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg kubeconfig", err))
+				}
+			}
+			var cluster *dagger.Service
+			if inputArgs["cluster"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["cluster"]), &cluster)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg cluster", err))
+				}
+			}
+			var secrets []*dagger.Secret
+			if inputArgs["secrets"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["secrets"]), &secrets)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg secrets", err))
+				}
+			}
+			var yes bool
+			if inputArgs["yes"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["yes"]), &yes)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg yes", err))
+				}
+			}
+			var gitTag string
+			if inputArgs["gitTag"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["gitTag"]), &gitTag)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg gitTag", err))
+				}
+			}
+			var address string
+			if inputArgs["address"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["address"]), &address)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg address", err))
+				}
+			}
+			var tags []string
+			if inputArgs["tags"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["tags"]), &tags)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg tags", err))
+				}
+			}
+			var key *dagger.Secret
+			if inputArgs["key"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["key"]), &key)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg key", err))
+				}
+			}
+			var keyPassword *dagger.Secret
+			if inputArgs["keyPassword"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["keyPassword"]), &keyPassword)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg keyPassword", err))
+				}
+			}
+			var identityToken *dagger.Secret
+			if inputArgs["identityToken"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["identityToken"]), &identityToken)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg identityToken", err))
+				}
+			}
+			var username string
+			if inputArgs["username"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["username"]), &username)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg username", err))
+				}
+			}
+			var password *dagger.Secret
+			if inputArgs["password"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["password"]), &password)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg password", err))
+				}
+			}
+			var dockerConfig *dagger.Secret
+			if inputArgs["dockerConfig"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["dockerConfig"]), &dockerConfig)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg dockerConfig", err))
+				}
+			}
+			var registry *dagger.Service
+			if inputArgs["registry"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["registry"]), &registry)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registry", err))
+				}
+			}
+			var insecure bool
+			if inputArgs["insecure"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["insecure"]), &insecure)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg insecure", err))
+				}
+			}
+			return (*Slipway).Ship(&parent, ctx, env, kubeconfig, cluster, secrets, yes, gitTag, address, tags, key, keyPassword, identityToken, username, password, dockerConfig, registry, insecure)
 		case "Sign":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)
@@ -721,6 +1068,34 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				}
 			}
 			return (*Slipway).Sign(&parent, ctx, image, key, keyPassword, identityToken, onlySignature, username, password, dockerConfig, registry, insecure, upx, base, version)
+		case "Status":
+			var parent Slipway
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var env string
+			if inputArgs["env"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["env"]), &env)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg env", err))
+				}
+			}
+			var kubeconfig *dagger.Secret
+			if inputArgs["kubeconfig"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["kubeconfig"]), &kubeconfig)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg kubeconfig", err))
+				}
+			}
+			var cluster *dagger.Service
+			if inputArgs["cluster"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["cluster"]), &cluster)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg cluster", err))
+				}
+			}
+			return (*Slipway).Status(&parent, ctx, env, kubeconfig, cluster)
 		case "Test":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)

@@ -1,7 +1,7 @@
-// Slipway takes a Go service from source to a signed image: lint, race tests,
-// a reproducible build, a scan, a push, signature and attestations. The same
-// commit gives the same image digest here, in any CI and with the slipway
-// program outside Dagger.
+// Slipway takes a Go service from source to running pods: lint, race tests, a
+// reproducible build, a scan, a push, signature and attestations, a deployment
+// that is followed and taken back when it fails. The same commit gives the same
+// image digest here, in any CI and with the slipway program outside Dagger.
 //
 // Every setting has a default; slipway.yaml at the root of the repository
 // changes them (see docs/configuration.md of slipway).
@@ -16,6 +16,7 @@
 //	dagger call publish --address ghcr.io/acme/orders
 //	dagger call sign --image ghcr.io/acme/orders@sha256:... --key file:cosign.key
 //	dagger call verify --image ghcr.io/acme/orders@sha256:... --env prod
+//	dagger call deploy --env prod --image ghcr.io/acme/orders@sha256:... --kubeconfig file:$HOME/.kube/config
 //	dagger check
 package main
 
@@ -49,6 +50,8 @@ type Slipway struct {
 	Built *dagger.Directory // what a build sees
 	// +private
 	Git *dagger.Directory // what versioning needs of .git
+	// +private
+	Deployed *dagger.Directory // charts and values, from Root
 	// +private
 	Commit string // given in place of .git
 	// +private
@@ -145,6 +148,7 @@ func New(
 	s.Services, s.Platforms = files.Settings.Test.Services, files.Settings.App.Platforms
 	s.Packed, s.CGO = files.Settings.Image.UPX, files.Settings.App.CGO
 	s.Checked, s.Built = repo.files(files.Check()), repo.files(build)
+	s.Deployed = repo.files(files.Deploy()).Directory(files.Root)
 	if revision == "" {
 		s.Git = repo.files(gitFiles())
 	}
@@ -203,6 +207,12 @@ func (s *Slipway) program(c *dagger.Container) *dagger.Container {
 // container.
 func (s *Slipway) signer(c *dagger.Container) *dagger.Container {
 	return s.with(c, dag.Tools().Signer(s.golang()))
+}
+
+// deployer adds the slipway program without its scanner, but with what deploys,
+// and its cache to a container.
+func (s *Slipway) deployer(c *dagger.Container) *dagger.Container {
+	return s.with(c, dag.Tools().Deployer(s.golang()))
 }
 
 // scanner adds the whole slipway program and its cache to a container.

@@ -51,7 +51,12 @@ type Settings struct {
 	} `yaml:"sign"`
 	Verify Trust `yaml:"verify"`
 	Deploy struct {
+		Chart        string `yaml:"chart"`
 		Environments map[string]struct {
+			Values   []string `yaml:"values"`
+			Clusters []struct {
+				Values []string `yaml:"values"`
+			} `yaml:"clusters"`
 			Verify Trust `yaml:"verify"`
 		} `yaml:"environments"`
 	} `yaml:"deploy"`
@@ -143,6 +148,27 @@ func (f Files) Build() (Filter, error) {
 		exclude = append(exclude, "!"+name)
 	}
 	return Filter{Include: f.include(f.Settings.policies()...), Exclude: exclude}, nil
+}
+
+// Deploy is what a deployment sees beside that: the chart and its values. They
+// are apart, because nothing of them is in an image.
+func (f Files) Deploy() Filter {
+	charts := []string{"chart", "charts"}
+	if c := f.Settings.Deploy.Chart; c != "" {
+		charts = []string{c}
+	}
+	for _, e := range f.Settings.Deploy.Environments {
+		charts = append(charts, e.Values...)
+		for _, c := range e.Clusters {
+			charts = append(charts, c.Values...)
+		}
+	}
+	var include []string
+	for _, c := range charts {
+		include = append(include, path.Join(f.Root, c))
+	}
+	slices.Sort(include)
+	return Filter{Include: slices.Compact(include), Exclude: f.never()}
 }
 
 func (f Files) never() []string {

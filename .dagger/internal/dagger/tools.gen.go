@@ -99,6 +99,18 @@ func (r *Tools) Core(base *Container) *File { // tools (../../../:0:0)
 	}
 }
 
+// The slipway program without its scanner but with what deploys, statically
+// linked, for the engine's own platform.
+func (r *Tools) Deployer(base *Container) *File { // tools (../../../:0:0)
+	assertNotNil("base", base)
+	q := r.query.Select("deployer")
+	q = q.Arg("base", base)
+
+	return &File{
+		query: q,
+	}
+}
+
 // A unique identifier for this Tools.
 func (r *Tools) ID(ctx context.Context) (ID, error) {
 	if r.id != nil {
