@@ -16,17 +16,28 @@ help: ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: ship
-ship: tools $(SLIPWAY) ## run the pipeline on the sample app, to a registry on this machine
-	@$(SLIPWAY) ship
+ship: tools $(SLIPWAY) ## run the pipeline on the sample app, to pods on a cluster of this machine
+	@./scripts/ship
+
+.PHONY: down
+down: bin/devcluster ## take the cluster of make ship away
+	@bin/devcluster down
 
 .PHONY: test
 test: tools $(SLIPWAY) ## run all tests
-	go test -timeout 60m ./...
+	./scripts/with-cluster $(MAKE) test-on-cluster
+	go -C devcluster test -count=1 -timeout 20m ./...
+	go -C charts test -count=1 ./...
 	go -C bench build -o /dev/null .
 	go -C .dagger vet ./...
 	go -C .dagger test ./...
-	go -C e2e test -v -count=1 -timeout 60m ./...
 	$(SLIPWAY) test --progress plain
+
+# What scripts/with-cluster runs; alone it skips what needs a cluster.
+.PHONY: test-on-cluster
+test-on-cluster:
+	go test -timeout 60m ./...
+	go -C e2e test -v -count=1 -timeout 60m ./...
 
 .PHONY: lint
 lint: tools $(SLIPWAY) ## lint slipway itself and the sample app
@@ -38,6 +49,11 @@ lint: tools $(SLIPWAY) ## lint slipway itself and the sample app
 bench: tools $(SLIPWAY) ## measure against go build and ko, into docs/bench
 	cd bench && go run . --slipway ../$(SLIPWAY) --out ../docs/bench
 
+.PHONY: soak
+soak: tools $(SLIPWAY) ## kill, cut and compare deployments on a real cluster, for an hour or two
+	SLIPWAY_TEST_SOAK=50 SLIPWAY_TEST_REPORT=$(CURDIR)/docs/bench/deploy ./scripts/with-cluster \
+		go test -v -count=1 -timeout 4h -run 'Killed|Cut|Lost|Helm|Role' ./pipeline/deploy/cluster
+
 .PHONY: build
 build: $(SLIPWAY) ## build bin/slipway
 
@@ -48,6 +64,10 @@ hooks: $(SLIPWAY) ## run slipway check before every git push from this clone
 .PHONY: tools
 tools:
 	@./scripts/tools
+
+bin/devcluster: $(shell find devcluster -name '*.go' -not -name '*_test.go') devcluster/go.mod devcluster/go.sum
+	@mkdir -p $(@D)
+	@go -C devcluster build -o ../$@ .
 
 $(SLIPWAY): $(SOURCES)
 	@echo "building $@"

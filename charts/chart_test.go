@@ -73,9 +73,12 @@ func valueSets(t *testing.T) []valueSet {
 	for _, file := range files {
 		sets = append(sets, valueSet{strings.TrimSuffix(filepath.Base(file), "-values.yaml"), readValues(t, file)})
 	}
-	dev := readValues(t, filepath.Join(chartDir, "values-dev.yaml"))
-	dev["image"] = map[string]any{"repository": "registry.example.com/shop/order-service", "tag": "v1.4.0"}
-	return append(sets, valueSet{"dev", dev})
+	for _, environment := range []string{"dev", "prod"} {
+		v := readValues(t, filepath.Join(chartDir, "values-"+environment+".yaml"))
+		v["image"] = map[string]any{"repository": "registry.example.com/shop/order-service", "tag": "v1.4.0"}
+		sets = append(sets, valueSet{environment, v})
+	}
+	return sets
 }
 
 func readValues(t *testing.T, file string) chartutil.Values {
