@@ -169,16 +169,8 @@ func (a *app) clusterCommand(use, short, example string, args cobra.PositionalAr
 		if a.program.Deployer == nil {
 			return fault.Inputf("deploy.no-deployer", "this slipway was built without what deploys").WithFix("use the slipway program")
 		}
-		name := c.App.Name
-		if name == "" && c.Deploy.Release == "" {
-			s, err := source.Open(cmd.Context(), source.Options{Root: root, Dir: c.App.Dir, Main: c.App.Main, Tags: c.App.Tags})
-			if err != nil {
-				return err
-			}
-			name = s.Name
-		}
 		r.deployment.Run = who()
-		o, err := ship.DeployOptions(root, c, name, r.environment, r.deployment, nil)
+		o, err := ship.DeployOptions(root, c, r.environment, r.deployment, nil)
 		if err != nil {
 			return err
 		}

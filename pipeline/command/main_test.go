@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 
 	"github.com/slipway-ci/slipway/pipeline/cache"
+	"github.com/slipway-ci/slipway/pipeline/deploy/cluster"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/scan"
 	"github.com/slipway-ci/slipway/pipeline/scan/trivy"
@@ -32,7 +33,7 @@ import (
 func TestMain(m *testing.M) {
 	switch os.Getenv("SLIPWAY_TEST_AS_PROGRAM") {
 	case "1":
-		Program{Scanner: func(dir cache.Dir) scan.Scanner { return trivy.New(dir) }, Signer: sigstore.Tool{}}.Main()
+		Program{Scanner: func(dir cache.Dir) scan.Scanner { return trivy.New(dir) }, Signer: sigstore.Tool{}, Deployer: cluster.Tool{}}.Main()
 	case "core":
 		Program{}.Main()
 	}

@@ -1,6 +1,7 @@
 package ship
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/registry"
+	"github.com/slipway-ci/slipway/pipeline/source"
 )
 
 // Deployment is what deploying needs beside the configuration.
@@ -39,9 +41,9 @@ const (
 )
 
 // DeployOptions completes an environment's settings. root is the folder that
-// paths are relative to, name the app's. getenv gives the values of Secrets;
-// nil leaves them out, for what only looks. It returns [fault.Input] errors.
-func DeployOptions(root string, c config.Config, name, environment string, d Deployment, getenv func(string) (string, bool)) (deploy.Options, error) {
+// paths are relative to. getenv gives the values of Secrets; nil leaves them
+// out, for what only looks. It returns [fault.Input] errors.
+func DeployOptions(root string, c config.Config, environment string, d Deployment, getenv func(string) (string, bool)) (deploy.Options, error) {
 	if environment == "" {
 		known := slices.Sorted(maps.Keys(c.Deploy.Environments))
 		err := fault.Inputf("usage", "--env is missing")
@@ -54,14 +56,18 @@ func DeployOptions(root string, c config.Config, name, environment string, d Dep
 	if err != nil {
 		return deploy.Options{}, err
 	}
+	name, err := appName(root, c)
+	if err != nil {
+		return deploy.Options{}, err
+	}
 	o := deploy.Options{
-		Environment: environment, Release: first(c.Deploy.Release, name), Set: map[string]any{},
+		Environment: environment, Release: cmp.Or(c.Deploy.Release, name), Set: map[string]any{},
 		Kubeconfig: d.Kubeconfig, Server: d.Server, PodSecurity: strings.TrimPrefix(e.PodSecurity, "none"),
 		Timeout: time.Duration(e.Timeout), RollbackTimeout: time.Duration(e.RollbackTimeout), LockTimeout: time.Duration(e.LockTimeout),
 		MaxHistory: e.History, NoRollback: d.NoRollback || !*e.Rollback, RollbackAll: d.RollbackAll || e.RollbackAll, Test: d.Test || e.Test,
 		URL: e.URL, Run: d.Run, Patience: deploy.Patience{Restarts: int32(e.Restarts), Readiness: time.Duration(e.Readiness)},
 	}
-	o.Namespace = first(e.Namespace, o.Release)
+	o.Namespace = cmp.Or(e.Namespace, o.Release)
 	if d.Timeout > 0 {
 		o.Timeout = d.Timeout
 	}
@@ -97,13 +103,15 @@ func DeployOptions(root string, c config.Config, name, environment string, d Dep
 	return o, nil
 }
 
-func first(texts ...string) string {
-	for _, t := range texts {
-		if t != "" {
-			return t
-		}
+// appName is what the release is called where nothing else is said. It is the
+// app's own name, also where only an image is at hand, whose repository may be
+// called anything.
+func appName(root string, c config.Config) (string, error) {
+	name, err := source.Name(source.Options{Root: root, Dir: c.App.Dir, Name: c.App.Name})
+	if err != nil && c.Deploy.Release != "" {
+		return c.Deploy.Release, nil
 	}
-	return ""
+	return name, err
 }
 
 // existing makes paths absolute and sees that they are there.
@@ -131,7 +139,7 @@ func unwrapPath(err error) error {
 }
 
 // findChart is the configured chart, or the one at a usual place.
-func findChart(root string, c config.Config, name string) (string, error) {
+func findChart(root string, c config.Config) (string, error) {
 	if given := c.Deploy.Chart; given != "" {
 		path := given
 		if !filepath.IsAbs(path) {
@@ -141,6 +149,10 @@ func findChart(root string, c config.Config, name string) (string, error) {
 			return "", fault.Inputf("deploy.chart", "deploy.chart %s: %w", given, unwrapPath(err))
 		}
 		return path, nil
+	}
+	name, err := appName(root, c)
+	if err != nil {
+		return "", err
 	}
 	for _, place := range []string{"chart", filepath.Join("charts", name)} {
 		if _, err := os.Stat(filepath.Join(root, place, "Chart.yaml")); err == nil {
@@ -163,10 +175,10 @@ func (p *run) checkDeploy() error {
 		getenv = nil
 	}
 	var err error
-	if p.deployment, err = DeployOptions(p.Root, p.Config, p.report.App, p.Environment, p.Deployment, getenv); err != nil {
+	if p.deployment, err = DeployOptions(p.Root, p.Config, p.Environment, p.Deployment, getenv); err != nil {
 		return err
 	}
-	if p.deployment.Chart, err = findChart(p.Root, p.Config, p.report.App); err != nil {
+	if p.deployment.Chart, err = findChart(p.Root, p.Config); err != nil {
 		return err
 	}
 	if slices.Contains(p.Stages, Deploy) && !slices.Contains(p.Stages, Verify) {

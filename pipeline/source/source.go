@@ -100,6 +100,17 @@ func Open(ctx context.Context, o Options) (Source, error) {
 	return s, nil
 }
 
+// Name is an app's name, read from its module alone. It returns the errors of
+// [Open].
+func Name(o Options) (string, error) {
+	s := Source{Root: o.Root, Dir: filepath.Join(o.Root, o.Dir), Name: o.Name}
+	if s.Name != "" {
+		return s.Name, nil
+	}
+	err := s.readModule()
+	return s.Name, err
+}
+
 // ShortRevision is the revision as people quote it: twelve digits, with
 // "-dirty" where files were changed; empty outside git.
 func (s *Source) ShortRevision() string {

@@ -1,0 +1,235 @@
+package command
+
+import (
+	"encoding/json"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/slipway-ci/slipway/pipeline/deploy"
+	"github.com/slipway-ci/slipway/pipeline/deploy/testcluster"
+	"github.com/slipway-ci/slipway/pipeline/fault"
+)
+
+// waits is an app that runs until it is told to stop, with a chart.
+func waits(namespace string) map[string]string {
+	files := hello()
+	maps.Copy(files, map[string]string{
+		"main.go": `package main
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+
+	"example.com/acme/hello/greet"
+)
+
+func main() {
+	os.Stdout.WriteString(greet.Text)
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGTERM)
+	<-c
+}
+`,
+		"chart/Chart.yaml":  "apiVersion: v2\nname: hello\nversion: 0.1.0\n",
+		"chart/values.yaml": "image: {repository: '', digest: ''}\nbroken: false\n",
+		"chart/templates/deployment.yaml": `apiVersion: apps/v1
+kind: Deployment
+metadata: {name: hello}
+spec:
+  selector: {matchLabels: {app: hello}}
+  template:
+    metadata: {labels: {app: hello}}
+    spec:
+      automountServiceAccountToken: false
+      terminationGracePeriodSeconds: 1
+      securityContext: {runAsNonRoot: true, seccompProfile: {type: RuntimeDefault}}
+      containers:
+        - name: app
+          image: {{ .Values.image.repository }}@{{ .Values.image.digest }}
+          env: [{name: PASSWORD, valueFrom: {secretKeyRef: {name: {{ if .Values.broken }}nowhere{{ else }}hello{{ end }}, key: password}}}]
+          securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+`,
+		"broken.yaml": "broken: true\n",
+		".gitignore":  "*.key\n*.pub\n.slipway\n",
+		"slipway.yaml": `app: {platforms: [linux/amd64]}
+scan: {databases: [bundled]}
+verify: {keys: [release.pub], attestations: []}
+deploy:
+  environments:
+    test:
+      namespace: ` + namespace + `
+      secrets: {hello: {password: HELLO_PASSWORD}}
+      timeout: 1m
+      url: https://hello.example.com
+    broken: {namespace: ` + namespace + `, values: [broken.yaml], secrets: {hello: {password: HELLO_PASSWORD}}}
+    guarded: {namespace: ` + namespace + `, protected: true}
+`,
+	})
+	return files
+}
+
+// TestDeployFromTheSource goes the whole way as a user does, and sees that an
+// image nobody trusts never reaches the cluster.
+func TestDeployFromTheSource(t *testing.T) {
+	c := testcluster.Need(t)
+	namespace := c.Name(t)
+	const password = "planted-hello-password"
+	p := here(t, repository(t, waits(namespace)))
+	p.env = append(p.env, "KUBECONFIG="+c.Kubeconfig, "HELLO_PASSWORD="+password)
+	keys(t, p, "other", "")
+	keys(t, p, "release", "")
+	repository := c.Registry + "/" + namespace
+	image := p.report(t, "publish", "--repository", repository).Reference
+	absent := func(when string) {
+		t.Helper()
+		if _, err := c.Client.CoreV1().Namespaces().Get(t.Context(), namespace, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			t.Errorf("%s: the namespace is there: %v", when, err)
+		}
+	}
+	refused := func(code, image string, more ...string) {
+		t.Helper()
+		e := p.run(t, append([]string{"deploy", "--env", "test", "--image", image, "-o", "json"}, more...)...)
+		var r struct {
+			Error struct{ Code, Message string }
+		}
+		if err := json.Unmarshal([]byte(e.stdout), &r); err != nil {
+			t.Fatal(err, e.stdout, e.stderr)
+		}
+		if e.code == fault.ExitOK || r.Error.Code != code {
+			t.Errorf("%s: exit %d, %s: %s; want %s", image, e.code, r.Error.Code, r.Error.Message, code)
+		}
+		absent(code)
+	}
+	refused("verify.unsigned", image)
+	tag, _, _ := strings.Cut(image, "@")
+	refused("reference.no-digest", tag+":"+p.report(t, "publish", "--repository", repository).Push.Tags[0])
+	sign := func(image, key string) {
+		t.Helper()
+		p.report(t, "sign", "--image", image, "--only-signature", "--key", key+".key")
+	}
+	sign(image, "other")
+	refused("verify.wrong-key", image)
+	another := p.report(t, "publish", "--repository", repository+"-two", "--version", "v2.0.0").Reference
+	sign(another, "release")
+	copySignature(t, another, image)
+	refused("verify.other-image", image)
+
+	// Now for the right way; the wrong signature is replaced.
+	image = p.report(t, "publish", "--repository", repository+"-three").Reference
+	sign(image, "release")
+	if e := p.run(t, "plan", "--env", "test", "--image", image); e.code != exitChanges || !strings.Contains(e.stdout, "create deployment/hello") {
+		t.Errorf("plan: exit %d\n%s%s", e.code, e.stdout, e.stderr)
+	}
+	absent("plan")
+	first := p.run(t, "deploy", "--env", "test", "--image", image)
+	if first.code != fault.ExitOK || !strings.Contains(first.stdout, "installed, revision 1") || !strings.Contains(first.stdout, "https://hello.example.com") {
+		t.Fatalf("deploy: exit %d\n%s%s", first.code, first.stdout, first.stderr)
+	}
+	if e := p.run(t, "plan", "--env", "test", "--image", image); e.code != fault.ExitOK || !strings.Contains(e.stdout, "nothing would change") {
+		t.Errorf("plan of what runs: exit %d\n%s%s", e.code, e.stdout, e.stderr)
+	}
+	if r := p.report(t, "deploy", "--env", "test", "--image", image); r.Deploy.Clusters[0].Action != deploy.Untouched {
+		t.Errorf("deployed again: %+v", r.Deploy)
+	}
+	broken := p.run(t, "deploy", "--env", "broken", "--image", image, "--progress", "plain")
+	if broken.code != fault.ExitFailed || !strings.Contains(broken.stderr, `secret "nowhere" not found`) || !strings.Contains(broken.stdout, "rolled back, revision 3") {
+		t.Errorf("broken: exit %d\n%s%s", broken.code, broken.stdout, broken.stderr)
+	}
+	if text, err := os.ReadFile(filepath.Join(p.dir, ".slipway", "reports", "deploy.xml")); err != nil || !strings.Contains(string(text), "<failure") {
+		t.Errorf("JUnit: %v\n%s", err, text)
+	}
+	status := p.run(t, "status", "--env", "test")
+	if status.code != fault.ExitOK || !strings.Contains(status.stdout, "deployed, revision 3") || !strings.Contains(status.stdout, "1/1 ready") {
+		t.Errorf("status: exit %d\n%s%s", status.code, status.stdout, status.stderr)
+	}
+	if e := p.run(t, "rollback", "--env", "test"); e.code != fault.ExitOK || !strings.Contains(e.stdout, "rolled back, revision 4") {
+		t.Errorf("rollback: exit %d\n%s%s", e.code, e.stdout, e.stderr)
+	}
+	history := p.run(t, "history", "--env", "test")
+	if history.code != fault.ExitOK || !strings.Contains(history.stdout, "!    2 ") || !strings.Contains(history.stdout, "*    4 ") {
+		t.Errorf("history: exit %d\n%s%s", history.code, history.stdout, history.stderr)
+	}
+	for _, e := range []ended{first, broken, status, history} {
+		if strings.Contains(e.stdout+e.stderr, password) {
+			t.Error("the password is printed")
+		}
+	}
+}
+
+// copySignature moves a good signature to an image it is not of.
+func copySignature(t *testing.T, from, to string) {
+	t.Helper()
+	at := func(image string) name.Tag {
+		ref, err := name.NewDigest(image, name.Insecure)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ref.Context().Tag(strings.Replace(ref.DigestStr(), ":", "-", 1) + ".sig")
+	}
+	signature, err := remote.Image(at(from))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(at(to), signature); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestDeployWithoutACluster has what is wrong before any cluster is spoken to.
+func TestDeployWithoutACluster(t *testing.T) {
+	p := here(t, repository(t, waits("nowhere")))
+	p.env = append(p.env, "KUBECONFIG="+filepath.Join(t.TempDir(), "none"))
+	keys(t, p, "release", "")
+	image := p.report(t, "publish", "--repository", emptyRegistry(t)+"/acme/hello").Reference
+	p.report(t, "sign", "--image", image, "--only-signature", "--key", "release.key")
+	for _, tt := range []struct {
+		name string
+		code int
+		want string
+		args []string
+	}{
+		{"no environment", fault.ExitInput, "--env is missing (choose one of broken, guarded, test)", []string{"status"}},
+		{"unknown environment", fault.ExitInput, `there is no environment "prod"`, []string{"status", "--env", "prod"}},
+		{"no environment for deploy", fault.ExitInput, "--env is missing", []string{"deploy", "--image", image}},
+		{"no secret", fault.ExitInput, "HELLO_PASSWORD is not set", []string{"deploy", "--env", "test", "--image", image}},
+		{"unsigned and deployed", fault.ExitInput, "deployed only after it was verified", []string{"ship", "--env", "guarded", "--unsigned", "--yes", "--git-tag", "v1.0.0"}},
+		{"no kubeconfig", fault.ExitInput, "there is no kubeconfig", []string{"status", "--env", "test"}},
+		{"bad revision", fault.ExitInput, `"latest" is not a revision`, []string{"rollback", "latest", "--env", "test"}},
+		{"protected without a tag", fault.ExitFailed, "this commit has no tag", []string{"deploy", "--env", "guarded", "--image", image, "--yes"}},
+		{"protected without a yes", fault.ExitFailed, "--yes says that it is meant", []string{"deploy", "--env", "guarded", "--image", image, "--git-tag", "v1.0.0"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			e := p.run(t, tt.args...)
+			if e.code != tt.code || !strings.Contains(e.stderr, tt.want) || strings.Contains(e.stderr, "panic") {
+				t.Errorf("exit %d, want %d with %q\n%s", e.code, tt.code, tt.want, e.stderr)
+			}
+		})
+	}
+	tag := exec.CommandContext(t.Context(), "git", "tag", "v1.2.3")
+	tag.Dir = p.dir
+	if out, err := tag.CombinedOutput(); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	if e := p.run(t, "deploy", "--env", "guarded", "--image", image, "--yes"); !strings.Contains(e.stderr, "there is no kubeconfig") {
+		t.Errorf("on a tag, with a yes: exit %d\n%s", e.code, e.stderr)
+	}
+	write(t, p.dir, map[string]string{"main.go": "package main\n\nfunc main() {}\n"})
+	if e := p.run(t, "deploy", "--env", "guarded", "--image", image, "--yes"); e.code != fault.ExitFailed || !strings.Contains(e.stderr, "files were changed since the commit: main.go") {
+		t.Errorf("changed files: exit %d\n%s", e.code, e.stderr)
+	}
+	core := *p
+	core.env = append(core.env, "SLIPWAY_TEST_AS_PROGRAM=core")
+	if e := core.run(t, "status", "--env", "test"); e.code != fault.ExitInput || !strings.Contains(e.stderr, "built without what deploys") {
+		t.Errorf("slipway-core: exit %d\n%s", e.code, e.stderr)
+	}
+}
