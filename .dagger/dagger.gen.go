@@ -738,6 +738,13 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg revision", err))
 				}
 			}
+			var yes bool
+			if inputArgs["yes"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["yes"]), &yes)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg yes", err))
+				}
+			}
 			var cluster *dagger.Service
 			if inputArgs["cluster"] != nil {
 				err = json.Unmarshal([]byte(inputArgs["cluster"]), &cluster)
@@ -745,7 +752,7 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg cluster", err))
 				}
 			}
-			return (*Slipway).Rollback(&parent, ctx, env, kubeconfig, revision, cluster)
+			return (*Slipway).Rollback(&parent, ctx, env, kubeconfig, revision, yes, cluster)
 		case "Sbom":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)

@@ -315,15 +315,22 @@ func (s *Slipway) Rollback(
 	// The revision to go back to. Default: the newest good one before.
 	// +optional
 	revision int,
+	// Roll a protected environment back.
+	// +optional
+	yes bool,
 	// A cluster on the caller's own machine, as tcp://127.0.0.1:6443.
 	// +optional
 	cluster *dagger.Service,
 ) (string, error) {
 	d := deployment{env: env, kubeconfig: kubeconfig, cluster: cluster}
+	var args []string
 	if revision > 0 {
-		return d.run(ctx, s, "rollback", strconv.Itoa(revision))
+		args = append(args, strconv.Itoa(revision))
 	}
-	return d.run(ctx, s, "rollback")
+	if yes {
+		args = append(args, "--yes")
+	}
+	return d.run(ctx, s, "rollback", args...)
 }
 
 // deployment is how an environment's cluster is reached.

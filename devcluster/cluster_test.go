@@ -572,7 +572,7 @@ func TestServices(t *testing.T) {
 	// The password, by the client of the same package, where it is installed.
 	if psql, err := lookPath("psql"); err == nil {
 		host, port, _ := net.SplitHostPort(address("postgres", 5432))
-		for password, good := range map[string]bool{"devcluster": true, "wrong": false} {
+		for password, good := range map[string]bool{"only-on-devcluster": true, "wrong": false} {
 			command := exec.CommandContext(t.Context(), psql, "-h", host, "-p", port, "-U", "app", "-Atc", "CREATE TABLE IF NOT EXISTS t (a int); SELECT current_user", "orders")
 			command.Env = append(os.Environ(), "PGPASSWORD="+password)
 			out, err := command.CombinedOutput()

@@ -494,7 +494,7 @@ func (s *suite) deploy(t *testing.T) {
 	if out, stderr, err = call(append(deploy, "text")...); err != nil || !strings.Contains(out, "runs already") {
 		t.Errorf("after the rollback: %v\n%s\n%s", err, out, stderr)
 	}
-	if out, stderr, err = call(append([]string{"rollback", "--env", "test"}, cluster...)...); err != nil || !strings.Contains(out, "rolled back, revision 4") {
+	if out, stderr, err = call(append([]string{"rollback", "--env", "test", "--revision", "1"}, cluster...)...); err != nil || !strings.Contains(out, "rolled back, revision 4") {
 		t.Errorf("rollback: %v\n%s\n%s", err, out, stderr)
 	}
 	unsigned := s.call(t, append([]string{"publish", "--address", host + "/unsigned"}, registry...)...)

@@ -11,7 +11,7 @@ import (
 
 // setup is all a test's application needs: a database of its own. The
 // password is no secret; the cluster is reached from its machine only.
-const setup = `CREATE ROLE app LOGIN PASSWORD 'devcluster';
+const setup = `CREATE ROLE app LOGIN PASSWORD 'only-on-devcluster';
 CREATE DATABASE orders OWNER app;
 `
 
@@ -42,7 +42,7 @@ func create(bin, dir string) error {
 	}
 	err := run(exec.Command(filepath.Join(bin, "initdb"), "--pgdata", temp, "--username", "postgres",
 		"--encoding", "UTF8", "--locale", "C", "--auth", "scram-sha-256", "--auth-local", "reject",
-		"--pwfile", "/dev/stdin", "--no-sync", "--no-instructions"), "devcluster\n")
+		"--pwfile", "/dev/stdin", "--no-sync", "--no-instructions"), "only-on-devcluster\n")
 	if err != nil {
 		return err
 	}

@@ -180,7 +180,7 @@ func (f *folds) Emit(e progress.Event) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch e.Kind {
-	case progress.Started, progress.Counted:
+	case progress.Started, progress.Counted, progress.Detailed:
 	case progress.Status:
 		if key, _, _ := strings.Cut(e.Text, ":"); key != f.status {
 			f.status = key

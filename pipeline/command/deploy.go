@@ -2,10 +2,12 @@ package command
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"os/user"
+	"slices"
 	"strings"
 	"time"
 
@@ -102,18 +104,28 @@ func (a *app) protect(ctx context.Context, root string, c config.Config, r *requ
 	if err != nil {
 		return err
 	}
-	tag := r.gitTag
-	if tag == "" {
-		tag = ci.Detect(nil).GitTag()
+	tags, found, err := source.Tags(s.Dir)
+	if err != nil {
+		return err
 	}
-	if tag == "" {
-		if tag, err = source.Tag(s.Dir); err != nil {
-			return err
-		}
+	changed, err := source.Changes(s.Dir) // the chart and slipway.yaml count too
+	if err != nil {
+		return err
+	}
+	if s.Dirty && len(changed) == 0 {
+		changed = []string{"as --revision says"}
+	}
+	tag := cmp.Or(r.gitTag, ci.Detect(nil).GitTag())
+	switch {
+	case found && tag != "" && !slices.Contains(tags, tag):
+		return fault.Gatef("deploy.protected", "environment %s is protected, and this commit does not have the tag %s", r.environment, tag).
+			WithFix("check that tag out, with its tags fetched")
+	case tag == "" && len(tags) > 0:
+		tag = tags[len(tags)-1]
 	}
 	switch {
-	case s.Dirty:
-		return fault.Gatef("deploy.protected", "environment %s is protected, and files were changed since the commit: %s", r.environment, strings.Join(s.Changed, ", ")).
+	case len(changed) > 0:
+		return fault.Gatef("deploy.protected", "environment %s is protected, and files were changed since the commit: %s", r.environment, strings.Join(changed, ", ")).
 			WithFix("commit them, and tag the commit")
 	case tag == "":
 		return fault.Gatef("deploy.protected", "environment %s is protected, and this commit has no tag", r.environment).
@@ -121,17 +133,22 @@ func (a *app) protect(ctx context.Context, root string, c config.Config, r *requ
 	case r.yes:
 		return nil
 	}
-	in, ok := a.stdin.(*os.File)
-	if !ok || !term.IsTerminal(int(in.Fd())) {
-		return fault.Gatef("deploy.protected", "environment %s is protected", r.environment).WithFix("--yes says that it is meant")
-	}
 	what := s.Name + " " + tag
 	if r.image != "" {
 		what = r.image
 	}
-	fmt.Fprintf(a.stderr, "deploy %s to %s? Type the environment's name: ", what, r.environment)
+	return a.confirm("deploy "+what+" to", r.environment)
+}
+
+// confirm has a person at a terminal type the environment's name.
+func (a *app) confirm(what, environment string) error {
+	in, ok := a.stdin.(*os.File)
+	if !ok || !term.IsTerminal(int(in.Fd())) {
+		return fault.Gatef("deploy.protected", "environment %s is protected", environment).WithFix("--yes says that it is meant")
+	}
+	fmt.Fprintf(a.stderr, "%s %s? Type the environment's name: ", what, environment)
 	answer, err := bufio.NewReader(in).ReadString('\n')
-	if err != nil || strings.TrimSpace(answer) != r.environment {
+	if err != nil || strings.TrimSpace(answer) != environment {
 		return fault.Gatef("deploy.protected", "not confirmed; nothing was done")
 	}
 	return nil
@@ -150,12 +167,12 @@ func who() string {
 }
 
 // clusterCommand is a command about an environment that needs no image.
-func (a *app) clusterCommand(use, short, example string, args cobra.PositionalArgs, add func(*cobra.Command), act func(ctx context.Context, o deploy.Options, args []string) (any, func(), error)) *cobra.Command {
+func (a *app) clusterCommand(use, short, example string, args cobra.PositionalArgs, add func(*request, *cobra.Command), act func(ctx context.Context, o deploy.Options, args []string) (any, func(), error)) *cobra.Command {
 	r := request{}
 	cmd := &cobra.Command{Use: use, Short: short, Example: example, Args: args}
 	r.clusterFlags(cmd)
 	if add != nil {
-		add(cmd)
+		add(&r, cmd)
 	}
 	stage, _, _ := strings.Cut(use, " ")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -168,6 +185,14 @@ func (a *app) clusterCommand(use, short, example string, args cobra.PositionalAr
 		}
 		if a.program.Deployer == nil {
 			return fault.Inputf("deploy.no-deployer", "this slipway was built without what deploys").WithFix("use the slipway program")
+		}
+		if r.takesBack && !r.yes {
+			e, err := c.Environment(r.environment)
+			if err == nil && e.Protected {
+				if err := a.confirm("roll back", r.environment); err != nil {
+					return err
+				}
+			}
 		}
 		r.deployment.Run = who()
 		o, err := ship.DeployOptions(root, c, r.environment, r.deployment, nil)
@@ -221,7 +246,9 @@ func (a *app) rollbackCommand() *cobra.Command {
 	var noWait bool
 	cmd := a.clusterCommand("rollback [REVISION]", "Go back to a revision, by default the newest good one before", `  slipway rollback --env prod
   slipway rollback --env prod 12`, cobra.MaximumNArgs(1),
-		func(cmd *cobra.Command) {
+		func(r *request, cmd *cobra.Command) {
+			r.takesBack = true
+			cmd.Flags().BoolVar(&r.yes, "yes", false, "roll a protected environment back without asking")
 			cmd.Flags().BoolVar(&noWait, "no-wait-lock", false, "fail at once when another run is deploying this release")
 		},
 		func(ctx context.Context, o deploy.Options, args []string) (any, func(), error) {

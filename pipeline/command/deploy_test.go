@@ -73,6 +73,7 @@ deploy:
       url: https://hello.example.com
     broken: {namespace: ` + namespace + `, values: [broken.yaml], secrets: {hello: {password: HELLO_PASSWORD}}}
     guarded: {namespace: ` + namespace + `, protected: true}
+    open: {namespace: ` + namespace + `}
 `,
 	})
 	return files
@@ -152,8 +153,11 @@ func TestDeployFromTheSource(t *testing.T) {
 	if status.code != fault.ExitOK || !strings.Contains(status.stdout, "deployed, revision 3") || !strings.Contains(status.stdout, "1/1 ready") {
 		t.Errorf("status: exit %d\n%s%s", status.code, status.stdout, status.stderr)
 	}
-	if e := p.run(t, "rollback", "--env", "test"); e.code != fault.ExitOK || !strings.Contains(e.stdout, "rolled back, revision 4") {
+	if e := p.run(t, "rollback", "1", "--env", "test"); e.code != fault.ExitOK || !strings.Contains(e.stdout, "rolled back, revision 4") {
 		t.Errorf("rollback: exit %d\n%s%s", e.code, e.stdout, e.stderr)
+	}
+	if e := p.run(t, "rollback", "--env", "test"); e.code != fault.ExitInput || !strings.Contains(e.stderr, "no good revision before") {
+		t.Errorf("rollback to what runs: exit %d\n%s%s", e.code, e.stdout, e.stderr)
 	}
 	history := p.run(t, "history", "--env", "test")
 	if history.code != fault.ExitOK || !strings.Contains(history.stdout, "!    2 ") || !strings.Contains(history.stdout, "*    4 ") {
@@ -198,15 +202,16 @@ func TestDeployWithoutACluster(t *testing.T) {
 		want string
 		args []string
 	}{
-		{"no environment", fault.ExitInput, "--env is missing (choose one of broken, guarded, test)", []string{"status"}},
+		{"no environment", fault.ExitInput, "--env is missing (choose one of broken, guarded, open, test)", []string{"status"}},
 		{"unknown environment", fault.ExitInput, `there is no environment "prod"`, []string{"status", "--env", "prod"}},
 		{"no environment for deploy", fault.ExitInput, "--env is missing", []string{"deploy", "--image", image}},
 		{"no secret", fault.ExitInput, "HELLO_PASSWORD is not set", []string{"deploy", "--env", "test", "--image", image}},
-		{"unsigned and deployed", fault.ExitInput, "deployed only after it was verified", []string{"ship", "--env", "guarded", "--unsigned", "--yes", "--git-tag", "v1.0.0"}},
+		{"unsigned and deployed", fault.ExitInput, "deployed only after it was verified", []string{"ship", "--env", "open", "--unsigned"}},
 		{"no kubeconfig", fault.ExitInput, "there is no kubeconfig", []string{"status", "--env", "test"}},
 		{"bad revision", fault.ExitInput, `"latest" is not a revision`, []string{"rollback", "latest", "--env", "test"}},
 		{"protected without a tag", fault.ExitFailed, "this commit has no tag", []string{"deploy", "--env", "guarded", "--image", image, "--yes"}},
-		{"protected without a yes", fault.ExitFailed, "--yes says that it is meant", []string{"deploy", "--env", "guarded", "--image", image, "--git-tag", "v1.0.0"}},
+		{"protected with a tag it has not", fault.ExitFailed, "does not have the tag v1.0.0", []string{"deploy", "--env", "guarded", "--image", image, "--yes", "--git-tag", "v1.0.0"}},
+		{"protected rollback without a yes", fault.ExitFailed, "--yes says that it is meant", []string{"rollback", "--env", "guarded"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			e := p.run(t, tt.args...)
@@ -220,11 +225,14 @@ func TestDeployWithoutACluster(t *testing.T) {
 	if out, err := tag.CombinedOutput(); err != nil {
 		t.Fatalf("%v %s", err, out)
 	}
+	if e := p.run(t, "deploy", "--env", "guarded", "--image", image); e.code != fault.ExitFailed || !strings.Contains(e.stderr, "--yes says that it is meant") {
+		t.Errorf("without a yes: exit %d\n%s", e.code, e.stderr)
+	}
 	if e := p.run(t, "deploy", "--env", "guarded", "--image", image, "--yes"); !strings.Contains(e.stderr, "there is no kubeconfig") {
 		t.Errorf("on a tag, with a yes: exit %d\n%s", e.code, e.stderr)
 	}
-	write(t, p.dir, map[string]string{"main.go": "package main\n\nfunc main() {}\n"})
-	if e := p.run(t, "deploy", "--env", "guarded", "--image", image, "--yes"); e.code != fault.ExitFailed || !strings.Contains(e.stderr, "files were changed since the commit: main.go") {
+	write(t, p.dir, map[string]string{"chart/values.yaml": "image: {}\n"}) // not the app's, and yet deployed
+	if e := p.run(t, "deploy", "--env", "guarded", "--image", image, "--yes"); e.code != fault.ExitFailed || !strings.Contains(e.stderr, "files were changed since the commit: chart/values.yaml") {
 		t.Errorf("changed files: exit %d\n%s", e.code, e.stderr)
 	}
 	core := *p

@@ -69,6 +69,7 @@ type request struct {
 	deployment ship.Deployment
 	deploys    bool // where an environment is given
 	yes        bool
+	takesBack  bool
 	gitTag     string
 }
 
@@ -349,8 +350,7 @@ func (r *request) hand(report ship.Report) error {
 
 // finish prints the report.
 func (a *app) finish(report ship.Report, err error) error {
-	var changes pending
-	planned := errors.As(err, &changes)
+	changes, planned := errors.AsType[pending](err)
 	if planned {
 		err = nil
 	}

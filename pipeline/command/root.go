@@ -200,8 +200,7 @@ func (a *app) exit(err error) int {
 	if !a.started && !errors.As(err, &input) {
 		err = fault.Inputf("usage", "%w", err).WithFix("see slipway --help")
 	}
-	var changes pending
-	if errors.As(err, &changes) {
+	if _, ok := errors.AsType[pending](err); ok {
 		return exitChanges
 	}
 	code := fault.ExitCode(err)

@@ -67,7 +67,7 @@ func (a *app) printSummary(r ship.Report) {
 	if r.Sign != nil {
 		fmt.Fprintf(w, "  signed\tby %s\n", r.Sign.Signer)
 	}
-	if r.Verify != nil && r.Push == nil {
+	if r.Verify != nil && r.Push == nil && r.Deploy == nil {
 		writeVerified(w, *r.Verify)
 	}
 	if r.Deploy != nil {

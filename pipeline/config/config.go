@@ -178,7 +178,7 @@ type Environment struct {
 	RollbackTimeout Duration                     `json:"rollbackTimeout,omitzero" yaml:"rollbackTimeout" jsonschema:"default=5m" jsonschema_description:"How long the way back may take."`
 	RollbackAll     bool                         `json:"rollbackAll,omitzero" yaml:"rollbackAll" jsonschema:"default=false" jsonschema_description:"When a cluster fails, also take those back that were changed before it."`
 	LockTimeout     Duration                     `json:"lockTimeout,omitzero" yaml:"lockTimeout" jsonschema:"default=10m" jsonschema_description:"How long to wait for another deployment of the same release."`
-	Restarts        int                          `json:"restarts,omitzero" yaml:"restarts" jsonschema:"default=2,minimum=1,maximum=100" jsonschema_description:"Restarts of a new container that count as a crash loop."`
+	Restarts        int32                        `json:"restarts,omitzero" yaml:"restarts" jsonschema:"default=2,minimum=1,maximum=100" jsonschema_description:"Restarts of a new container that count as a crash loop."`
 	Readiness       Duration                     `json:"readiness,omitzero" yaml:"readiness" jsonschema:"default=30s" jsonschema_description:"How long a readiness probe may fail once the startup probe has passed."`
 	Test            bool                         `json:"test,omitzero" yaml:"test" jsonschema:"default=false" jsonschema_description:"Run the chart's tests after the rollout; a failing one fails it."`
 	History         int                          `json:"history,omitzero" yaml:"history" jsonschema:"default=10,minimum=2,maximum=1000" jsonschema_description:"Revisions kept to go back to."`

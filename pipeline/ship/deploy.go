@@ -37,7 +37,7 @@ type Deployment struct {
 // slipway's own.
 const (
 	PullUsername = "SLIPWAY_PULL_USERNAME"
-	PullPassword = "SLIPWAY_PULL_PASSWORD"
+	PullPassword = "SLIPWAY_PULL_PASSWORD" //nolint:gosec // a variable's name
 )
 
 // DeployOptions completes an environment's settings. root is the folder that
@@ -65,7 +65,7 @@ func DeployOptions(root string, c config.Config, environment string, d Deploymen
 		Kubeconfig: d.Kubeconfig, Server: d.Server, PodSecurity: strings.TrimPrefix(e.PodSecurity, "none"),
 		Timeout: time.Duration(e.Timeout), RollbackTimeout: time.Duration(e.RollbackTimeout), LockTimeout: time.Duration(e.LockTimeout),
 		MaxHistory: e.History, NoRollback: d.NoRollback || !*e.Rollback, RollbackAll: d.RollbackAll || e.RollbackAll, Test: d.Test || e.Test,
-		URL: e.URL, Run: d.Run, Patience: deploy.Patience{Restarts: int32(e.Restarts), Readiness: time.Duration(e.Readiness)},
+		URL: e.URL, Run: d.Run, Patience: deploy.Patience{Restarts: e.Restarts, Readiness: time.Duration(e.Readiness)},
 	}
 	o.Namespace = cmp.Or(e.Namespace, o.Release)
 	if d.Timeout > 0 {
@@ -131,8 +131,7 @@ func existing(root string, files []string) ([]string, error) {
 }
 
 func unwrapPath(err error) error {
-	var path *fs.PathError
-	if errors.As(err, &path) {
+	if path, ok := errors.AsType[*fs.PathError](err); ok {
 		return path.Err
 	}
 	return err
@@ -209,6 +208,7 @@ func (p *run) deployOptions(ctx context.Context) (deploy.Options, error) {
 		}
 		reference = repository + "@" + p.report.Digest
 	}
+	var err error
 	repository, digest, ok := strings.Cut(reference, "@")
 	if !ok {
 		return o, fmt.Errorf("deploying %s: it has no digest", reference)
@@ -222,9 +222,11 @@ func (p *run) deployOptions(ctx context.Context) (deploy.Options, error) {
 	put(set, values.Digest, digest)
 	if p.report.Source != nil {
 		o.Version, o.Commit = p.source.Version, p.source.Revision
-		if values.Version != "" {
-			put(set, values.Version, p.source.Version)
-		}
+	} else if o.Version, err = p.stamped(); err != nil {
+		return o, err
+	}
+	if values.Version != "" && o.Version != "" {
+		put(set, values.Version, o.Version)
 	}
 	e, err := p.Config.Environment(p.Environment)
 	if err != nil || e.PullSecret == "" {
@@ -244,6 +246,19 @@ func (p *run) deployOptions(ctx context.Context) (deploy.Options, error) {
 	o.PullSecret = deploy.NewPullSecret(e.PullSecret, host, user, password)
 	put(set, values.PullSecrets, []any{map[string]any{"name": e.PullSecret}})
 	return o, nil
+}
+
+// stamped is the version that a given image says it has, the same as its source
+// would say.
+func (p *run) stamped() (string, error) {
+	if len(p.remote.Platforms) == 0 {
+		return "", nil
+	}
+	file, err := p.remote.Platforms[0].Image.ConfigFile()
+	if err != nil {
+		return "", fmt.Errorf("reading the version of %s: %w", p.remote.Reference, err)
+	}
+	return file.Config.Labels["org.opencontainers.image.version"], nil
 }
 
 // put sets a value by its path with dots. What is on the way is copied: it may

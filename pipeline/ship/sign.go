@@ -163,6 +163,14 @@ func (p *run) open(ctx context.Context) error {
 	if p.Reference == "" {
 		return nil
 	}
+	if len(p.Stages) == 1 && p.Stages[0] == Plan { // what is in it does not matter
+		digest, err := name.NewDigest(p.Reference, name.WeakValidation)
+		if err != nil {
+			return fault.Inputf("reference.no-digest", "%w", err)
+		}
+		p.remote.Reference = digest
+		return nil
+	}
 	if p.local() {
 		if _, err := p.embedded(ctx); err != nil {
 			return err

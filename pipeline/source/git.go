@@ -111,37 +111,65 @@ func unreadable(doing, what string, err error) error {
 	return e.WithFix("or give the commit with --revision")
 }
 
-// Tag is a tag of the commit that is checked out, the last by name where it has
-// several; empty where it has none, or outside git.
-func Tag(dir string) (string, error) {
+// Tags are the tags of the commit that is checked out around dir, by name.
+// found says whether there is a repository to ask.
+func Tags(dir string) (tags []string, found bool, err error) {
 	repo, err := git.PlainOpenWithOptions(dir, &git.PlainOpenOptions{DetectDotGit: true, EnableDotGitCommonDir: true})
 	if errors.Is(err, git.ErrRepositoryNotExists) {
-		return "", nil
+		return nil, false, nil
 	}
 	if err != nil {
-		return "", unreadable("opening the git repository of", dir, err)
+		return nil, false, unreadable("opening the git repository of", dir, err)
 	}
 	head, err := repo.Head()
 	if err != nil {
-		return "", unreadable("reading HEAD of", dir, err)
+		return nil, true, unreadable("reading HEAD of", dir, err)
 	}
-	tags, err := repo.Tags()
+	refs, err := repo.Tags()
 	if err != nil {
-		return "", unreadable("reading the tags of", dir, err)
+		return nil, true, unreadable("reading the tags of", dir, err)
 	}
-	found := ""
-	err = tags.ForEach(func(r *plumbing.Reference) error {
+	err = refs.ForEach(func(r *plumbing.Reference) error {
 		at := r.Hash()
 		if annotated, err := repo.TagObject(at); err == nil {
 			at = annotated.Target
 		}
 		if at == head.Hash() {
-			found = max(found, r.Name().Short())
+			tags = append(tags, r.Name().Short())
 		}
 		return nil
 	})
 	if err != nil {
-		return "", unreadable("reading the tags of", dir, err)
+		return nil, true, unreadable("reading the tags of", dir, err)
 	}
-	return found, nil
+	slices.Sort(tags)
+	return tags, true, nil
+}
+
+// Changes are the files around dir that differ from the commit, whatever they
+// are for, at most ten; none where there is no repository.
+func Changes(dir string) ([]string, error) {
+	repo, err := git.PlainOpenWithOptions(dir, &git.PlainOpenOptions{DetectDotGit: true, EnableDotGitCommonDir: true})
+	if errors.Is(err, git.ErrRepositoryNotExists) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, unreadable("opening the git repository of", dir, err)
+	}
+	tree, err := repo.Worktree()
+	if err != nil {
+		return nil, unreadable("reading the work tree of", dir, err)
+	}
+	status, err := tree.Status()
+	if err != nil {
+		return nil, unreadable("comparing the files with the commit in", dir, err)
+	}
+	var changed []string
+	for file, st := range status {
+		if st.Worktree != git.Unmodified || st.Staging != git.Unmodified {
+			changed = append(changed, file)
+		}
+	}
+	slices.Sort(changed)
+	return changed[:min(len(changed), 10)], nil
 }

@@ -4,12 +4,15 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	core "k8s.io/api/core/v1"
@@ -52,12 +55,12 @@ func (t Tool) open(o deploy.Options, c deploy.Cluster) (*deployment, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &deployment{connection: k, Options: o, cluster: c, result: &deploy.ClusterResult{Name: name(c), URL: c.URL, Action: deploy.NotReached}, mask: masker(o)}
+	d := &deployment{connection: k, Options: o, cluster: c, result: &deploy.ClusterResult{Name: called(c), URL: c.URL, Action: deploy.NotReached}, mask: masker(o)}
 	d.release, err = release.New(release.Options{Getter: k, Name: o.Release, Namespace: o.Namespace, MaxHistory: o.MaxHistory, Waiter: d})
 	return d, err
 }
 
-func name(c deploy.Cluster) string {
+func called(c deploy.Cluster) string {
 	if c.Name != "" {
 		return c.Name
 	}
@@ -69,10 +72,10 @@ func name(c deploy.Cluster) string {
 
 // masker hides the values slipway itself wrote, wherever the cluster repeats them.
 func masker(o deploy.Options) func(string) string {
-	var pairs []string
+	var values []string
 	hide := func(v string) {
 		if len(v) >= 4 { // a shorter one would blank out innocent text and hides little
-			pairs = append(pairs, v, "***")
+			values = append(values, v, base64.StdEncoding.EncodeToString([]byte(v)))
 		}
 	}
 	for _, s := range o.Secrets {
@@ -83,8 +86,13 @@ func masker(o deploy.Options) func(string) string {
 	if o.PullSecret != nil {
 		hide(o.PullSecret.Password())
 	}
-	r := strings.NewReplacer(pairs...)
-	return r.Replace
+	// Of two values the one that holds the other must go first.
+	slices.SortFunc(values, func(a, b string) int { return cmp.Or(len(b)-len(a), cmp.Compare(a, b)) })
+	var pairs []string
+	for _, v := range values {
+		pairs = append(pairs, v, "***")
+	}
+	return strings.NewReplacer(pairs...).Replace
 }
 
 // reach finds out that the cluster answers, before anything else is done.
@@ -154,7 +162,17 @@ func takeBack(ctx context.Context, done []*deployment) error {
 		default:
 			progress.Line(ctx, fmt.Sprintf("taking cluster %s back to revision %d", r.Name, r.Previous))
 			tried := r.Revision
-			if err := d.locked(ctx, func(ctx context.Context) error { return d.goBack(ctx, r.Previous) }); err != nil {
+			err := d.locked(ctx, func(ctx context.Context) error {
+				found, err := d.release.Find(ctx)
+				if err == nil && found.Last != r.Revision {
+					err = fault.Gatef("deploy.overtaken", "revision %d was made meanwhile by somebody else; it is left alone", found.Last)
+				}
+				if err != nil {
+					return err
+				}
+				return d.goBack(ctx, r.Previous)
+			})
+			if err != nil {
 				r.RollbackErr = err.Error()
 				errs = append(errs, fmt.Errorf("taking cluster %s back: %w", r.Name, err))
 			}
@@ -197,8 +215,9 @@ func (d *deployment) locked(ctx context.Context, f func(context.Context) error) 
 		return d.refused(err)
 	}
 	err = f(held)
-	if errors.Is(context.Cause(held), errLost) {
-		err = errors.Join(fault.Failedf("deploy.lock-lost", "%w", errLost).WithFix("run it again: it takes up where this one stopped"), err)
+	if errors.Is(context.Cause(held), release.ErrLockLost) {
+		// What follows from it is told, but is no interrupt.
+		err = fault.Failedf("deploy.lock-lost", "%w: %v", release.ErrLockLost, err).WithFix("run it again: it takes up where this one stopped")
 	}
 	if lockErr := l.release(ctx); lockErr != nil {
 		progress.Warnf(ctx, "%v; the next run waits %s for it", lockErr, leaseDuration)
@@ -233,6 +252,10 @@ func (d *deployment) bring(ctx context.Context) error {
 		return err
 	}
 	r.Before, r.Reason, r.Previous, r.Revision = found.State, found.Reason, found.Good, found.Good
+	if found.State == deploy.Unfinished && found.Foreign && time.Since(found.Began) < foreignPatience {
+		return fault.Gatef("deploy.locked", "another program works on this release: %s", found.Reason).
+			WithFix("run it again when that is done; after %s it counts as dead", foreignPatience)
+	}
 	if found.State == deploy.Unfinished {
 		progress.Line(ctx, fmt.Sprintf("recovering: %s, and its run is dead", found.Reason))
 		if found, err = d.release.Recover(ctx, found); err != nil {
@@ -243,10 +266,10 @@ func (d *deployment) bring(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := checkImage(rendered.Objects, d.Image); err != nil {
+	if err := checkImage(rendered.Objects, rendered.HookObjects, d.Image); err != nil {
 		return err
 	}
-	if !secretsChanged && rendered.SameAs(found) {
+	if !secretsChanged && rendered.SameAs(found) && (!d.Test || found.Tested()) {
 		changes, err := d.release.Changes(ctx, found, rendered)
 		if err != nil {
 			return err
@@ -317,6 +340,10 @@ func (d *deployment) goBack(ctx context.Context, to int) error {
 	return nil
 }
 
+// foreignPatience is how long an operation may take that was begun without the
+// lock, by helm itself or another tool.
+const foreignPatience = 10 * time.Minute
+
 // describe is what the history says of a revision.
 func (d *deployment) describe() string {
 	text := "deployed"
@@ -335,8 +362,7 @@ func (d *deployment) note(err error) error {
 		return nil
 	}
 	f := &deploy.Failure{Kind: strings.TrimPrefix(fault.CodeOf(err), "deploy."), Message: d.mask(err.Error())}
-	var failure *rollout.Failure
-	if errors.As(err, &failure) {
+	if failure, ok := errors.AsType[*rollout.Failure](err); ok {
 		f = &deploy.Failure{
 			Kind: string(failure.Kind), Object: failure.Object, Pod: failure.Pod, Container: failure.Container, Reason: failure.Reason,
 			Message: failure.Message, Fix: failure.Fix, Logs: failure.Logs, Known: failure.Known, Seen: failure.Seen,
@@ -347,14 +373,25 @@ func (d *deployment) note(err error) error {
 	}
 	f.Reported = time.Now()
 	d.result.Failure = f
-	return err
+	return masked{err, d.mask}
 }
+
+// masked hides secrets in an error that passes on the words of others.
+type masked struct {
+	error
+	mask func(string) string
+}
+
+func (m masked) Error() string { return m.mask(m.error.Error()) }
+
+func (m masked) Unwrap() error { return m.error }
 
 // Wait follows objects until they are ready; it is [release.Waiter].
 func (d *deployment) Wait(ctx context.Context, phase string, objects []*unstructured.Unstructured) error {
-	show := display{phase: phase}
+	show := display{phase: phase, logs: d.logs}
+	defer show.reading.Wait()
 	result, err := rollout.Track(ctx, rollout.Options{
-		Config: d.watching, Objects: objects, Timeout: time.Until(d.until), Since: d.since,
+		Config: d.watching, Objects: objects, Timeout: max(time.Until(d.until), time.Millisecond), Since: d.since,
 		Patience: rollout.Patience{Restarts: d.Restarts, Readiness: d.Readiness},
 		Mask:     d.mask, Observe: func(s rollout.Snapshot) { show.tell(ctx, s) },
 	})
@@ -363,13 +400,27 @@ func (d *deployment) Wait(ctx context.Context, phase string, objects []*unstruct
 		d.keep(result)
 	}
 	d.result.Warnings = append(d.result.Warnings, result.Warnings...)
-	var failure *rollout.Failure
-	if errors.As(err, &failure) {
+	if failure, ok := errors.AsType[*rollout.Failure](err); ok {
 		for _, line := range failure.Logs {
 			progress.Line(ctx, "  "+failure.Container+" | "+line)
 		}
 	}
 	return err //nolint:wrapcheck // it says what it is about
+}
+
+// logs are the last lines a container wrote before it was restarted; none where
+// they cannot be had.
+func (d *deployment) logs(ctx context.Context, p rollout.Problem) []string {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	_, namespaced, _ := strings.Cut(p.Object, "/")
+	namespace, _, _ := strings.Cut(namespaced, "/")
+	lines := int64(5)
+	text, err := d.client.CoreV1().Pods(namespace).GetLogs(p.Pod, &core.PodLogOptions{Container: p.Container, Previous: true, TailLines: &lines}).DoRaw(ctx)
+	if err != nil {
+		return nil
+	}
+	return strings.Split(strings.TrimRight(d.mask(string(text)), "\n"), "\n")
 }
 
 // Plan implements [deploy.Tool].
@@ -417,7 +468,7 @@ func (t Tool) plan(ctx context.Context, o deploy.Options, c deploy.Cluster) (dep
 	if err != nil {
 		return p, err
 	}
-	if err := checkImage(rendered.Objects, o.Image); err != nil {
+	if err := checkImage(rendered.Objects, rendered.HookObjects, o.Image); err != nil {
 		return p, err
 	}
 	progress.Statusf(ctx, "asking what would change")
@@ -492,8 +543,7 @@ func (d *deployment) status(ctx context.Context) (deploy.Status, error) {
 	for _, p := range last.Problems {
 		s.Problems = append(s.Problems, problem(p))
 	}
-	var failure *rollout.Failure
-	if err != nil && !errors.As(err, &failure) {
+	if _, judged := errors.AsType[*rollout.Failure](err); err != nil && !judged {
 		return s, err //nolint:wrapcheck // it says what it is about
 	}
 	return s, nil
@@ -600,17 +650,25 @@ func problem(p rollout.Problem) string {
 // display tells how a rollout goes: all of it to a live view, what is new as
 // lines.
 type display struct {
-	phase  string
-	before rollout.Snapshot
+	phase   string
+	before  rollout.Snapshot
+	logs    func(ctx context.Context, p rollout.Problem) []string
+	reading sync.WaitGroup
+	read    map[string]int32 // restarts of a container whose logs were shown
 }
 
 func (v *display) tell(ctx context.Context, now rollout.Snapshot) {
-	ready, all := int32(0), int32(0)
+	ready, all := 0, int32(0) // of the new version: the old one's are no news
 	for _, w := range now.Workloads {
-		ready, all = ready+w.Ready, all+w.Desired
+		for _, p := range w.Pods {
+			if p.Ready {
+				ready++
+			}
+		}
+		all += w.Desired
 	}
 	if v.phase == "rollout" {
-		progress.Statusf(ctx, "rolling out: %d of %d pods ready", ready, all)
+		progress.Statusf(ctx, "rolling out: %d of %d new pods ready", ready, all)
 	} else {
 		progress.Statusf(ctx, "waiting for %s", v.phase)
 	}
@@ -618,6 +676,20 @@ func (v *display) tell(ctx context.Context, now rollout.Snapshot) {
 		progress.Line(ctx, line)
 	}
 	v.before = now
+	for _, p := range now.Problems {
+		if p.Container == "" || p.Restarts == 0 || v.read[p.Pod+"/"+p.Container] >= p.Restarts {
+			continue
+		}
+		if v.read == nil {
+			v.read = map[string]int32{}
+		}
+		v.read[p.Pod+"/"+p.Container] = p.Restarts
+		v.reading.Go(func() { // the judgement does not wait for it
+			for _, line := range v.logs(ctx, p) {
+				progress.Line(ctx, "  "+p.Container+" | "+line)
+			}
+		})
+	}
 	lines := now.Lines()
 	for _, e := range now.Events[max(0, len(now.Events)-3):] {
 		lines = append(lines, "event "+e.Object+": "+e.Reason+": "+e.Message)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -27,7 +28,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-var images testcluster.Apps //nolint:gochecknoglobals // built once for all tests
+var images testcluster.Apps
 
 // place is a release of the test chart in a namespace of its own.
 type place struct {
@@ -186,8 +187,7 @@ func TestFailureIsNamedAndRolledBack(t *testing.T) {
 			if d.Status.AvailableReplicas != 1 || d.Spec.Template.Spec.Containers[0].Args[0] != "serve" {
 				t.Errorf("after the rollback: %+v", d.Status)
 			}
-			var failure *rollout.Failure
-			if errors.As(err, &failure) {
+			if failure, ok := errors.AsType[*rollout.Failure](err); ok {
 				t.Logf("%s: Kubernetes knew %s, seen %.1fs later: %v", tt.name, failure.Known.Format(time.TimeOnly), failure.Seen.Sub(failure.Known).Seconds(), err)
 			}
 			p.must(t, deploy.Untouched, nil)
@@ -227,7 +227,7 @@ func failures() []failureCase {
 			}
 		}, set: values(map[string]any{"env": map[string]any{"A": "1"}})},
 		{name: "hook", kind: "job-failed", want: "flux capacitor", set: values(map[string]any{"hook": "crash"})},
-		{name: "deadline", kind: "deadline", want: "", timeout: 4 * time.Second, set: values(map[string]any{"minReady": 120})},
+		{name: "deadline", kind: "deadline", want: "", timeout: 4 * time.Second, set: values(map[string]any{"minReady": 120, "env": map[string]any{"A": "1"}})},
 	}
 }
 
@@ -347,7 +347,7 @@ func TestTwoDeploysAtOnce(t *testing.T) {
 	done := make(chan error, 2)
 	for i := range 2 {
 		go func() {
-			_, err := cluster.Tool{}.Deploy(t.Context(), p.with(map[string]any{"env": map[string]any{"RUN": fmt.Sprint(i)}}))
+			_, err := cluster.Tool{}.Deploy(t.Context(), p.with(map[string]any{"env": map[string]any{"RUN": strconv.Itoa(i)}}))
 			done <- err
 		}()
 	}
@@ -367,7 +367,7 @@ func TestLostLockStops(t *testing.T) {
 	p := newPlace(t)
 	p.must(t, deploy.Installed, nil)
 	o := p.with(map[string]any{"mode": "unready"})
-	o.Patience.Readiness = time.Minute
+	o.Readiness = time.Minute
 	failed := make(chan error, 1)
 	go func() {
 		_, err := cluster.Tool{}.Deploy(t.Context(), o)
@@ -589,7 +589,7 @@ func TestInterruptLeavesARecoverableRelease(t *testing.T) {
 	p.must(t, deploy.Installed, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	o := p.with(map[string]any{"mode": "unready"})
-	o.Patience.Readiness = time.Minute
+	o.Readiness = time.Minute
 	failed := make(chan error, 1)
 	go func() {
 		_, err := cluster.Tool{}.Deploy(ctx, o)

@@ -10,9 +10,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	core "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/slipway-ci/slipway/pipeline/deploy"
 	"github.com/slipway-ci/slipway/pipeline/fault"
@@ -57,7 +61,7 @@ func TestAgainstHelm(t *testing.T) {
 	p := newPlace(t)
 	p.must(t, deploy.Installed, nil)
 	for i := range 10 {
-		r := p.must(t, deploy.Upgraded, map[string]any{"env": map[string]any{"ROUND": fmt.Sprint(i)}})
+		r := p.must(t, deploy.Upgraded, map[string]any{"env": map[string]any{"ROUND": strconv.Itoa(i)}})
 		late = append(late, r.Late)
 	}
 	write(t, filepath.Join(report, "failures.md"), rows, late)
@@ -91,7 +95,11 @@ func (r *row) bySlipway(t *testing.T, tt failureCase) {
 
 func (r *row) byHelm(t *testing.T, tt failureCase, program string) {
 	p := newPlace(t)
-	p.Cluster.Namespace(t)
+	// Helm makes namespaces without labels; what is compared is the rest.
+	label := core.Namespace{ObjectMeta: metav1.ObjectMeta{Name: p.o.Namespace, Labels: map[string]string{"pod-security.kubernetes.io/enforce": "restricted"}}}
+	if _, err := p.Client.CoreV1().Namespaces().Create(t.Context(), &label, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	helm := func(set map[string]any, more ...string) (string, error) {
 		values := filepath.Join(t.TempDir(), "values.json")
 		text, err := json.Marshal(set)
@@ -120,8 +128,7 @@ func (r *row) byHelm(t *testing.T, tt failureCase, program string) {
 	start := time.Now()
 	out, err := helm(p.with(tt.set(p)).Set, "--atomic", "--timeout", helmTimeout.String())
 	r.helm = time.Since(start).Seconds()
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) {
+	if _, ok := errors.AsType[*exec.ExitError](err); !ok {
 		t.Errorf("helm: %v", err)
 	}
 	for line := range strings.Lines(out) {
@@ -158,7 +165,7 @@ version was back.
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil { //nolint:gosec // a page for everybody
+	if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -123,7 +123,7 @@ func redirect(c *rest.Config, server string) error {
 	if err != nil { // no port: the kubeconfig's
 		host, port = server, old.Port()
 	}
-	if host == "" || strings.ContainsAny(host, "/ ") {
+	if host == "" || strings.ContainsAny(host+port, "/ ") {
 		return fault.Inputf("usage", "--cluster-server %q is not host or host:port", server)
 	}
 	old.Host = net.JoinHostPort(host, cmp.Or(port, "443"))

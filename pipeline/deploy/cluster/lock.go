@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	typed "k8s.io/client-go/kubernetes/typed/coordination/v1"
 
+	"github.com/slipway-ci/slipway/pipeline/deploy/release"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
@@ -23,9 +24,6 @@ const (
 	heartbeat     = 4 * time.Second
 	lookAgain     = time.Second
 )
-
-// errLost is why a run stops whose lock another took.
-var errLost = errors.New("the lock was lost: no heartbeat reached the cluster in time")
 
 // lock is a held coordination.k8s.io Lease
 // (https://kubernetes.io/docs/concepts/architecture/leases/).
@@ -71,7 +69,10 @@ func acquire(ctx context.Context, leases typed.LeaseInterface, name, run string,
 					told = holder
 					tell(shown(holder))
 				}
-				if time.Now().After(deadline) {
+				// A holder that looks dead is watched until that is sure, also by
+				// those who do not wait for living ones.
+				stale := lease.Spec.RenewTime != nil && time.Since(lease.Spec.RenewTime.Time) > leaseDuration
+				if time.Now().After(deadline) && !stale {
 					return nil, nil, fault.Gatef("deploy.locked", "%s is deploying this release", shown(holder)).
 						WithFix("run it again when that is done, or wait longer")
 				}
@@ -128,7 +129,7 @@ func (l *lock) beat(ctx context.Context, lose context.CancelCauseFunc) {
 	defer close(l.done)
 	tick := time.NewTicker(heartbeat)
 	defer tick.Stop()
-	last := time.Now()
+	until := time.Now().Add(leaseDuration - heartbeat) // nobody else can hold it before
 	for {
 		select {
 		case <-ctx.Done():
@@ -136,25 +137,34 @@ func (l *lock) beat(ctx context.Context, lose context.CancelCauseFunc) {
 		case <-tick.C:
 		}
 		asked := time.Now()
-		if l.renew(ctx) {
-			last = asked
-		} else if time.Since(last) > leaseDuration-heartbeat {
-			lose(errLost)
+		err := l.renew(ctx, until)
+		switch {
+		case err == nil:
+			until = asked.Add(leaseDuration - heartbeat)
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, release.ErrLockLost) || time.Now().After(until):
+			lose(release.ErrLockLost)
 			return
 		}
 	}
 }
 
-func (l *lock) renew(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, heartbeat)
+// renew sends a heartbeat. It returns [release.ErrLockLost] where another has
+// the lock.
+func (l *lock) renew(ctx context.Context, until time.Time) error {
+	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	lease, err := l.leases.Get(ctx, l.name, metav1.GetOptions{})
-	if err != nil || value(lease.Spec.HolderIdentity) != l.identity {
-		return false
+	if err != nil {
+		return explain("reading the lock", err)
+	}
+	if value(lease.Spec.HolderIdentity) != l.identity {
+		return release.ErrLockLost
 	}
 	l.mark(lease, false)
 	_, err = l.leases.Update(ctx, lease, metav1.UpdateOptions{})
-	return err == nil
+	return explain("renewing the lock", err)
 }
 
 // release gives the lock back; the Lease stays, without a holder.

@@ -6,8 +6,10 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	core "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -24,7 +26,7 @@ import (
 // (https://kubernetes.io/docs/reference/using-api/server-side-apply/).
 const manager = "slipway"
 
-var applying = metav1.ApplyOptions{FieldManager: manager, Force: true}
+func applying() metav1.ApplyOptions { return metav1.ApplyOptions{FieldManager: manager, Force: true} }
 
 // podSecurity are the labels of Pod Security Admission
 // (https://kubernetes.io/docs/concepts/security/pod-security-admission/).
@@ -51,7 +53,7 @@ func (k *connection) ensureNamespace(ctx context.Context, name, level string) er
 		return nil
 	case apierrors.IsNotFound(err):
 		progress.Statusf(ctx, "making namespace %s", name)
-		_, err = namespaces.Apply(ctx, apply.Namespace(name).WithLabels(labels), applying)
+		_, err = namespaces.Apply(ctx, apply.Namespace(name).WithLabels(labels), applying())
 		if apierrors.IsForbidden(err) {
 			return fault.Gatef("deploy.forbidden", "namespace %s does not exist and you may not make it: %w", name, err).
 				WithFix("have it made, with the label pod-security.kubernetes.io/enforce=%s", level)
@@ -65,7 +67,7 @@ func (k *connection) ensureNamespace(ctx context.Context, name, level string) er
 	}
 	for l, v := range labels {
 		if live.Labels[l] != v {
-			_, err := namespaces.Apply(ctx, apply.Namespace(name).WithLabels(labels), applying)
+			_, err := namespaces.Apply(ctx, apply.Namespace(name).WithLabels(labels), applying())
 			if apierrors.IsForbidden(err) {
 				return fault.Gatef("deploy.pod-security", "namespace %s has %s=%q in place of %q, and you may not change it", name, l, live.Labels[l], v).
 					WithFix("have the label set, or set podSecurity of the environment to what is meant")
@@ -111,7 +113,7 @@ func (k *connection) ensureSecrets(ctx context.Context, o deploy.Options) (chang
 		}
 		after, err := secrets.Apply(ctx, apply.Secret(w.name, o.Namespace).
 			WithLabels(map[string]string{"app.kubernetes.io/managed-by": manager, "app.kubernetes.io/instance": o.Release}).
-			WithType(w.kind).WithData(w.data), applying)
+			WithType(w.kind).WithData(w.data), applying())
 		if err != nil {
 			return changed, explain("writing Secret "+w.name, err)
 		}
@@ -125,7 +127,7 @@ func (k *connection) ensureSecrets(ctx context.Context, o deploy.Options) (chang
 func dockerConfig(p *deploy.PullSecret) ([]byte, error) {
 	type login struct {
 		Username string `json:"username"`
-		Password string `json:"password"`
+		Password string `json:"password"` //nolint:gosec // the format's own name for it
 		Auth     string `json:"auth"`
 	}
 	text, err := json.Marshal(map[string]map[string]login{"auths": {p.Registry: {
@@ -156,7 +158,7 @@ func (r *deployment) ensureCRDs(ctx context.Context, text []byte) ([]*unstructur
 			return nil, explain("finding CustomResourceDefinitions", err)
 		}
 		progress.Statusf(ctx, "applying %s", crd.GetName())
-		if _, err := r.dynamic.Resource(mapping.Resource).Apply(ctx, crd.GetName(), crd, applying); err != nil {
+		if _, err := r.dynamic.Resource(mapping.Resource).Apply(ctx, crd.GetName(), crd, applying()); err != nil {
 			return nil, explain("applying CustomResourceDefinition "+crd.GetName(), err)
 		}
 	}
@@ -165,18 +167,26 @@ func (r *deployment) ensureCRDs(ctx context.Context, text []byte) ([]*unstructur
 }
 
 // checkImage sees to it that what was verified is what runs: some container
-// runs the image by its digest, and none runs another image of its repository.
-func checkImage(objects []*unstructured.Unstructured, image deploy.Image) error {
+// runs the image by its digest, and none, of hooks neither, runs another image
+// of its repository.
+func checkImage(objects, hooks []*unstructured.Unstructured, image deploy.Image) error {
+	repository, err := name.NewRepository(image.Repository)
+	if err != nil {
+		return fault.Inputf("deploy.image", "%w", err)
+	}
 	found := false
-	for _, o := range objects {
-		for _, i := range release.Images(o) {
-			switch {
-			case i == image.String():
-				found = true
-			case strings.HasPrefix(i, image.Repository+":"), strings.HasPrefix(i, image.Repository+"@"), i == image.Repository:
-				return fault.Gatef("deploy.other-image", "%s %s of the chart runs %s, and %s was verified", strings.ToLower(o.GetKind()), o.GetName(), i, image).
+	for i, o := range slices.Concat(objects, hooks) {
+		for _, text := range release.Images(o) {
+			ref, err := name.ParseReference(text)
+			if err != nil || ref.Context().Name() != repository.Name() {
+				continue // what cannot be parsed cannot be pulled
+			}
+			digest, ok := ref.(name.Digest)
+			if !ok || digest.DigestStr() != image.Digest {
+				return fault.Gatef("deploy.other-image", "%s %s of the chart runs %s, and %s was verified", strings.ToLower(o.GetKind()), o.GetName(), text, image).
 					WithFix("have the chart use repository@digest; deploy.imageValues names its values")
 			}
+			found = found || i < len(objects)
 		}
 	}
 	if !found {

@@ -104,7 +104,7 @@ func TestDeployersRole(t *testing.T) {
 // granted are rights the deployer has only because whoever makes a Role must
 // hold what it grants
 // (https://kubernetes.io/docs/reference/access-authn-authz/rbac/#restrictions-on-role-creation-or-update).
-var granted = []string{ //nolint:gochecknoglobals // a constant table
+var granted = []string{
 	" configmaps list", " configmaps watch", " events create", " events patch", "events.k8s.io events create", "events.k8s.io events patch",
 }
 
@@ -235,7 +235,7 @@ func (p deployer) cycle(t *testing.T, tool cluster.Tool) error {
 	}
 	// A crash, whose logs are read.
 	o = full(map[string]any{"env": map[string]any{"MODE": "crash"}})
-	o.Patience.Restarts = 1
+	o.Restarts = 1
 	r, err = tool.Deploy(t.Context(), o)
 	if err == nil || len(r.Clusters) != 1 || r.Clusters[0].Failure == nil || len(r.Clusters[0].Failure.Logs) == 0 {
 		return fmt.Errorf("a crash without logs: %w %+v", err, r.Clusters)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -35,7 +36,7 @@ func TestNoRequestIsLost(t *testing.T) {
 	}
 	load := startLoad(t.Context(), "http://"+service.Spec.ClusterIP+"/")
 	for i := range good {
-		set := map[string]any{"replicas": 2, "env": map[string]any{"ROUND": fmt.Sprint(i)}}
+		set := map[string]any{"replicas": 2, "env": map[string]any{"ROUND": strconv.Itoa(i)}}
 		p.must(t, deploy.Upgraded, set)
 		if i%max(good/bad, 1) != 0 || i/max(good/bad, 1) >= bad {
 			continue

@@ -58,6 +58,7 @@ func shown(u *unstructured.Unstructured) map[string]any {
 		}
 		if a, ok := meta["annotations"].(map[string]any); ok {
 			delete(a, "deployment.kubernetes.io/revision")
+			delete(a, "kubectl.kubernetes.io/last-applied-configuration") // it repeats a Secret's values
 		}
 	}
 	return o

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -74,10 +75,19 @@ func (c *client) Update(_, target helmkube.ResourceList, force bool) (*helmkube.
 
 // Create creates objects; Helm calls it for a first install and for hooks.
 func (c *client) Create(resources helmkube.ResourceList) (*helmkube.Result, error) {
-	if err := c.ctx.Err(); err != nil {
+	if err := c.fenced(); err != nil {
 		return nil, err
 	}
 	return c.Client.Create(resources) //nolint:wrapcheck // Helm adds what is missing
+}
+
+// fenced stops what another may be doing by now. An interrupt does not stop an
+// apply: half of one is worse than all of it.
+func (c *client) fenced() error {
+	if errors.Is(context.Cause(c.ctx), ErrLockLost) {
+		return ErrLockLost
+	}
+	return nil
 }
 
 // Wait hands the objects to the Waiter, as the last part of an install, an
@@ -236,7 +246,7 @@ func (c *client) reconcile(target helmkube.ResourceList, dry bool) ([]change, er
 		}
 	} else {
 		for i, info := range target {
-			if err := c.ctx.Err(); err != nil {
+			if err := c.fenced(); err != nil {
 				return changes[:i], err
 			}
 			if changes[i], err = c.bring(info, base[keyOf(info)], false); err != nil {
@@ -248,7 +258,7 @@ func (c *client) reconcile(target helmkube.ResourceList, dry bool) ([]change, er
 		delete(base, keyOf(info))
 	}
 	gone, err := c.remove(base, dry)
-	return append(changes, gone...), err
+	return slices.Concat(changes, gone), err
 }
 
 // bring makes one object what the chart says.
@@ -256,12 +266,18 @@ func (c *client) bring(info, base *resource.Info, dry bool) (change, error) {
 	ch := change{action: actionUpdate, info: info}
 	helper := resource.NewHelper(info.Client, info.Mapping).WithFieldManager(fieldManager).DryRun(dry)
 	live, err := helper.Get(info.Namespace, info.Name)
+	if err == nil && dying(live) {
+		// It goes away whatever is written to it now.
+		if live, err = c.outlive(helper, info, dry); err != nil && !apierrors.IsNotFound(err) {
+			return ch, fmt.Errorf("%s is being deleted: %w", ch.object(), err)
+		}
+	}
 	var after runtime.Object
 	switch {
 	case apierrors.IsNotFound(err):
 		ch.action = actionCreate
-		if after, err = helper.Create(info.Namespace, true, info.Object); dry && apierrors.IsNotFound(err) {
-			after, err = info.Object, nil // the namespace is still to be made
+		if after, err = helper.Create(info.Namespace, true, info.Object); dry && (apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err)) {
+			after, err = info.Object, nil // the namespace is still to be made, or an old one still to go
 		}
 	case err != nil:
 		return ch, fmt.Errorf("reading %s: %w", ch.object(), err)
@@ -288,6 +304,36 @@ func (c *client) bring(info, base *resource.Info, dry bool) (change, error) {
 		}
 	}
 	return ch, nil
+}
+
+func dying(o runtime.Object) bool {
+	u := asUnstructured(o)
+	return u != nil && u.GetDeletionTimestamp() != nil
+}
+
+// outlive waits for an object that is being deleted to be gone, as "not found"
+// says. A dry run takes it as gone.
+func (c *client) outlive(helper *resource.Helper, info *resource.Info, dry bool) (runtime.Object, error) {
+	gone := apierrors.NewNotFound(info.Mapping.Resource.GroupResource(), info.Name)
+	if dry {
+		return nil, gone
+	}
+	var live runtime.Object
+	err := wait.PollUntilContextTimeout(c.ctx, 200*time.Millisecond, hookTimeout, true, func(context.Context) (done bool, err error) {
+		live, err = helper.Get(info.Namespace, info.Name)
+		if apierrors.IsNotFound(err) {
+			return true, nil
+		}
+		return err == nil && !dying(live), err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("waiting for it to be gone (look at its finalizers): %w", err)
+	}
+	if live == nil || dying(live) {
+		return nil, gone
+	}
+	live, err = helper.Get(info.Namespace, info.Name)
+	return live, err //nolint:wrapcheck // the caller names the object
 }
 
 // withAlias fills in serviceAccount, the old name of serviceAccountName, as the

@@ -38,6 +38,10 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
+// ErrLockLost is the cause of a context that ends because another may hold the
+// release's lock. It stops an apply between two objects; an interrupt does not.
+var ErrLockLost = errors.New("the lock was lost: no heartbeat reached the cluster in time")
+
 // Waiter follows objects that were just applied until they are ready. Phase
 // says what they are: "rollout" for the workloads, else a hook, for example
 // "pre-upgrade".
@@ -90,6 +94,10 @@ type Found struct {
 	Reason string
 	Last   int // newest revision, 0 without any
 	Good   int // newest revision that passed, 0 without any
+	// Foreign says that the newest revision was not made by slipway, and Began
+	// when its operation began.
+	Foreign bool
+	Began   time.Time
 
 	last    *helm.Release
 	applied []*helm.Release // revisions the cluster may hold parts of, oldest first
@@ -104,6 +112,16 @@ func (f Found) Image() string {
 		}
 	}
 	return ""
+}
+
+// Tested reports whether the newest revision's test hooks have passed.
+func (f Found) Tested() bool {
+	for _, h := range f.last.Hooks {
+		if slices.Contains(h.Events, helm.HookTest) && h.LastRun.Phase != helm.HookPhaseSucceeded {
+			return false
+		}
+	}
+	return true
 }
 
 // imageLabel is not kept by Helm's storage as a label value longer than 63
@@ -129,9 +147,13 @@ func (c *Client) Find(ctx context.Context) (Found, error) {
 // judge says what a history, oldest first, means.
 func judge(history []*helm.Release) Found {
 	last := history[len(history)-1]
-	f := Found{Last: last.Version, last: last}
+	f := Found{Last: last.Version, last: last, Foreign: last.Labels[imageLabel] == "", Began: last.Info.LastDeployed.Time}
 	since := 0
 	for i, r := range slices.Backward(history) {
+		if gone(r) { // nothing older is in the cluster
+			since = min(i+1, len(history)-1)
+			break
+		}
 		if good(r) {
 			f.Good, since = r.Version, i
 			break
@@ -152,11 +174,17 @@ func judge(history []*helm.Release) Found {
 	return f
 }
 
+// gone reports whether a revision was uninstalled. Installing anew marks it
+// superseded.
+func gone(r *helm.Release) bool {
+	return r.Info.Status == helm.StatusUninstalled || r.Info.Status == helm.StatusSuperseded && r.Info.Description == "superseded by new release"
+}
+
 // good reports whether a revision passed its rollout. A status alone does not
 // say: Helm marks a failed revision superseded when a rollback from it fails,
 // or when a failed install is replaced.
 func good(r *helm.Release) bool {
-	if r.Info.Status != helm.StatusDeployed && r.Info.Status != helm.StatusSuperseded {
+	if gone(r) || r.Info.Status != helm.StatusDeployed && r.Info.Status != helm.StatusSuperseded {
 		return false
 	}
 	d := r.Info.Description
@@ -173,9 +201,10 @@ const unfinished = "unfinished: "
 
 // Rendered is a chart rendered for a release.
 type Rendered struct {
-	Objects []*unstructured.Unstructured // with namespaces
-	Hooks   []string                     // kind/name (events)
-	Notes   string
+	Objects     []*unstructured.Unstructured // with namespaces
+	Hooks       []string                     // kind/name (events)
+	HookObjects []*unstructured.Unstructured
+	Notes       string
 
 	chart  *chart.Chart
 	values map[string]any
@@ -232,11 +261,20 @@ func (ch Chart) CRDs() []byte {
 // Render renders the chart as Apply would, with a dry run on the server.
 func (c *Client) Render(ctx context.Context, found Found, ch Chart) (Rendered, error) {
 	c.kube.begin(ctx, nil)
-	// An upgrade's dry run refuses a pending release, and only an install's can
-	// render as an upgrade does.
-	install := c.install(found, "")
-	install.DryRun, install.DryRunOption, install.IsUpgrade = true, "server", found.Good > 0
-	r, err := install.Run(ch.chart, chartutil.CoalesceTables(map[string]any{}, ch.values))
+	vals := chartutil.CoalesceTables(map[string]any{}, ch.values)
+	var r *helm.Release
+	var err error
+	if found.Good > 0 && found.State != deploy.Unfinished {
+		upgrade := c.upgrade("", nil)
+		upgrade.DryRun, upgrade.DryRunOption = true, "server"
+		r, err = upgrade.Run(c.Name, ch.chart, vals)
+	} else {
+		// An upgrade's dry run refuses a pending release; an install's can render
+		// as an upgrade does, but for the revision's number.
+		install := c.install(found, "")
+		install.DryRun, install.DryRunOption, install.IsUpgrade = true, "server", found.Good > 0
+		r, err = install.Run(ch.chart, vals)
+	}
 	if err != nil {
 		return Rendered{}, c.renderError(ch, err)
 	}
@@ -249,6 +287,11 @@ func (c *Client) Render(ctx context.Context, found Found, ch Chart) (Rendered, e
 		events := make([]string, len(h.Events))
 		for i, e := range h.Events {
 			events[i] = string(e)
+		}
+		if infos, err := c.kube.Build(strings.NewReader(h.Manifest), false); err == nil {
+			out.HookObjects = append(out.HookObjects, objects(infos)...)
+		} else {
+			return Rendered{}, c.renderError(ch, err)
 		}
 		out.Hooks = append(out.Hooks, fmt.Sprintf("%s/%s (%s)", strings.ToLower(h.Kind), h.Name, strings.Join(events, ", ")))
 	}
@@ -271,9 +314,13 @@ func (c *Client) renderError(ch Chart, err error) error {
 		strings.Contains(text, "unable to build kubernetes objects"):
 		return fault.Inputf("deploy.chart", "rendering the chart %s: %s", ch.chart.Name(), oneLine(text))
 	case strings.Contains(text, "cannot be imported into the current release"):
-		return fault.Gatef("deploy.conflict", "%s", oneLine(text)).WithFix("it belongs to something else: delete it, or choose another release or namespace")
+		return conflict(text)
 	}
 	return c.explain("rendering", err)
+}
+
+func conflict(text string) error {
+	return fault.Gatef("deploy.conflict", "%s", oneLine(text)).WithFix("it belongs to something else: delete it, or choose another release or namespace")
 }
 
 // Recover makes an unfinished release one that can be upgraded. It must be
@@ -289,10 +336,11 @@ func (c *Client) Recover(ctx context.Context, found Found) (Found, error) {
 	return c.Find(ctx)
 }
 
-// Fail marks a revision failed.
+// Fail marks a revision failed, also when ctx has ended: what is stored must be
+// what happened.
 func (c *Client) Fail(ctx context.Context, revision int, why string) error {
-	if err := ctx.Err(); err != nil {
-		return err
+	if errors.Is(context.Cause(ctx), ErrLockLost) {
+		return ErrLockLost // it is another's now
 	}
 	r, err := c.config.Releases.Get(c.Name, revision)
 	if err != nil {
@@ -411,8 +459,9 @@ func (c *Client) settle(ctx context.Context, revision int, cause error) (int, er
 	if revision == 0 {
 		return 0, cause
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-	defer cancel()
+	if errors.Is(context.Cause(ctx), ErrLockLost) {
+		return revision, cause // it is another's now
+	}
 	r, err := c.config.Releases.Get(c.Name, revision)
 	switch {
 	case errors.Is(err, driver.ErrReleaseNotFound):
@@ -464,6 +513,8 @@ func (c *Client) applyError(err error) error {
 			WithFix("keep large files out of the chart with .helmignore (https://github.com/helm/helm/issues/6711)")
 	case strings.Contains(text, "field is immutable"):
 		return fault.Gatef("deploy.immutable", "%s", text).WithFix("Kubernetes does not change this field: delete the object by hand, or give it a new name")
+	case strings.Contains(text, "cannot be imported into the current release"):
+		return conflict(text)
 	case strings.Contains(text, "exceeded quota"):
 		return fault.Gatef("deploy.quota", "%s", text).WithFix("raise the namespace's ResourceQuota or ask for less")
 	case strings.Contains(text, "admission webhook"), strings.Contains(text, "violates PodSecurity"), strings.Contains(text, "denied the request"):
@@ -532,18 +583,46 @@ func (c *Client) History(ctx context.Context) ([]deploy.Revision, error) {
 	return out, nil
 }
 
-// GoodBefore is the newest good revision before another; 0 is none.
+// GoodBefore is the revision to go back to from another: the newest good one
+// before it that holds something else. From a rollback to revision N it is one
+// before N. 0 is none.
 func (c *Client) GoodBefore(ctx context.Context, revision int) (int, error) {
-	history, err := c.History(ctx)
-	if err != nil {
+	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
+	history, err := c.config.Releases.History(c.Name)
+	if errors.Is(err, driver.ErrReleaseNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, c.explain("reading the history", err)
+	}
+	releaseutil.Reverse(history, releaseutil.SortByRevision)
+	return before(history, revision), nil
+}
+
+// before does what GoodBefore says, on a history with the newest first.
+func before(history []*helm.Release, revision int) int {
+	manifest := ""
 	for _, r := range history {
-		if r.Good && r.Revision < revision {
-			return r.Revision, nil
+		if r.Version == revision {
+			manifest = r.Manifest
+			var origin int
+			if _, err := fmt.Sscanf(r.Info.Description, "Rollback to %d", &origin); err == nil {
+				revision = origin
+			}
 		}
 	}
-	return 0, nil
+	for _, r := range history {
+		switch {
+		case r.Version >= revision:
+		case gone(r):
+			return 0
+		case good(r) && (manifest == "" || r.Manifest != manifest):
+			return r.Version
+		}
+	}
+	return 0
 }
 
 // Objects are those of a revision, with namespaces.

@@ -2,6 +2,7 @@ package release
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 
@@ -49,6 +50,7 @@ func TestStateOfARelease(t *testing.T) {
 		{"recovered and killed again", []string{"deployed: deployed v1", "failed: unfinished: revision 2 is pending-upgrade", "pending-upgrade: Preparing upgrade"}, deploy.Unfinished, 1, 3},
 		{"tests failed", []string{"deployed: deployed v1", "failed: tests failed: pod"}, deploy.Failed, 1, 2},
 		{"uninstalled, history kept", []string{"uninstalled: Uninstallation complete"}, deploy.Absent, 0, 0},
+		{"installed anew over a kept history, and failed", []string{"superseded: deployed v1", "superseded: superseded by new release", "failed: Release \"app\" failed: x"}, deploy.Failed, 0, 1},
 		{"uninstall killed", []string{"uninstalling: Deletion in progress"}, deploy.Unfinished, 0, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -166,5 +168,34 @@ func TestDiffHidesSecrets(t *testing.T) {
 		if strings.Contains(d, "c2VjcmV0") || strings.Contains(d, "b3RoZXI=") || !strings.Contains(d, tt.want) || tt.want == "" && d != "" || strings.Contains(d, "resourceVersion") {
 			t.Errorf("diff:\n%s", d)
 		}
+	}
+}
+
+// TestWhereARollbackGoes has the newest revision last.
+func TestWhereARollbackGoes(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		history []string // status: description = manifest
+		from    int
+		want    int
+	}{
+		{"upgraded", []string{"superseded: deployed=a", "deployed: deployed=b"}, 2, 1},
+		{"the first", []string{"deployed: deployed=a"}, 1, 0},
+		{"failed ones are passed over", []string{"superseded: deployed=a", "failed: Upgrade failed: x=b", "deployed: deployed=c"}, 3, 1},
+		{"after an automatic rollback", []string{"superseded: deployed=a", "superseded: deployed=b", "failed: Upgrade failed: x=c", "deployed: Rollback to 2=b"}, 4, 1},
+		{"after one by hand, further back", []string{"superseded: deployed=a", "superseded: deployed=b", "superseded: deployed=c", "deployed: Rollback to 2=b"}, 4, 1},
+		{"the same again is nothing to go back to", []string{"superseded: deployed=a", "superseded: deployed=b", "deployed: deployed=b"}, 3, 1},
+		{"not behind an uninstallation", []string{"superseded: deployed=a", "superseded: superseded by new release=a", "deployed: deployed=b"}, 3, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			history := revisions(tt.history...)
+			slices.Reverse(history)
+			for _, r := range history {
+				r.Info.Description, r.Manifest, _ = strings.Cut(r.Info.Description, "=")
+			}
+			if got := before(history, tt.from); got != tt.want {
+				t.Errorf("from %d to %d, want %d", tt.from, got, tt.want)
+			}
+		})
 	}
 }

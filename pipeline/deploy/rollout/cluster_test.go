@@ -18,7 +18,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/deploy/testcluster"
 )
 
-var apps = testcluster.Apps{Source: "testdata/app"} //nolint:gochecknoglobals // built once for all tests
+var apps = testcluster.Apps{Source: "testdata/app"}
 
 // cluster returns a real cluster and the image of testdata/app, or skips.
 func cluster(t *testing.T) (*rest.Config, string) {
