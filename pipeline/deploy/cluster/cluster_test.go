@@ -20,6 +20,7 @@ import (
 	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/slipway-ci/slipway/pipeline/deploy"
 	"github.com/slipway-ci/slipway/pipeline/deploy/cluster"
@@ -287,6 +288,49 @@ func TestStuckReleasesRecover(t *testing.T) {
 	}
 }
 
+// TestHelmsOwnOperationIsNotTakenForDead finds a release that helm, which takes
+// no lock, is working on.
+func TestHelmsOwnOperationIsNotTakenForDead(t *testing.T) {
+	p := newPlace(t)
+	p.must(t, deploy.Installed, nil)
+	p.must(t, deploy.Upgraded, map[string]any{"env": map[string]any{"A": "1"}})
+	setStatus(t, p, 2, "pending-upgrade")
+	secrets := p.Client.CoreV1().Secrets(p.o.Namespace)
+	secret, err := secrets.Get(t.Context(), "sh.helm.release.v1.app.v2", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	delete(secret.Labels, "slipway.digest")
+	if _, err := secrets.Update(t.Context(), secret, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.deploy(t, nil); fault.CodeOf(err) != "deploy.locked" {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestDyingObjectIsMadeAgain brings back an object whose deletion a finalizer
+// still holds up.
+func TestDyingObjectIsMadeAgain(t *testing.T) {
+	p := newPlace(t)
+	with := map[string]any{"extra": map[string]any{"slow": map[string]any{"a": "b"}}}
+	p.must(t, deploy.Installed, with)
+	maps := p.Client.CoreV1().ConfigMaps(p.o.Namespace)
+	patch := func(text string) {
+		if _, err := maps.Patch(t.Context(), "slow", types.MergePatchType, []byte(text), metav1.PatchOptions{}); err != nil {
+			t.Error(err)
+		}
+	}
+	patch(`{"metadata":{"finalizers":["example.com/hold"]}}`)
+	p.must(t, deploy.Upgraded, nil)
+	timer := time.AfterFunc(2*time.Second, func() { patch(`{"metadata":{"finalizers":null}}`) })
+	defer timer.Stop()
+	p.must(t, deploy.Upgraded, with)
+	if m, err := maps.Get(t.Context(), "slow", metav1.GetOptions{}); err != nil || m.DeletionTimestamp != nil {
+		t.Errorf("%+v %v", m, err)
+	}
+}
+
 // setStatus changes a revision's status in Helm's storage, as a run that is
 // killed in the middle leaves it.
 func setStatus(t *testing.T, p *place, revision int, status string) {
@@ -388,7 +432,7 @@ func TestLostLockStops(t *testing.T) {
 			taken = err == nil
 		}
 	}
-	if err := <-failed; fault.CodeOf(err) != "deploy.lock-lost" {
+	if err := <-failed; fault.CodeOf(err) != "deploy.lock-lost" || fault.ExitCode(err) != fault.ExitFailed || errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
 	lease, err := leases.Get(t.Context(), "slipway-app", metav1.GetOptions{})

@@ -1,0 +1,57 @@
+package cluster
+
+import (
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/slipway-ci/slipway/pipeline/deploy"
+	"github.com/slipway-ci/slipway/pipeline/fault"
+)
+
+func pod(images ...string) *unstructured.Unstructured {
+	var containers []any
+	for _, i := range images {
+		containers = append(containers, map[string]any{"image": i})
+	}
+	return &unstructured.Unstructured{Object: map[string]any{"kind": "Pod", "metadata": map[string]any{"name": "a"}, "spec": map[string]any{"containers": containers}}}
+}
+
+// TestOnlyTheVerifiedDigest has the ways in which another image could slip in.
+func TestOnlyTheVerifiedDigest(t *testing.T) {
+	digest := "sha256:" + strings.Repeat("a", 64)
+	other := "sha256:" + strings.Repeat("b", 64)
+	const hub = "index.docker.io/acme/orders"
+	for _, tt := range []struct {
+		name, repository string
+		objects, hooks   []string
+		code             string
+	}{
+		{"as it should be", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders@" + digest, "busybox:1"}, nil, ""},
+		{"by tag and digest", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders:v1@" + digest}, nil, ""},
+		{"by tag", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders:v1"}, nil, "deploy.other-image"},
+		{"by no tag", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders"}, nil, "deploy.other-image"},
+		{"another digest beside it", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders@" + digest, "ghcr.io/acme/orders@" + other}, nil, "deploy.other-image"},
+		{"a hook by tag", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders@" + digest}, []string{"ghcr.io/acme/orders:latest"}, "deploy.other-image"},
+		{"only in a hook", "ghcr.io/acme/orders", []string{"busybox:1"}, []string{"ghcr.io/acme/orders@" + digest}, "deploy.image-unused"},
+		{"Docker Hub's short name", hub, []string{"acme/orders@" + digest}, nil, ""},
+		{"Docker Hub's short name by tag", hub, []string{"acme/orders@" + digest, "docker.io/acme/orders:old"}, nil, "deploy.other-image"},
+		{"a repository that begins the same", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders@" + digest, "ghcr.io/acme/orders-tools:v1"}, nil, ""},
+		{"nothing", "ghcr.io/acme/orders", nil, nil, "deploy.image-unused"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			err := checkImage([]*unstructured.Unstructured{pod(tt.objects...)}, []*unstructured.Unstructured{pod(tt.hooks...)}, deploy.Image{Repository: tt.repository, Digest: digest})
+			if got := fault.CodeOf(err); got != tt.code {
+				t.Errorf("%q, want %q: %v", got, tt.code, err)
+			}
+		})
+	}
+}
+
+func TestMaskHidesTheLongerValueFirst(t *testing.T) {
+	mask := masker(deploy.Options{Secrets: []deploy.SecretData{{Data: map[string]string{"a": "pass", "b": "password123", "c": "abc"}}}})
+	if got := mask("password123 pass cGFzc3dvcmQxMjM= abc"); got != "*** *** *** abc" {
+		t.Errorf("%q", got)
+	}
+}
