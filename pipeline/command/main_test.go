@@ -58,6 +58,15 @@ func here(t *testing.T, dir string) *program {
 
 func environment(t *testing.T, home string) []string {
 	t.Helper()
+	// The go command counts its uses in the background, into a folder that may
+	// be being removed by then.
+	telemetry := filepath.Join(home, ".config", "go", "telemetry")
+	if err := os.MkdirAll(telemetry, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(telemetry, "mode"), []byte("off"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	env := []string{"SLIPWAY_TEST_AS_PROGRAM=1", "HOME=" + home, "SLIPWAY_CACHE=" + filepath.Join(home, "slipway"), "PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.TempDir()}
 	out, err := exec.CommandContext(t.Context(), "go", "env", "-json", "GOCACHE", "GOMODCACHE", "GOPROXY", "GOSUMDB", "GOTOOLCHAIN").Output()
 	if err != nil {
