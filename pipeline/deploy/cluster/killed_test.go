@@ -119,6 +119,9 @@ func (c cutting) RoundTrip(r *http.Request) (*http.Response, error) {
 	return c.base.RoundTrip(r)
 }
 
+// WrappedRoundTripper lets client-go find the transport below.
+func (c cutting) WrappedRoundTripper() http.RoundTripper { return c.base }
+
 // TestCutAnywhereRecovers cuts the network to the API server at random requests.
 func TestCutAnywhereRecovers(t *testing.T) {
 	p := newPlace(t)

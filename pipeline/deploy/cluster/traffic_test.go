@@ -34,7 +34,20 @@ func TestNoRequestIsLost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	load := startLoad(t.Context(), "http://"+service.Spec.ClusterIP+"/")
+	url := "http://" + service.Spec.ClusterIP + "/"
+	// The node's proxy learns of a new Service a moment after its pods are ready.
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for until := time.Now().Add(10 * time.Second); ; <-tick.C {
+		err := ask(t.Context(), &http.Client{Timeout: time.Second}, url)
+		if err == nil {
+			break
+		}
+		if time.Now().After(until) {
+			t.Fatalf("the Service never answered: %v", err)
+		}
+	}
+	load := startLoad(t.Context(), url)
 	for i := range good {
 		set := map[string]any{"replicas": 2, "env": map[string]any{"ROUND": strconv.Itoa(i)}}
 		p.must(t, deploy.Upgraded, set)
@@ -85,7 +98,7 @@ func startLoad(ctx context.Context, url string) *load {
 				l.sent.Add(1)
 				if err := ask(context.WithoutCancel(ctx), client, url); err != nil {
 					l.failed.Add(1)
-					l.why.Store(err.Error())
+					l.why.Store(time.Now().Format("15:04:05.000 ") + err.Error())
 				}
 			})
 		}
