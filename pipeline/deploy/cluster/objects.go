@@ -42,15 +42,18 @@ func podSecurity(level string) map[string]string {
 }
 
 // ensureNamespace makes the namespace, and has it enforce the level. A deployer
-// who may not do either can still work in a namespace that is right already.
+// who may do neither can still work in a namespace that is right already, as
+// long as he may see that it is.
 func (k *connection) ensureNamespace(ctx context.Context, name, level string) error {
 	labels := podSecurity(level)
 	namespaces := k.client.CoreV1().Namespaces()
 	live, err := namespaces.Get(ctx, name, metav1.GetOptions{})
 	switch {
-	case apierrors.IsForbidden(err):
-		progress.Warnf(ctx, "namespace %s cannot be looked at, so whether it enforces Pod Security %q is not known", name, level)
+	case apierrors.IsForbidden(err) && level == "":
 		return nil
+	case apierrors.IsForbidden(err):
+		return fault.Gatef("deploy.forbidden", "whether namespace %s enforces Pod Security %q cannot be seen: %w", name, level, err).
+			WithFix("the deployer's Role needs get of namespaces (docs/deployer-role.yaml); podSecurity: none of the environment leaves it unchecked")
 	case apierrors.IsNotFound(err):
 		progress.Statusf(ctx, "making namespace %s", name)
 		_, err = namespaces.Apply(ctx, apply.Namespace(name).WithLabels(labels), applying())

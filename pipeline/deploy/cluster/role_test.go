@@ -90,6 +90,9 @@ func TestDeployersRole(t *testing.T) {
 		for j, verb := range rule.Verbs {
 			less := role.DeepCopy()
 			less.Rules[i].Verbs = slices.Delete(slices.Clone(rule.Verbs), j, j+1)
+			if len(rule.Verbs) == 1 {
+				less.Rules = slices.Delete(less.Rules, i, i+1)
+			}
 			t.Run(fmt.Sprintf("without %s of %s", verb, strings.Join(rule.Resources, ",")), func(t *testing.T) {
 				p := newDeployer(t)
 				p.setRole(t, less)
