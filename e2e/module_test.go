@@ -483,7 +483,7 @@ func (s *suite) deploy(t *testing.T) {
 	}
 	// The chart alone changes: the image stays what it is.
 	s.write(t, map[string]string{"chart/values.yaml": "image: {repository: '', digest: ''}\nsecret: nowhere\n"})
-	if out, stderr, err = call(plan...); err != nil || !strings.Contains(out, "+                name: nowhere") {
+	if out, stderr, err = call(plan...); err != nil || !regexp.MustCompile(`\+ +name: nowhere`).MatchString(out) {
 		t.Errorf("plan: %v\n%s\n%s", err, out, stderr)
 	}
 	deploy := append([]string{"deploy", "--image", image}, all...)
