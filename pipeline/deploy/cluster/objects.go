@@ -130,10 +130,10 @@ func (k *connection) ensureSecrets(ctx context.Context, o deploy.Options) (chang
 func dockerConfig(p *deploy.PullSecret) ([]byte, error) {
 	type login struct {
 		Username string `json:"username"`
-		Password string `json:"password"` //nolint:gosec // the format's own name for it
+		Password string `json:"password"`
 		Auth     string `json:"auth"`
 	}
-	text, err := json.Marshal(map[string]map[string]login{"auths": {p.Registry: {
+	text, err := json.Marshal(map[string]map[string]login{"auths": {p.Registry: { //nolint:gosec // it is a password, for a Secret
 		p.Username, p.Password(), base64.StdEncoding.EncodeToString([]byte(p.Username + ":" + p.Password())),
 	}}})
 	if err != nil {
