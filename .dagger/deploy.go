@@ -147,12 +147,14 @@ func (s *Slipway) Deploy(
 	if err != nil {
 		return nil, err
 	}
-	for flag, on := range map[string]bool{"--yes": yes, "--test": test, "--no-rollback": noRollback, "--no-wait-lock": noWaitLock, "--insecure": insecure} {
-		if on {
-			args = append(args, flag)
+	for _, f := range []struct {
+		name string
+		on   bool
+	}{{"--insecure", insecure}, {"--no-rollback", noRollback}, {"--no-wait-lock", noWaitLock}, {"--test", test}, {"--yes", yes}} {
+		if f.on {
+			args = append(args, f.name)
 		}
 	}
-	slices.Sort(args[len(d.args()):])
 	if gitTag != "" {
 		args = append(args, "--git-tag", gitTag)
 	}
@@ -345,24 +347,17 @@ type deployment struct {
 // caller's machine.
 const clusterAlias = "cluster"
 
-func (d deployment) args() []string {
-	const file = "/run/secrets/kubeconfig"
-	args := []string{"--env", d.env, "--kubeconfig", file}
-	if d.cluster != nil {
-		args = append(args, "--cluster-server", clusterAlias)
-	}
-	return args
-}
-
 // prepare gives a container that reaches the cluster, and the flags for it.
 func (d deployment) prepare(ctx context.Context, s *Slipway) (*dagger.Container, []string, error) {
-	args := d.args()
+	const file = "/run/secrets/kubeconfig"
+	args := []string{"--env", d.env, "--kubeconfig", file}
 	c := s.on(s.deployer(s.image(s.GoImage)), s.Built).
 		WithDirectory(".", s.Deployed).
-		WithMountedSecret(args[3], d.kubeconfig).
+		WithMountedSecret(file, d.kubeconfig).
 		WithEnvVariable("SLIPWAY_RUN", nonce())
 	if d.cluster != nil {
 		c = c.WithServiceBinding(clusterAlias, d.cluster)
+		args = append(args, "--cluster-server", clusterAlias)
 	}
 	for _, secret := range d.secrets {
 		uri, err := secret.URI(ctx)

@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/slipway-ci/slipway/pipeline/cache"
+	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/source"
@@ -35,16 +36,11 @@ import (
 
 // Options says what to compile and how.
 type Options struct {
-	Source    source.Source
-	Go        *toolchain.Go
-	Platforms []v1.Platform
-	LDFlags   []string          // after -s -w and the stamps; templates of Version, Commit, Date
-	Tags      []string          // build tags
-	Env       map[string]string // Go settings that are the same on every machine
-	CGO       bool              // compile with cgo, link statically against musl
-	CC        map[string]string // C compiler by platform; default musl-gcc for the machine's own
-	Cache     cache.Dir
-	RunDir    string // folder of this run on the cache's file system; holds the binaries
+	Source   source.Source
+	Go       *toolchain.Go
+	Settings config.App
+	Cache    cache.Dir
+	RunDir   string // folder of this run on the cache's file system; holds the binaries
 }
 
 // Binary is the program for one platform.
@@ -58,7 +54,7 @@ type Binary struct {
 // Result is what was built.
 type Result struct {
 	Toolchain string   `json:"toolchain"` // Go version
-	Binaries  []Binary `json:"binaries"`  // in the order of Options.Platforms
+	Binaries  []Binary `json:"binaries"`  // in the order of Options.Settings.Platforms
 	Relinked  bool     `json:"relinked"`  // false: every binary was up to date
 	Seconds   float64  `json:"seconds"`
 }
@@ -76,10 +72,14 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	r := Result{Toolchain: o.Go.Version, Binaries: make([]Binary, len(o.Platforms))}
-	relinked := make([]bool, len(o.Platforms))
+	platforms, err := config.ParsePlatforms(o.Settings.Platforms)
+	if err != nil {
+		return Result{}, err
+	}
+	r := Result{Toolchain: o.Go.Version, Binaries: make([]Binary, len(platforms))}
+	relinked := make([]bool, len(platforms))
 	g, gctx := errgroup.WithContext(ctx)
-	for i, p := range o.Platforms {
+	for i, p := range platforms {
 		g.Go(func() error {
 			c := compiler{Options: o, platform: p, overlay: overlay, ldflags: ldflags}
 			var err error
@@ -131,10 +131,10 @@ func linkerFlags(o Options) (string, error) {
 		"-X", "main.commit=" + stamp.Commit,
 		"-X", "main.date=" + stamp.Date,
 	}
-	if o.CGO {
+	if o.Settings.CGO {
 		flags = append(flags, "-linkmode", "external", "-extldflags", "'-static'")
 	}
-	for _, text := range o.LDFlags {
+	for _, text := range o.Settings.LDFlags {
 		t, err := template.New("ldflags").Option("missingkey=error").Parse(text)
 		if err != nil {
 			return "", fault.Inputf("build.ldflags", "app.ldflags: %w", err)
@@ -160,7 +160,7 @@ type compiler struct {
 // difference between a tenth of a second and two. A hard link of it belongs to
 // this run, so that another run cannot change it under our feet.
 func (c *compiler) compile(ctx context.Context) (Binary, bool, error) {
-	key := sha256.Sum256([]byte(strings.Join([]string{c.Source.Dir, c.Source.Main, c.platform.String(), strconv.FormatBool(c.CGO)}, "\x00")))
+	key := sha256.Sum256([]byte(strings.Join([]string{c.Source.Dir, c.Source.Main, c.platform.String(), strconv.FormatBool(c.Settings.CGO)}, "\x00")))
 	slot := filepath.Join("build", hex.EncodeToString(key[:16]))
 	unlock, err := c.Cache.Lock(ctx, slot, "lock")
 	if err != nil {
@@ -181,8 +181,8 @@ func (c *compiler) compile(ctx context.Context) (Binary, bool, error) {
 	if c.overlay != "" {
 		args = append(args, "-overlay", c.overlay)
 	}
-	tags := slices.Clone(c.Tags)
-	if c.CGO {
+	tags := slices.Clone(c.Settings.Tags)
+	if c.Settings.CGO {
 		tags = append(tags, "netgo", "osusergo") // glibc's resolver does not exist in a static program
 	}
 	if len(tags) > 0 {
@@ -284,13 +284,13 @@ func (c *compiler) environ() ([]string, error) {
 			env = append(env, "GOARM="+strings.TrimPrefix(v, "v"))
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(c.Env)) {
-		env = append(env, name+"="+c.Env[name])
+	for _, name := range slices.Sorted(maps.Keys(c.Settings.Env)) {
+		env = append(env, name+"="+c.Settings.Env[name])
 	}
-	if !c.CGO {
+	if !c.Settings.CGO {
 		return append(env, "CGO_ENABLED=0"), nil
 	}
-	cc := c.CC[c.platform.String()]
+	cc := c.Settings.CC[c.platform.String()]
 	if cc == "" {
 		if c.platform.Architecture != runtime.GOARCH {
 			return nil, fault.Inputf("build.no-cross-compiler", "a cgo build for %s needs a musl cross compiler", c.platform).

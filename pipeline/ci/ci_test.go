@@ -2,7 +2,6 @@ package ci_test
 
 import (
 	"bytes"
-	"flag"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -12,11 +11,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/ci"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 func env(m map[string]string) func(string) string { return func(n string) string { return m[n] } }
 
@@ -57,23 +55,6 @@ func script() []progress.Event {
 	return all
 }
 
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (run with -update where this is meant):\n%s", name, diff)
-	}
-}
-
 func log(s ci.System, events []progress.Event) string {
 	var b bytes.Buffer
 	d := s.Display(&b)
@@ -100,8 +81,8 @@ func TestLogs(t *testing.T) {
 		}
 		out = strings.ReplaceAll(out, m[1], "TOKEN")
 	}
-	golden(t, "github.txt", out)
-	golden(t, "gitlab.txt", times.ReplaceAllString(log(gitlab, script()), "$1:0:$2"))
+	testkit.Golden(t, "testdata/github.txt", []byte(out))
+	testkit.Golden(t, "testdata/gitlab.txt", []byte(times.ReplaceAllString(log(gitlab, script()), "$1:0:$2")))
 }
 
 // commands reads a log as GitHub's runner does and returns what it would do.

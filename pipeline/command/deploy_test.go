@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/deploy"
 	"github.com/slipway-ci/slipway/pipeline/deploy/testcluster"
 	"github.com/slipway-ci/slipway/pipeline/fault"
@@ -85,7 +86,7 @@ func TestDeployFromTheSource(t *testing.T) {
 	c := testcluster.Need(t)
 	namespace := c.Name(t)
 	const password = "planted-hello-password"
-	p := here(t, repository(t, waits(namespace)))
+	p := here(t, testkit.Repository(t, waits(namespace)))
 	p.env = append(p.env, "KUBECONFIG="+c.Kubeconfig, "HELLO_PASSWORD="+password)
 	keys(t, p, "other", "")
 	keys(t, p, "release", "")
@@ -191,10 +192,10 @@ func copySignature(t *testing.T, from, to string) {
 
 // TestDeployWithoutACluster has what is wrong before any cluster is spoken to.
 func TestDeployWithoutACluster(t *testing.T) {
-	p := here(t, repository(t, waits("nowhere")))
+	p := here(t, testkit.Repository(t, waits("nowhere")))
 	p.env = append(p.env, "KUBECONFIG="+filepath.Join(t.TempDir(), "none"))
 	keys(t, p, "release", "")
-	image := p.report(t, "publish", "--repository", emptyRegistry(t)+"/acme/hello").Reference
+	image := p.report(t, "publish", "--repository", testkit.Registry(t)+"/acme/hello").Reference
 	p.report(t, "sign", "--image", image, "--only-signature", "--key", "release.key")
 	for _, tt := range []struct {
 		name string
@@ -206,12 +207,12 @@ func TestDeployWithoutACluster(t *testing.T) {
 		{"unknown environment", fault.ExitInput, `there is no environment "prod"`, []string{"status", "--env", "prod"}},
 		{"no environment for deploy", fault.ExitInput, "--env is missing", []string{"deploy", "--image", image}},
 		{"no secret", fault.ExitInput, "HELLO_PASSWORD is not set", []string{"deploy", "--env", "test", "--image", image}},
-		{"unsigned and deployed", fault.ExitInput, "deployed only after it was verified", []string{"ship", "--env", "open", "--unsigned"}},
+		{"unsigned and deployed", fault.ExitInput, "an image can only be deployed if it is signed", []string{"ship", "--env", "open", "--unsigned"}},
 		{"no kubeconfig", fault.ExitInput, "there is no kubeconfig", []string{"status", "--env", "test"}},
 		{"bad revision", fault.ExitInput, `"latest" is not a revision`, []string{"rollback", "latest", "--env", "test"}},
 		{"protected without a tag", fault.ExitFailed, "this commit has no tag", []string{"deploy", "--env", "guarded", "--image", image, "--yes"}},
 		{"protected with a tag it has not", fault.ExitFailed, "does not have the tag v1.0.0", []string{"deploy", "--env", "guarded", "--image", image, "--yes", "--git-tag", "v1.0.0"}},
-		{"protected rollback without a yes", fault.ExitFailed, "--yes says that it is meant", []string{"rollback", "--env", "guarded"}},
+		{"protected rollback without a yes", fault.ExitFailed, "confirm with --yes", []string{"rollback", "--env", "guarded"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			e := p.run(t, tt.args...)
@@ -225,13 +226,13 @@ func TestDeployWithoutACluster(t *testing.T) {
 	if out, err := tag.CombinedOutput(); err != nil {
 		t.Fatalf("%v %s", err, out)
 	}
-	if e := p.run(t, "deploy", "--env", "guarded", "--image", image); e.code != fault.ExitFailed || !strings.Contains(e.stderr, "--yes says that it is meant") {
+	if e := p.run(t, "deploy", "--env", "guarded", "--image", image); e.code != fault.ExitFailed || !strings.Contains(e.stderr, "confirm with --yes") {
 		t.Errorf("without a yes: exit %d\n%s", e.code, e.stderr)
 	}
 	if e := p.run(t, "deploy", "--env", "guarded", "--image", image, "--yes"); !strings.Contains(e.stderr, "there is no kubeconfig") {
 		t.Errorf("on a tag, with a yes: exit %d\n%s", e.code, e.stderr)
 	}
-	write(t, p.dir, map[string]string{"chart/values.yaml": "image: {}\n"}) // not the app's, and yet deployed
+	testkit.Write(t, p.dir, map[string]string{"chart/values.yaml": "image: {}\n"}) // not the app's, and yet deployed
 	if e := p.run(t, "deploy", "--env", "guarded", "--image", image, "--yes"); e.code != fault.ExitFailed || !strings.Contains(e.stderr, "files were changed since the commit: chart/values.yaml") {
 		t.Errorf("changed files: exit %d\n%s", e.code, e.stderr)
 	}

@@ -17,11 +17,21 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
-func TestBadInputIsOneLineAndExit2(t *testing.T) {
+// badInput is a call that must end with exit code 2 and one line.
+type badInput struct {
+	files map[string]string
+	args  []string
+	env   []string
+	want  string
+}
+
+//nolint:funlen // a table
+func badInputs() map[string]badInput {
 	with := func(more map[string]string, without ...string) map[string]string {
 		files := hello()
 		maps.Copy(files, more)
@@ -31,12 +41,7 @@ func TestBadInputIsOneLineAndExit2(t *testing.T) {
 		return files
 	}
 	noPath := "PATH=/nonexistent"
-	tests := map[string]struct {
-		files map[string]string
-		args  []string
-		env   []string
-		want  string
-	}{
+	return map[string]badInput{
 		"unknown command":   {hello(), []string{"frobnicate"}, nil, `unknown command "frobnicate"`},
 		"unknown flag":      {hello(), []string{"build", "--frob"}, nil, "unknown flag: --frob"},
 		"argument":          {hello(), []string{"build", "x"}, nil, "unknown command"},
@@ -58,7 +63,7 @@ func TestBadInputIsOneLineAndExit2(t *testing.T) {
 		"epoch":             {hello(), []string{"build"}, []string{"SOURCE_DATE_EPOCH=now"}, `SOURCE_DATE_EPOCH="now"`},
 		"revision":          {hello(), []string{"build", "--revision", "v1"}, nil, `"v1" is not a commit hash`},
 		"half credentials":  {hello(), []string{"publish", "--repository", "127.0.0.1:1/a", "--username", "me"}, nil, "only one is given"},
-		"empty password":    {hello(), []string{"publish", "--repository", "127.0.0.1:1/a", "--username", "me", "--password-stdin"}, nil, "holds no password"},
+		"empty password":    {hello(), []string{"publish", "--repository", "127.0.0.1:1/a", "--username", "me", "--password-stdin"}, nil, "standard input has no password"},
 		"ignore file":       {with(map[string]string{".dockerignore": "a[\n"}), []string{"build"}, nil, `pattern "a["`},
 		"go is missing":     {hello(), []string{"build"}, []string{noPath}, "go is not installed or not on PATH"},
 		"toolchain":         {with(map[string]string{"slipway.yaml": "app:\n  toolchain: go1.11\n"}), []string{"build"}, []string{"GOPROXY=off"}, "go1.11"},
@@ -66,19 +71,25 @@ func TestBadInputIsOneLineAndExit2(t *testing.T) {
 		"no scanner":        {hello(), []string{"scan"}, []string{"SLIPWAY_TEST_AS_PROGRAM=core"}, "this slipway was built without the scanner (use the slipway program"},
 		"no key":            {hello(), []string{"ship", "--repository", "127.0.0.1:1/a"}, nil, "there is nothing to sign with (set sign.key or sign.keyless"},
 		"sign what":         {hello(), []string{"sign"}, nil, "--image is missing (name the image"},
-		"sign a tag":        {hello(), []string{"sign", "--only-signature", "--image", "127.0.0.1:1/a:v1", "--key", "x"}, nil, "127.0.0.1:1/a:v1 names an image by its tag (sign repository@sha256:..."},
+		"sign a tag":        {hello(), []string{"sign", "--only-signature", "--image", "127.0.0.1:1/a:v1", "--key", "x"}, nil, "127.0.0.1:1/a:v1 names an image by its tag (give repository@sha256:..."},
 		"two signers":       {hello(), []string{"sign", "--image", "127.0.0.1:1/a", "--key", "x", "--keyless"}, nil, "--key and keyless signing exclude each other"},
 		"environment":       {with(map[string]string{"slipway.yaml": "deploy: {environments: {prod: {}, staging: {}}}\n"}), []string{"verify", "--image", "127.0.0.1:1/a", "--env", "pord"}, nil, `no environment "pord" in deploy.environments (there are prod, staging)`},
 		"severity":          {hello(), []string{"scan", "--severity", "SEVERE"}, nil, "scan.severities"},
-		"report":            {hello(), []string{"scan", "--as", "xml"}, nil, `--as "xml" is none of table`},
-		"documents":         {hello(), []string{"sbom", "--as", "cyclonedx", "--platforms", "linux/amd64,linux/arm64"}, nil, "--as prints the document of one platform, this app has 2"},
+		"report":            {hello(), []string{"scan", "--as", "xml"}, nil, `--as "xml" is not table, json`},
+		"documents":         {hello(), []string{"sbom", "--as", "cyclonedx", "--platforms", "linux/amd64,linux/arm64"}, nil, "--as prints the document of one platform, but this app has 2"},
 		"key is there":      {with(map[string]string{"cosign.pub": ""}), []string{"keys", "generate"}, []string{"COSIGN_PASSWORD="}, "cosign.pub exists"},
 		"key password":      {hello(), []string{"keys", "generate"}, nil, "no password is given for the key (set SLIPWAY_KEY_PASSWORD"},
+		"plan and push":     {hello(), []string{"plan", "-o", "registry:127.0.0.1:1/a"}, nil, `-o "registry:127.0.0.1:1/a": plan does not push anything (use slipway publish)`},
+		"scan and write":    {hello(), []string{"scan", "--image", "127.0.0.1:1/a", "-o", "oci:x"}, nil, `-o "oci:x": with --image, scan builds no image`},
+		"deploy and push":   {hello(), []string{"deploy", "--image", "127.0.0.1:1/a", "-o", "registry:127.0.0.1:1/b"}, nil, "is in a registry already"},
 		"initialized":       {hello(), []string{"init"}, nil, "is there already"},
 	}
-	for title, tt := range tests {
+}
+
+func TestBadInputIsOneLineAndExit2(t *testing.T) {
+	for title, tt := range badInputs() {
 		t.Run(title, func(t *testing.T) {
-			dir := repository(t, tt.files)
+			dir := testkit.Repository(t, tt.files)
 			if title == "link leaves" {
 				if err := os.Symlink(t.TempDir(), filepath.Join(dir, "out")); err != nil {
 					t.Fatal(err)
@@ -108,7 +119,7 @@ func TestBadInputIsOneLineAndExit2(t *testing.T) {
 
 func TestWithoutGitAndWithoutConfiguration(t *testing.T) {
 	dir := t.TempDir()
-	write(t, dir, map[string]string{"go.mod": "module example.com/x\n\ngo 1.26\n", "main.go": "package main\n\nfunc main() {}\n"})
+	testkit.Write(t, dir, map[string]string{"go.mod": "module example.com/x\n\ngo 1.26\n", "main.go": "package main\n\nfunc main() {}\n"})
 	r := here(t, dir).report(t, "build", "--platforms", "linux/amd64")
 	if r.Source.Version != "v0.0.0-unversioned" || r.Digest == "" {
 		t.Errorf("got %s, %s", r.Source.Version, r.Digest)
@@ -118,7 +129,7 @@ func TestWithoutGitAndWithoutConfiguration(t *testing.T) {
 func TestCompilerErrorsExit1AndAreShown(t *testing.T) {
 	files := hello()
 	files["main.go"] = "package main\n\nfunc main() { undefined() }\n"
-	e := here(t, repository(t, files)).run(t, "build", "--progress", "plain")
+	e := here(t, testkit.Repository(t, files)).run(t, "build", "--progress", "plain")
 	if e.code != fault.ExitFailed || !strings.Contains(e.stderr, "main.go:3:15: undefined: undefined") {
 		t.Errorf("exit %d\n%s", e.code, e.stderr)
 	}
@@ -127,7 +138,7 @@ func TestCompilerErrorsExit1AndAreShown(t *testing.T) {
 func TestFailingTestsKeepTheirReports(t *testing.T) {
 	files := hello()
 	files["main_test.go"] = "package main\n\nimport \"testing\"\n\nfunc TestNo(t *testing.T) { t.Error(\"it is broken\") }\n"
-	dir := repository(t, files)
+	dir := testkit.Repository(t, files)
 	e := here(t, dir).run(t, "test", "--no-race", "--progress", "plain", "-o", "json")
 	if e.code != fault.ExitFailed {
 		t.Fatalf("exit %d\n%s", e.code, e.stderr)
@@ -154,7 +165,7 @@ func TestFailingTestsKeepTheirReports(t *testing.T) {
 func TestVerdictsAreKeptUntilSomethingChanges(t *testing.T) {
 	files := hello()
 	files["main_test.go"] = "package main\n\nimport \"testing\"\n\nfunc TestYes(t *testing.T) {}\n"
-	dir := repository(t, files)
+	dir := testkit.Repository(t, files)
 	p := here(t, dir)
 	outcome := func(args ...string) progress.Outcome {
 		t.Helper()
@@ -168,10 +179,10 @@ func TestVerdictsAreKeptUntilSomethingChanges(t *testing.T) {
 		{func() {}, nil, progress.Passed},
 		{func() {}, nil, progress.Unchanged},
 		{func() {}, []string{"--force"}, progress.Passed},
-		{func() { write(t, dir, map[string]string{"testdata/x": "x"}) }, nil, progress.Passed},
+		{func() { testkit.Write(t, dir, map[string]string{"testdata/x": "x"}) }, nil, progress.Passed},
 		{func() {}, nil, progress.Unchanged},
 		{func() { _ = os.Remove(filepath.Join(dir, ".slipway/reports/junit.xml")) }, nil, progress.Passed},
-		{func() { write(t, dir, map[string]string{"slipway.yaml": "test: {coverage: 0.1}\n"}) }, nil, progress.Failed},
+		{func() { testkit.Write(t, dir, map[string]string{"slipway.yaml": "test: {coverage: 0.1}\n"}) }, nil, progress.Failed},
 	} {
 		step.change()
 		if step.want == progress.Failed {
@@ -190,14 +201,14 @@ func TestVerdictsAreKeptUntilSomethingChanges(t *testing.T) {
 // SIGINT must end it with 130; after SIGKILL the next run must mend what is
 // left. Either way a further run gives the digest of an undisturbed one.
 func TestInterruptLeavesNothing(t *testing.T) {
-	dir := repository(t, hello())
+	dir := testkit.Repository(t, hello())
 	want := here(t, dir).report(t, "build").Digest
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL} {
 		for _, stage := range []string{"build", "image", "export", "push"} {
 			t.Run(sig.String()+"/"+stage, func(t *testing.T) {
 				p := here(t, dir)
 				out := filepath.Join(t.TempDir(), "layout")
-				args := []string{"publish", "--repository", emptyRegistry(t) + "/x", "-o", "oci:" + out, "--progress", "json"}
+				args := []string{"publish", "--repository", testkit.Registry(t) + "/x", "-o", "oci:" + out, "--progress", "json"}
 				cmd := p.command(t, args...)
 				stderr, err := cmd.StderrPipe()
 				if err != nil {
@@ -228,7 +239,7 @@ func TestInterruptLeavesNothing(t *testing.T) {
 				if sig != syscall.SIGKILL {
 					noLeftovers(t, p, out)
 				}
-				if got := p.report(t, "publish", "--repository", emptyRegistry(t)+"/x", "-o", "oci:"+out).Digest; got != want {
+				if got := p.report(t, "publish", "--repository", testkit.Registry(t)+"/x", "-o", "oci:"+out).Digest; got != want {
 					t.Errorf("afterwards %s, want %s", got, want)
 				}
 				if sig == syscall.SIGKILL {
@@ -269,7 +280,7 @@ func noLeftovers(t *testing.T, p *program, out string) {
 
 // TestFullDisk runs with a cache that has hardly any room.
 func TestFullDisk(t *testing.T) {
-	dir := repository(t, hello())
+	dir := testkit.Repository(t, hello())
 	small := t.TempDir()
 	if err := syscall.Mount("tmpfs", small, "tmpfs", 0, "size=700k"); err != nil {
 		t.Skipf("a small file system cannot be mounted: %v", err)
@@ -305,7 +316,7 @@ func TestSecretsAreNowhere(t *testing.T) {
 	}))
 	t.Cleanup(s.Close)
 	repo := strings.TrimPrefix(s.URL, "http://") + "/acme/hello"
-	dir := repository(t, hello())
+	dir := testkit.Repository(t, hello())
 	look := func(p *program, e ended) {
 		t.Helper()
 		if strings.Contains(e.stdout+e.stderr, secret) {
@@ -376,12 +387,12 @@ func TestInitThenBuild(t *testing.T) {
 	files := hello()
 	delete(files, "slipway.yaml")
 	delete(files, ".dockerignore")
-	dir := repository(t, files)
+	dir := testkit.Repository(t, files)
 	p := here(t, dir)
 	if e := p.run(t, "init"); e.code != fault.ExitOK || !strings.Contains(e.stdout, "wrote") {
 		t.Fatalf("exit %d\n%s%s", e.code, e.stdout, e.stderr)
 	}
-	commitAll(t, dir)
+	testkit.Commit(t, dir)
 	if r := p.report(t, "build", "--platforms", "linux/amd64"); r.Source.Dirty {
 		t.Errorf("building made the tree dirty: %v", r.Source.Changed)
 	}

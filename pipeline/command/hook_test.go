@@ -8,13 +8,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
 // TestInitHooks pushes with real git and the real program, whose verdict comes
 // from a configuration that is broken: the quickest no there is.
 func TestInitHooks(t *testing.T) {
-	dir, err := filepath.EvalSymlinks(repository(t, map[string]string{"slipway.yaml": "app:\n  man: x\n", "sub/x": ""}))
+	dir, err := filepath.EvalSymlinks(testkit.Repository(t, map[string]string{"slipway.yaml": "app:\n  man: x\n", "sub/x": ""}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,8 +58,8 @@ func TestInitHooks(t *testing.T) {
 }
 
 func TestInitHooksOverAForeignHook(t *testing.T) {
-	dir := repository(t, map[string]string{"x": ""})
-	write(t, dir, map[string]string{".git/hooks/pre-push": "#!/bin/sh\n"})
+	dir := testkit.Repository(t, map[string]string{"x": ""})
+	testkit.Write(t, dir, map[string]string{".git/hooks/pre-push": "#!/bin/sh\n"})
 	p := here(t, dir)
 	if e := p.run(t, "init", "--hooks"); e.code != fault.ExitInput || e.stdout != "" || strings.Count(e.stderr, "\n") != 1 || !strings.Contains(e.stderr, "add to it: ") {
 		t.Errorf("exit %d\n%s%s", e.code, e.stdout, e.stderr)

@@ -6,18 +6,11 @@ import (
 	"errors"
 	"io"
 	"log"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
-	"time"
-
-	"github.com/go-git/go-git/v5"
-	"github.com/go-git/go-git/v5/plumbing/object"
-	"github.com/google/go-containerregistry/pkg/registry"
 
 	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/deploy/cluster"
@@ -132,58 +125,6 @@ func hello() map[string]string {
 		".dockerignore":  "**/*.md\n",
 		"slipway.yaml":   "app:\n  platforms: [linux/amd64]\n",
 	}
-}
-
-func write(t *testing.T, dir string, files map[string]string) {
-	t.Helper()
-	for name, text := range files {
-		path := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-// repository commits files at a fixed time in a new folder.
-func repository(t *testing.T, files map[string]string) string {
-	t.Helper()
-	dir := t.TempDir()
-	write(t, dir, files)
-	commitAll(t, dir)
-	return dir
-}
-
-func commitAll(t *testing.T, dir string) {
-	t.Helper()
-	repo, err := git.PlainInit(dir, false)
-	if errors.Is(err, git.ErrRepositoryAlreadyExists) {
-		repo, err = git.PlainOpen(dir)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	tree, err := repo.Worktree()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := tree.AddWithOptions(&git.AddOptions{All: true}); err != nil {
-		t.Fatal(err)
-	}
-	who := &object.Signature{Name: "A", Email: "a@example.com", When: time.Unix(1_790_000_000, 0).UTC()}
-	if _, err := tree.Commit("x", &git.CommitOptions{Author: who, Committer: who}); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// emptyRegistry is a real registry on the loopback.
-func emptyRegistry(t *testing.T) string {
-	t.Helper()
-	s := httptest.NewServer(registry.New(registry.Logger(quiet())))
-	t.Cleanup(s.Close)
-	return strings.TrimPrefix(s.URL, "http://")
 }
 
 func quiet() *log.Logger { return log.New(io.Discard, "", 0) }

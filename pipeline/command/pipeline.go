@@ -14,211 +14,222 @@ import (
 
 	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/ci"
-	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/fault"
-	"github.com/slipway-ci/slipway/pipeline/registry"
+	"github.com/slipway-ci/slipway/pipeline/graph"
 	"github.com/slipway-ci/slipway/pipeline/ship"
 )
 
-// request is what the flags of a pipeline command ask for; a flag that was
-// not given leaves the configuration as it is.
-type request struct {
-	force     bool
-	reports   string
-	noRace    bool
-	floor     float64
-	platforms []string
-	base      string
-	main      string
-	upx       bool
-	cgo       bool
-	compress  string
-	format    string
-	version   string
-	revision  string
-	mirror    string
+// stageCommand is a command that runs steps of the pipeline. It names goals; which
+// steps these need is the business of package ship.
+type stageCommand struct {
+	name, short, long, example string
 
-	repository    string
-	tags          []string
-	username      string
-	passwordStdin bool
-	insecure      bool
+	// goals are what the command is for, as far as its flags say. Without any it
+	// is for its output: see [request.destinations].
+	goals func(*request) []graph.Name
+	// builds says that the command can build an image, so that -o can name places
+	// for it.
+	builds bool
+	// dry says that the command must not push anything.
+	dry bool
+	// needsImage says that --image is required.
+	needsImage bool
 
-	registryServer string
-	digestFile     string
-	dotenv         string
-
-	severities    []string
-	ignoreUnfixed bool
-	reachableOnly bool
-	databases     []string
-	offline       bool
-	reportFormat  string
-	sbomFormat    string
-
-	image         string // of a registry, in place of building one
-	needsImage    bool
-	key           string
-	keyless       bool
-	token         string
-	onlySignature bool
-	unsigned      bool
-	environment   string
-	publicKeys    []string
-
-	deployment ship.Deployment
-	deploys    bool // where an environment is given
-	yes        bool
-	takesBack  bool
-	gitTag     string
+	flags []flagGroup
 }
 
-func (a *app) pipelineCommands() []*cobra.Command {
-	return []*cobra.Command{
-		a.stageCommand("check", "Lint and test: the gate before a push", `  slipway check
-  slipway check --force               even though nothing changed`, verdictFlags, ship.Lint, ship.Test),
-		a.stageCommand("lint", "Run golangci-lint on the app's code", `  slipway lint
-  slipway lint -o json | jq .lint.findings`, verdictFlags, ship.Lint),
-		a.stageCommand("test", "Run the tests with the race detector, with the services they need", `  slipway test
-  slipway test --coverage 80          fail under 80 % of statements`, verdictFlags|testFlags, ship.Test),
-		a.stageCommand("build", "Build the image for every platform", `  slipway build                       into .slipway/image
+// want is a command's goals that do not depend on its flags.
+func want(goals ...graph.Name) func(*request) []graph.Name {
+	return func(*request) []graph.Name { return goals }
+}
+
+// everything is what makes an image fit to be deployed.
+func everything() []graph.Name {
+	return []graph.Name{ship.Lint, ship.Test, ship.Scan, ship.SBOMs, ship.Sign, ship.Attest, ship.Verify}
+}
+
+// stageCommands are the commands that run steps of the pipeline.
+func stageCommands() []stageCommand {
+	return []stageCommand{
+		{
+			name: "check", short: "Run lint and tests: the gate before a push", goals: want(ship.Lint, ship.Test),
+			example: `  slipway check
+  slipway check --force               even if nothing changed`,
+			flags: []flagGroup{verdictFlags},
+		},
+		{
+			name: "lint", short: "Run golangci-lint on the app's code", goals: want(ship.Lint),
+			example: `  slipway lint
+  slipway lint -o json | jq .lint.findings`,
+			flags: []flagGroup{verdictFlags},
+		},
+		{
+			name: "test", short: "Run the tests with the race detector and the services they need", goals: want(ship.Test),
+			example: `  slipway test
+  slipway test --coverage 80          fail below 80 % of statements`,
+			flags: []flagGroup{verdictFlags, testFlags},
+		},
+		{
+			name: "build", short: "Build the image for every platform", goals: want(), builds: true,
+			example: `  slipway build                       into .slipway/image
   slipway build -o oci:out --platforms linux/arm64
   slipway build -o docker-archive:app.tar --platforms linux/amd64
   slipway build --upx --base distroless
-  SOURCE_DATE_EPOCH=0 slipway build   with another time than the commit's`, buildFlags, ship.Build, ship.Compress, ship.Image, ship.Export),
-		a.stageCommand("publish", "Build the image and push it", `  slipway publish --repository ghcr.io/acme/orders
+  SOURCE_DATE_EPOCH=0 slipway build   with a time other than the commit's`,
+			flags: []flagGroup{buildFlags, digestFlags},
+		},
+		{
+			name: "publish", short: "Build the image and push it", goals: want(ship.Push), builds: true,
+			example: `  slipway publish --repository ghcr.io/acme/orders
   slipway publish --tag v1.2.3 --tag latest --digest-file digest.txt
-  echo "$TOKEN" | slipway publish --username ci --password-stdin`, buildFlags|pushFlags, ship.Build, ship.Compress, ship.Image, ship.Push),
-		a.scanCommand(),
-		a.sbomCommand(),
-		a.signCommand(),
-		a.verifyCommand(),
-		a.planCommand(),
-		a.deployCommand(),
-		a.statusCommand(),
-		a.historyCommand(),
-		a.rollbackCommand(),
-		a.shipCommand(),
-	}
-}
+  echo "$TOKEN" | slipway publish --username ci --password-stdin`,
+			flags: []flagGroup{buildFlags, digestFlags, pushFlags, accessFlags},
+		},
+		{
+			name: "scan", short: "Scan for vulnerabilities, secrets and misconfiguration", goals: want(ship.Scan), builds: true,
+			example: `  slipway scan
+  slipway scan --severity CRITICAL --reachable-only
+  slipway scan --as sarif > scan.sarif
+  slipway scan --image ghcr.io/acme/orders:v1.2.3
+  slipway scan --offline --db-repository oci:trivy-db`,
+			long: `Scan builds the app and looks for known vulnerabilities in its modules, in Go's
+standard library and in the base image, for secrets in the image and the source,
+and for misconfiguration in charts. Findings of the severities in scan.severities
+fail the scan. For a vulnerability in Go code it says whether the program calls
+the vulnerable function.
 
-func (a *app) shipCommand() *cobra.Command {
-	r := request{}
-	cmd := a.stageCommandFor(&r, "ship", "Run everything: from the source to a signed image and, with --env, to running pods", `  slipway ship                        to the embedded registry where none is configured
+The plain binary is scanned, so packing with UPX hides nothing. Without a
+vulnerability database the scan fails. Reports are written to .slipway/reports.`,
+			flags: []flagGroup{verdictFlags, buildFlags, digestFlags, scanFlags, accessFlags, imageFlag("scan this `IMAGE` in a registry as it is, instead of building one"), scanFormatFlag},
+		},
+		{
+			name: "sbom", short: "List what is in the image: a software bill of materials", goals: want(ship.SBOMs), builds: true,
+			example: `  slipway sbom                        SPDX and CycloneDX of every platform, into .slipway/reports
+  slipway sbom --platforms linux/amd64 --as spdx-json > sbom.spdx.json`,
+			flags: []flagGroup{buildFlags, digestFlags, reportsFlag, sbomFormatFlag},
+		},
+		{
+			name: "sign", short: "Sign an image by digest and attest what is known of it", builds: true, needsImage: true,
+			goals: func(r *request) []graph.Name {
+				if r.onlySignature {
+					return []graph.Name{ship.Sign}
+				}
+				return []graph.Name{ship.Sign, ship.Attest}
+			},
+			example: `  slipway sign --image ghcr.io/acme/orders@sha256:... --key cosign.key
+  slipway sign --image ghcr.io/acme/orders@sha256:... --keyless
+  slipway sign --image ghcr.io/acme/orders@sha256:... --only-signature --key awskms:///alias/release`,
+			long: `Sign signs the index and every manifest in it in the way cosign does, and attests
+the SBOM, the provenance and the scan result. An attestation says how the image
+was made, so the image must be what this source builds: the same commit gives the
+same digest. Signing an image again adds nothing.`,
+			flags: []flagGroup{buildFlags, digestFlags, scanFlags, signFlags, accessFlags, imageFlag("the `IMAGE`, as repository@sha256:..."), onlySignatureFlag},
+		},
+		{
+			name: "verify", short: "Check an image's signatures, attestations and the age of its scan", goals: want(ship.Verify), needsImage: true,
+			example: `  slipway verify --image ghcr.io/acme/orders@sha256:... --env prod
+  slipway verify --image ghcr.io/acme/orders:v1.2.3 --key cosign.pub
+  slipway verify --image ghcr.io/acme/orders:v1.2.3 -o json | jq .verify`,
+			flags: []flagGroup{accessFlags, imageFlag("the `IMAGE`; a tag is resolved once"), policyFlags},
+		},
+		{
+			name: "plan", short: "Show what a deployment would change", goals: want(ship.Plan), builds: true, dry: true,
+			example: `  slipway plan --env prod
+  slipway plan --env prod --image ghcr.io/acme/orders@sha256:...
+  slipway plan --env prod -o json | jq '.plan.clusters[].changes[].object'`,
+			long: `Plan renders the chart and asks the cluster what would become of every object. It
+does so with dry runs of the very changes that a deployment would send. Values of
+Secrets are hidden. Nothing is pushed or changed.
+
+Exit codes: 0 if nothing would change, 3 if something would. The others are those
+of every command.`,
+			flags: []flagGroup{buildFlags, digestFlags, clusterFlags, accessFlags, imageFlag("the `IMAGE`, as repository@sha256:... (default: what this source builds)")},
+		},
+		{
+			name: "deploy", short: "Deploy an image to a cluster and follow the rollout", builds: true,
+			goals: func(r *request) []graph.Name {
+				if r.Reference != "" {
+					return []graph.Name{ship.Deploy}
+				}
+				return append(everything(), ship.Deploy)
+			},
+			example: `  slipway deploy --env staging                      everything from the source on
+  slipway deploy --env prod --image ghcr.io/acme/orders@sha256:...
+  slipway deploy --env prod --image ... --yes       protected, in CI
+  slipway deploy --env prod --image ... -o json | jq .deploy.clusters`,
+			long: `Deploy verifies the image's signature against the policy of the environment,
+installs or upgrades the Helm release and follows its pods until they are ready.
+If the rollout fails, deploy says why, with events and logs, and rolls back to the
+newest good revision. Without --image it runs everything before it: lint, test,
+build, scan, push, sign and attest.
+
+A release is locked while it is deployed. A release that a dead run left pending is
+recovered. Deploying what is already running changes nothing.`,
+			flags: []flagGroup{verdictFlags, buildFlags, digestFlags, pushFlags, accessFlags, clusterFlags, deployFlags, scanFlags, signFlags,
+				imageFlag("the `IMAGE`, as repository@sha256:... (default: what this source builds)")},
+		},
+		{
+			name: "ship", short: "Run everything: from the source to a signed image and, with --env, to running pods", builds: true,
+			goals: func(r *request) []graph.Name {
+				switch {
+				case r.unsigned:
+					return []graph.Name{ship.Lint, ship.Test, ship.Scan, ship.SBOMs, ship.Push}
+				case r.Environment != "":
+					return append(everything(), ship.Deploy)
+				}
+				return everything()
+			},
+			example: `  slipway ship                        to the embedded registry if none is configured
   slipway ship --env staging          and deploy it there
   slipway ship --repository registry.example.com/acme/orders
   slipway ship --key env://SIGNING_KEY
-  slipway ship -o json | jq -r .reference`, verdictFlags|buildFlags|pushFlags, everything()...)
-	r.scanFlags(cmd)
-	r.signFlags(cmd)
-	r.clusterFlags(cmd)
-	r.deployFlags(cmd)
-	cmd.Flags().BoolVar(&r.unsigned, "unsigned", false, "push without signature and attestations")
-	r.deploys = true
-	return cmd
+  slipway ship -o json | jq -r .reference`,
+			flags: []flagGroup{verdictFlags, buildFlags, digestFlags, pushFlags, accessFlags, scanFlags, signFlags, clusterFlags, deployFlags, unsignedFlag},
+		},
+	}
 }
 
-type flagSet int
-
-const (
-	verdictFlags flagSet = 1 << iota
-	testFlags
-	buildFlags
-	pushFlags
-)
-
-func (a *app) stageCommand(name, short, example string, sets flagSet, stages ...ship.Name) *cobra.Command {
-	return a.stageCommandFor(&request{}, name, short, example, sets, stages...)
-}
-
-func (a *app) stageCommandFor(r *request, name, short, example string, sets flagSet, stages ...ship.Name) *cobra.Command {
+// stageCommand makes the command for a person to call.
+func (a *app) stageCommand(c stageCommand) *cobra.Command {
+	r := &request{}
 	cmd := &cobra.Command{
-		Use: name, Short: short, Example: example, Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.runStages(cmd, r, sets, stages) },
+		Use: c.name, Short: c.short, Long: c.long, Example: c.example, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.runStages(cmd, c, r) },
 	}
-	f := cmd.Flags()
-	if sets&verdictFlags != 0 {
-		f.BoolVar(&r.force, "force", false, "run lint and tests though nothing changed since they passed")
-		f.StringVar(&r.reports, "reports", "", "folder `DIR` for reports (default .slipway/reports)")
-	}
-	if sets&testFlags != 0 {
-		f.BoolVar(&r.noRace, "no-race", false, "test without the race detector")
-		f.Float64Var(&r.floor, "coverage", 0, "lowest coverage that passes, in `PERCENT`")
-	}
-	if sets&buildFlags != 0 {
-		f.StringSliceVar(&r.platforms, "platforms", nil, "platforms to build for, for example `linux/amd64,linux/arm64`")
-		f.StringVar(&r.main, "main", "", "main `PACKAGE`, for example ./cmd/server")
-		f.StringVar(&r.base, "base", "", "base image: scratch, alpine, distroless or any `REFERENCE`")
-		f.BoolVar(&r.upx, "upx", false, "pack the binary with upx --best --lzma")
-		f.BoolVar(&r.cgo, "cgo", false, "build with cgo, linked statically against musl")
-		f.StringVar(&r.compress, "compression", "", "layer compression: `gzip|zstd`")
-		f.StringVar(&r.format, "format", "", "manifest format: `oci|docker`; docker can hold a health check")
-		f.StringVar(&r.version, "version", "", "`VERSION` to stamp (default: from the commit)")
-		f.StringVar(&r.revision, "revision", "", "`COMMIT` to stamp where .git is not at hand")
-		f.StringVar(&r.mirror, "mirror", "", "`REGISTRY` to pull base images from first, for example mirror.example.com/hub")
-	}
-	if sets&(buildFlags|pushFlags) != 0 {
-		f.StringVar(&r.digestFile, "digest-file", "", "write the digest to `FILE`")
-	}
-	if sets&pushFlags != 0 {
-		f.StringVar(&r.repository, "repository", "", "`REPOSITORY` to push to, for example ghcr.io/acme/orders")
-		f.StringArrayVar(&r.tags, "tag", nil, "image `TAG`, repeatable (default: the commit; in CI also the git tag and latest)")
-		r.accessFlags(cmd)
-		f.StringVar(&r.dotenv, "dotenv", "", "write SLIPWAY_DIGEST and more to `FILE`, for GitLab's dotenv report")
+	for _, add := range c.flags {
+		add(r, cmd.Flags())
 	}
 	return cmd
 }
 
-func (a *app) runStages(cmd *cobra.Command, r *request, sets flagSet, stages []ship.Name) error {
-	root, c, err := a.load()
+func (a *app) runStages(cmd *cobra.Command, c stageCommand, r *request) error {
+	stages, err := c.resolve(r, a.places)
 	if err != nil {
 		return err
 	}
-	if sets&buildFlags == 0 {
-		if err := a.only(); err != nil {
+	if r.Root, r.Config, err = a.load(); err != nil {
+		return err
+	}
+	if err := a.complete(r); err != nil {
+		return err
+	}
+	if slices.Contains(r.Goals, ship.Deploy) && r.Environment != "" {
+		if err := a.protect(cmd.Context(), r); err != nil {
 			return err
 		}
 	}
-	exports, stages, err := a.destinations(r, stages)
-	if err != nil {
-		return err
-	}
-	if err := r.apply(cmd, &c); err != nil {
-		return err
-	}
-	o := ship.Options{
-		Root: root, Config: c, Stages: stages, Force: r.force, Version: r.version, Revision: r.revision,
-		Epoch: os.Getenv("SOURCE_DATE_EPOCH"), Tags: r.tags, Exports: exports, ExtraTags: ci.Detect(nil).Tags(),
-	}
-	if r.reports != "" {
-		if o.Reports, err = filepath.Abs(r.reports); err != nil {
-			return fault.Inputf("usage", "--reports: %w", err)
-		}
-	}
-	if o.Cache, err = cache.User(); err != nil {
-		return err
-	}
-	if err := a.supplyOptions(r, &o); err != nil {
-		return err
-	}
-	if slices.Contains(o.Stages, ship.Deploy) && r.environment != "" {
-		if err := a.protect(cmd.Context(), root, o.Config, r); err != nil {
-			return err
-		}
-	}
-	o.Credentials.Username = r.username
 	if r.passwordStdin {
-		if o.Credentials.Password, err = readPassword(a.stdin); err != nil {
+		if r.Credentials.Password, err = readPassword(a.stdin); err != nil {
 			return err
 		}
 	}
-	names := make([]string, 0, len(o.Stages))
-	for _, s := range o.Stages {
+	names := make([]string, 0, len(stages))
+	for _, s := range stages {
 		names = append(names, string(s))
 	}
 	show := a.display(names)
-	o.Sink = show
-	report, err := ship.Run(cmd.Context(), o)
+	r.Sink = show
+	report, err := ship.Run(cmd.Context(), r.Options)
 	show.Close()
 	if err == nil {
 		err = r.hand(report)
@@ -233,87 +244,92 @@ func (a *app) runStages(cmd *cobra.Command, r *request, sets flagSet, stages []s
 	return a.finish(report, err)
 }
 
-// pending ends a plan that found changes: no error, but an exit code.
-type pending struct{}
+// resolve settles the goals of a request and returns the steps that they need, in
+// order. places are the values of -o other than text and json.
+func (c stageCommand) resolve(r *request, places []string) ([]graph.Name, error) {
+	if c.needsImage && r.Reference == "" {
+		return nil, fault.Inputf("usage", "--image is missing").WithFix("name the image, for example --image ghcr.io/acme/orders@sha256:...")
+	}
+	if r.unsigned && r.Environment != "" {
+		return nil, fault.Inputf("deploy.unverified", "an image can only be deployed if it is signed").WithFix("leave out --unsigned, or leave out --env")
+	}
+	r.Goals = c.goals(r)
+	if err := c.destinations(r, places); err != nil {
+		return nil, err
+	}
+	return ship.Stages(r.Reference != "", r.Goals...)
+}
 
-func (pending) Error() string { return "something would change" }
-
-// destinations reads -o: oci: and docker-archive: are exports, registry: turns
-// a build into a push.
-func (a *app) destinations(r *request, stages []ship.Name) ([]ship.Output, []ship.Name, error) {
-	var exports []ship.Output
-	stages = slices.Clone(stages)
-	for _, place := range a.places {
+// destinations adds what -o asks for to the goals: oci: and docker-archive: are
+// exports, and registry: is a push. A command without any goal of its own exports
+// the image to its usual place.
+func (c stageCommand) destinations(r *request, places []string) error {
+	builds := c.builds
+	if r.Reference != "" && builds {
+		stages, err := ship.Stages(true, r.Goals...)
+		if err != nil {
+			return err
+		}
+		builds = slices.Contains(stages, ship.Image)
+	}
+	for _, place := range places {
+		if !c.builds {
+			return fault.Inputf("usage", "-o %q is not text or json", place)
+		}
 		if repository, ok := strings.CutPrefix(place, "registry:"); ok {
-			r.repository = repository
-			stages = slices.DeleteFunc(stages, func(s ship.Name) bool { return s == ship.Export })
-			if !slices.Contains(stages, ship.Push) {
-				stages = append(stages, ship.Push)
+			switch {
+			case c.dry:
+				return fault.Inputf("usage", "-o %q: %s does not push anything", place, c.name).WithFix("use slipway publish")
+			case r.Reference != "":
+				return fault.Inputf("usage", "-o %q: the image given by --image is in a registry already", place)
 			}
+			r.repository = repository
+			r.Goals = append(slices.Clone(r.Goals), ship.Push)
 			continue
 		}
 		o, err := ship.ParseOutput(place)
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
-		exports = append(exports, o)
+		if !builds {
+			return fault.Inputf("usage", "-o %q: with --image, %s builds no image that could be written there", place, c.name)
+		}
+		r.Exports = append(r.Exports, o)
+		r.Goals = append(slices.Clone(r.Goals), ship.Export)
 	}
-	if len(exports) > 0 && !slices.Contains(stages, ship.Export) {
-		stages = append(stages, ship.Export)
+	if len(r.Goals) == 0 {
+		r.Goals = []graph.Name{ship.Export}
 	}
-	return exports, stages, nil
+	return nil
 }
 
-// apply lets flags win over the configuration.
-func (r *request) apply(cmd *cobra.Command, c *config.Config) error {
-	given := cmd.Flags().Changed
-	if given("platforms") {
-		c.App.Platforms = r.platforms
-	}
-	if given("main") {
-		c.App.Main = r.main
-	}
-	if given("base") {
-		c.Image.Base = r.base
-	}
-	if given("upx") {
-		c.Image.UPX = r.upx
-	}
-	if given("cgo") {
-		c.App.CGO = r.cgo
-	}
-	if given("compression") {
-		c.Image.Compression = r.compress
-	}
-	if given("format") {
-		c.Image.Format = r.format
-	}
-	if given("no-race") {
-		race := !r.noRace
-		c.Test.Race = &race
-	}
-	if given("coverage") {
-		c.Test.Coverage = r.floor
-	}
-	if r.repository != "" {
-		c.Image.Repository = r.repository
-	}
-	if r.mirror != "" {
-		mirrors := map[string][]string{registry.AnyHost: {r.mirror}}
-		for host, list := range c.Registry.Mirrors {
-			mirrors[host] = slices.Concat([]string{r.mirror}, list)
-		}
-		c.Registry.Mirrors = mirrors
-	}
-	if r.insecure && c.Image.Repository != "" {
-		host, _, _ := strings.Cut(c.Image.Repository, "/")
-		c.Registry.Insecure = append(c.Registry.Insecure, host)
-	}
-	if err := r.applySupply(c); err != nil {
+// complete fills in what a run needs in addition to the flags.
+func (a *app) complete(r *request) (err error) {
+	if err := r.apply(); err != nil {
 		return err
 	}
-	return c.Check()
+	if r.Reports != "" {
+		if r.Reports, err = filepath.Abs(r.Reports); err != nil {
+			return fault.Inputf("usage", "--reports: %w", err)
+		}
+	}
+	if r.Cache, err = cache.User(); err != nil {
+		return err
+	}
+	r.Epoch, r.ExtraTags = os.Getenv("SOURCE_DATE_EPOCH"), ci.Detect(nil).Tags()
+	r.Signer, r.Deployer, r.Program = a.program.Signer, a.program.Deployer, a.program.Version+" "+a.program.Commit
+	if a.program.Scanner != nil {
+		r.Scanner = a.program.Scanner(r.Cache)
+	}
+	r.Deployment.Run, r.Signing = who(), r.signing()
+	return r.checkFormat()
 }
+
+// pending ends a plan that found changes. It is not an error, but it has an exit
+// code.
+type pending struct{}
+
+func (pending) Error() string { return "something would change" }
 
 func readPassword(in io.Reader) (string, error) {
 	data, err := io.ReadAll(io.LimitReader(in, 64<<10))
@@ -323,10 +339,10 @@ func readPassword(in io.Reader) (string, error) {
 	if password := string(bytes.TrimRight(data, "\r\n")); password != "" {
 		return password, nil
 	}
-	return "", fault.Inputf("usage", "--password-stdin: standard input holds no password")
+	return "", fault.Inputf("usage", "--password-stdin: standard input has no password")
 }
 
-// hand gives the digest to whoever asked for it in a file or a CI output.
+// hand gives the digest to whoever asked for it, in a file or as a CI output.
 func (r *request) hand(report ship.Report) error {
 	if report.Digest == "" {
 		return nil
@@ -354,14 +370,14 @@ func (a *app) finish(report ship.Report, err error) error {
 	if planned {
 		err = nil
 	}
-	err = a.tell(report, err)
+	err = a.print(report, err)
 	if err == nil && planned {
 		return changes
 	}
 	return err
 }
 
-func (a *app) tell(report ship.Report, err error) error {
+func (a *app) print(report ship.Report, err error) error {
 	if system := ci.Detect(nil); system.Name != "" && len(report.Stages) > 0 {
 		err = errors.Join(err, system.Publish(nil, markdown(report)))
 	}

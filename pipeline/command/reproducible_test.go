@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/image"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/ship"
@@ -33,7 +34,7 @@ func TestSameCommitSameDigest(t *testing.T) {
 		"upx":    {[]string{"--upx"}, "upx"},
 		"cgo":    {[]string{"--cgo"}, "musl-gcc"},
 	}
-	origin := repository(t, hello())
+	origin := testkit.Repository(t, hello())
 	other := stranger(t, origin)
 	us := here(t, origin)
 	for name, v := range variants {
@@ -146,11 +147,11 @@ func copyFile(t *testing.T, from, to string) {
 // TestOneByteChangesOneLayer changes one byte of the source and sees exactly
 // one layer change.
 func TestOneByteChangesOneLayer(t *testing.T) {
-	dir := repository(t, hello())
+	dir := testkit.Repository(t, hello())
 	p := here(t, dir)
 	layers := func(r ship.Report) []image.Layer { return r.Image.Platforms[0].Layers }
 	before := p.report(t, "build", "--revision", "0123456789abcdef0123456789abcdef01234567")
-	write(t, dir, map[string]string{"greet/text.txt": "hallo"})
+	testkit.Write(t, dir, map[string]string{"greet/text.txt": "hallo"})
 	after := p.report(t, "build", "--revision", "0123456789abcdef0123456789abcdef01234567")
 	var changed []string
 	for i, l := range layers(before) {
@@ -164,25 +165,25 @@ func TestOneByteChangesOneLayer(t *testing.T) {
 }
 
 func TestExcludedFileRebuildsNothing(t *testing.T) {
-	dir := repository(t, hello())
+	dir := testkit.Repository(t, hello())
 	p := here(t, dir)
 	before := p.report(t, "build")
-	write(t, dir, map[string]string{"README.md": "changed\n", "docs/new.md": "new\n"})
+	testkit.Write(t, dir, map[string]string{"README.md": "changed\n", "docs/new.md": "new\n"})
 	after := p.report(t, "build")
 	if after.Digest != before.Digest || after.Build.Relinked || after.Source.Dirty {
 		t.Errorf("relinked %v, dirty %v, %s became %s", after.Build.Relinked, after.Source.Dirty, before.Digest, after.Digest)
 	}
 
 	// A file that is hidden must not be compiled either.
-	write(t, dir, map[string]string{"broken.go": "this is not Go", ".dockerignore": "**/*.md\nbroken.go\n.dockerignore\n"})
+	testkit.Write(t, dir, map[string]string{"broken.go": "this is not Go", ".dockerignore": "**/*.md\nbroken.go\n.dockerignore\n"})
 	if hidden := p.report(t, "build"); hidden.Digest != before.Digest {
 		t.Errorf("a hidden file changed the image: %s became %s", before.Digest, hidden.Digest)
 	}
 }
 
 func TestNothingChanged(t *testing.T) {
-	p := here(t, repository(t, hello()))
-	repo := emptyRegistry(t) + "/acme/hello"
+	p := here(t, testkit.Repository(t, hello()))
+	repo := testkit.Registry(t) + "/acme/hello"
 	first := p.report(t, "publish", "--repository", repo, "--platforms", "linux/amd64,linux/arm64")
 	if first.Outcome != progress.Passed || first.Push.Sent == 0 || len(first.Push.Tags) != 1 {
 		t.Fatalf("got %+v", first.Push)

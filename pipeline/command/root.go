@@ -74,7 +74,14 @@ Exit codes: 0 done, 1 a gate or stage failed, 2 wrong usage or configuration,
 		return fault.Inputf("usage", "%w", err).WithFix("see %s --help", cmd.CommandPath())
 	})
 	root.AddGroup(&cobra.Group{ID: "pipeline", Title: "The pipeline:"}, &cobra.Group{ID: "set-up", Title: "Setting up:"})
-	for _, c := range a.pipelineCommands() {
+	var pipeline []*cobra.Command
+	for _, c := range stageCommands() {
+		pipeline = append(pipeline, a.stageCommand(c))
+	}
+	for _, c := range a.clusterCommands() {
+		pipeline = append(pipeline, a.clusterCommand(c))
+	}
+	for _, c := range pipeline {
 		c.GroupID = "pipeline"
 		a.traced(c)
 		root.AddCommand(c)

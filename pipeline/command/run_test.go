@@ -22,6 +22,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 
+	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/service"
 )
 
@@ -60,7 +61,7 @@ func TestSampleImageRuns(t *testing.T) {
 	t.Cleanup(services.Stop)
 	api, metrics := freeAddress(t), freeAddress(t)
 	settings := filepath.Join(bundle, "config.yaml")
-	write(t, bundle, map[string]string{"config.yaml": fmt.Sprintf(
+	testkit.Write(t, bundle, map[string]string{"config.yaml": fmt.Sprintf(
 		"server: {listen: %q, metrics_listen: %q}\npayment: {url: ''}\ninventory: {url: ''}\nshutdown: {drain_delay: 100ms}\n", api, metrics)})
 	cf, err := img.ConfigFile()
 	if err != nil {
@@ -221,7 +222,7 @@ func spec(t *testing.T, bundle string, c v1.Config, settings string, env []strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, bundle, map[string]string{"config.json": string(data)})
+	testkit.Write(t, bundle, map[string]string{"config.json": string(data)})
 }
 
 // untilReady asks until the service is ready or gone.

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/progress"
@@ -49,7 +50,7 @@ func main() {
 	delete(files, "greet/text.go")
 	delete(files, "greet/text.txt")
 	dir := t.TempDir()
-	write(t, dir, files)
+	testkit.Write(t, dir, files)
 	for _, args := range [][]string{{"get", "golang.org/x/net@" + version}, {"mod", "tidy"}} {
 		cmd := exec.CommandContext(t.Context(), "go", args...)
 		cmd.Dir, cmd.Env = dir, append(os.Environ(), "GOFLAGS=-mod=mod")
@@ -90,11 +91,11 @@ func withLinter(t *testing.T, p *program) {
 // TestVulnerableAppDoesNotShip: the gate names what is wrong and what mends it,
 // nothing is pushed, and packing changes nothing of that. Upgraded, it ships.
 func TestVulnerableAppDoesNotShip(t *testing.T) {
-	dir := repository(t, serves(t, "v0.20.0"))
+	dir := testkit.Repository(t, serves(t, "v0.20.0"))
 	p := here(t, dir)
 	withLinter(t, p)
 	keys(t, p, "release", "secret")
-	host := emptyRegistry(t)
+	host := testkit.Registry(t)
 	run := func(args ...string) ship.Report {
 		t.Helper()
 		e := p.run(t, append([]string{"ship", "--repository", host + "/serves", "--key", "release.key", "-o", "json", "--progress", "plain"}, args...)...)
@@ -139,8 +140,8 @@ func TestVulnerableAppDoesNotShip(t *testing.T) {
 		}
 	}
 
-	write(t, dir, serves(t, "v0.44.0"))
-	commitAll(t, dir)
+	testkit.Write(t, dir, serves(t, "v0.44.0"))
+	testkit.Commit(t, dir)
 	if r := p.report(t, "scan", "--platforms", "linux/amd64"); !r.Scan.Passed || len(r.Scan.Findings) > 0 {
 		t.Errorf("upgraded: %q", ids(r))
 	}
@@ -149,11 +150,11 @@ func TestVulnerableAppDoesNotShip(t *testing.T) {
 // TestShip goes the whole way twice: what is pushed is scanned, signed, attested
 // and verified, and the second time nothing is left to do.
 func TestShip(t *testing.T) {
-	dir := repository(t, serves(t, "v0.44.0"))
+	dir := testkit.Repository(t, serves(t, "v0.44.0"))
 	p := here(t, dir)
 	withLinter(t, p)
 	keys(t, p, "release", "secret")
-	args := []string{"ship", "--repository", emptyRegistry(t) + "/serves"}
+	args := []string{"ship", "--repository", testkit.Registry(t) + "/serves"}
 	first := p.report(t, args...)
 	var names []string
 	for _, s := range first.Stages {
@@ -183,7 +184,7 @@ func TestShip(t *testing.T) {
 	}
 
 	// Another machine lists the same, byte for byte.
-	for i, b := range here(t, repository(t, serves(t, "v0.44.0"))).report(t, "sbom").SBOMs {
+	for i, b := range here(t, testkit.Repository(t, serves(t, "v0.44.0"))).report(t, "sbom").SBOMs {
 		if b.SHA256 != first.SBOMs[i].SHA256 {
 			t.Errorf("%s of %s differs", b.Format, b.Platform)
 		}
@@ -205,16 +206,57 @@ func TestShip(t *testing.T) {
 		t.Errorf("scanned %+v", r.Scan.Targets)
 	}
 	// An image that this source does not build gets no attestation from it.
-	write(t, dir, map[string]string{"main_test.go": "package main\n", "other.go": "package main\n\nvar _ = 1\n"})
+	testkit.Write(t, dir, map[string]string{"main_test.go": "package main\n", "other.go": "package main\n\nvar _ = 1\n"})
 	e = p.run(t, "sign", "--image", first.Reference, "--key", "release.key", "--progress", "plain")
 	if e.code != fault.ExitInput || !strings.Contains(e.stderr, "is not what this source builds") {
 		t.Errorf("exit %d\n%s", e.code, e.stderr)
 	}
 }
 
+// TestScanWithOutputs: a scan that is asked for the image too builds it and hands it
+// over only when the gate has passed. It used to panic.
+func TestScanWithOutputs(t *testing.T) {
+	dir := testkit.Repository(t, serves(t, "v0.44.0"))
+	p := here(t, dir)
+	layout := filepath.Join(t.TempDir(), "layout")
+	repository := testkit.Registry(t) + "/serves"
+	r := p.report(t, "scan", "--platforms", "linux/amd64", "-o", "oci:"+layout, "-o", "registry:"+repository)
+	if !r.Scan.Passed || len(r.Exports) != 1 || r.Reference != repository+"@"+r.Digest {
+		t.Errorf("scan passed: %v, exports %v, reference %s", r.Scan.Passed, r.Exports, r.Reference)
+	}
+	if _, err := os.Stat(filepath.Join(layout, "index.json")); err != nil {
+		t.Error(err)
+	}
+	ref, err := name.NewDigest(r.Reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := remote.Head(ref); err != nil {
+		t.Error(err)
+	}
+
+	testkit.Write(t, dir, serves(t, "v0.20.0"))
+	testkit.Commit(t, dir)
+	repository, layout = testkit.Registry(t)+"/serves", filepath.Join(t.TempDir(), "layout")
+	e := p.run(t, "scan", "--platforms", "linux/amd64", "-o", "oci:"+layout, "-o", "registry:"+repository)
+	if e.code != fault.ExitFailed || strings.Contains(e.stderr, "panic") {
+		t.Errorf("exit %d\n%s", e.code, e.stderr)
+	}
+	if _, err := os.Stat(layout); !os.IsNotExist(err) {
+		t.Errorf("the layout was written although the gate failed: %v", err)
+	}
+	repo, err := name.NewRepository(repository)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tags, err := remote.List(repo); err == nil {
+		t.Errorf("pushed %v although the gate failed", tags)
+	}
+}
+
 // TestScanWithoutADatabaseFails: a gate that cannot look says no.
 func TestScanWithoutADatabaseFails(t *testing.T) {
-	p := here(t, repository(t, hello()))
+	p := here(t, testkit.Repository(t, hello()))
 	e := p.run(t, "scan", "--db-repository", "127.0.0.1:1/trivy-db:2", "--progress", "plain")
 	if e.code != fault.ExitFailed || !strings.Contains(e.stderr, "127.0.0.1:1/trivy-db:2") || !strings.Contains(e.stderr, "--db-repository") {
 		t.Errorf("exit %d\n%s", e.code, e.stderr)

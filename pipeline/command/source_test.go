@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/source"
 )
@@ -16,9 +17,9 @@ import (
 // slipway source says of a repository gives its files alone the same digest.
 func TestSourceIsEnoughForABuildWithoutGit(t *testing.T) {
 	for _, changed := range []bool{false, true} {
-		dir := repository(t, hello())
+		dir := testkit.Repository(t, hello())
 		if changed {
-			write(t, dir, map[string]string{"greet/text.txt": "changed"})
+			testkit.Write(t, dir, map[string]string{"greet/text.txt": "changed"})
 		}
 		p := here(t, dir)
 		want := p.report(t, "build").Digest
@@ -42,8 +43,8 @@ func TestSourceIsEnoughForABuildWithoutGit(t *testing.T) {
 }
 
 func TestSourceInText(t *testing.T) {
-	dir := repository(t, hello())
-	write(t, dir, map[string]string{"main.go": "package main\n\nfunc main() {}\n"})
+	dir := testkit.Repository(t, hello())
+	testkit.Write(t, dir, map[string]string{"main.go": "package main\n\nfunc main() {}\n"})
 	e := here(t, dir).run(t, "source")
 	for _, want := range []string{"app      hello\n", "module   example.com/acme/hello\n", "changed  main.go\n", "+dirty\n"} {
 		if e.code != fault.ExitOK || !strings.Contains(e.stdout, want) {

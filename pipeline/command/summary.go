@@ -24,8 +24,38 @@ import (
 // full below the table.
 const longest = 84
 
-// printSummary writes what a person wants to know of a run.
+// printSummary writes what a person wants to know about a run.
 func (a *app) printSummary(r ship.Report) {
+	a.printStages(r)
+	if r.Scan != nil && len(r.Scan.Findings) > 0 && (!r.Scan.Passed || r.Push == nil && r.Sign == nil) {
+		_ = scan.Write(a.stdout, *r.Scan, scan.Table)
+		fmt.Fprintln(a.stdout)
+	}
+	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
+	if r.Test != nil && r.Test.CoverageLine != "" {
+		fmt.Fprintf(w, "  coverage\t%s\n", r.Test.CoverageLine)
+	}
+	writeImage(w, r)
+	if r.Deploy != nil {
+		_ = w.Flush()
+		deploy.Write(a.stdout, *r.Deploy)
+	}
+	if r.Plan != nil {
+		_ = w.Flush()
+		deploy.WritePlan(a.stdout, *r.Plan)
+		fmt.Fprintln(a.stdout)
+	}
+	if len(r.SBOMs) > 0 && r.Push == nil && r.Sign == nil {
+		for _, b := range r.SBOMs {
+			fmt.Fprintf(w, "  %s\t%s  %s\n", b.Format, b.Platform, b.Path)
+		}
+	}
+	fmt.Fprintf(w, "  %s\tin %s\n", ending(r.Outcome), seconds(r.Seconds))
+	_ = w.Flush() // nobody is left to tell when standard output is gone
+}
+
+// printStages writes a line for each stage.
+func (a *app) printStages(r ship.Report) {
 	mark := func(progress.Outcome) string { return "" }
 	if f, ok := a.stdout.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		mark = func(o progress.Outcome) string { return display.Mark(o) + " " }
@@ -39,14 +69,10 @@ func (a *app) printSummary(r ship.Report) {
 		fmt.Fprintf(a.stdout, "  %s%-9s %-10s %7s  %s\n", mark(s.Outcome), s.Name, s.Outcome, seconds(s.Seconds), ansi.Truncate(display.Clean(text), longest, "…"))
 	}
 	fmt.Fprintln(a.stdout)
-	if r.Scan != nil && len(r.Scan.Findings) > 0 && (!r.Scan.Passed || r.Push == nil && r.Sign == nil) {
-		_ = scan.Write(a.stdout, *r.Scan, scan.Table)
-		fmt.Fprintln(a.stdout)
-	}
-	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
-	if r.Test != nil && r.Test.CoverageLine != "" {
-		fmt.Fprintf(w, "  coverage\t%s\n", r.Test.CoverageLine)
-	}
+}
+
+// writeImage writes what became of the image.
+func writeImage(w io.Writer, r ship.Report) {
 	if r.Image != nil {
 		for _, p := range r.Image.Platforms {
 			fmt.Fprintf(w, "  %s\t%s  %s\n", p.Platform, humanize.Bytes(uint64(max(p.Size, 0))), p.Digest)
@@ -70,33 +96,20 @@ func (a *app) printSummary(r ship.Report) {
 	if r.Verify != nil && r.Push == nil && r.Deploy == nil {
 		writeVerified(w, *r.Verify)
 	}
-	if r.Deploy != nil {
-		_ = w.Flush()
-		deploy.Write(a.stdout, *r.Deploy)
-	}
-	if r.Plan != nil {
-		_ = w.Flush()
-		deploy.WritePlan(a.stdout, *r.Plan)
-		fmt.Fprintln(a.stdout)
-	}
-	if len(r.SBOMs) > 0 && r.Push == nil && r.Sign == nil {
-		for _, b := range r.SBOMs {
-			fmt.Fprintf(w, "  %s\t%s  %s\n", b.Format, b.Platform, b.Path)
-		}
-	}
-	var verb string
-	switch r.Outcome {
-	case progress.Passed, progress.Skipped:
-		verb = "done"
+}
+
+// ending is the last line's word for how a run ended.
+func ending(o progress.Outcome) string {
+	switch o {
 	case progress.Unchanged:
-		verb = "nothing changed"
+		return "nothing changed"
 	case progress.Failed:
-		verb = "failed"
+		return "failed"
 	case progress.Cancelled:
-		verb = "interrupted"
+		return "interrupted"
+	case progress.Passed, progress.Skipped:
 	}
-	fmt.Fprintf(w, "  %s\tin %s\n", verb, seconds(r.Seconds))
-	_ = w.Flush() // nobody is left to tell when standard output is gone
+	return "done"
 }
 
 // title is the app with its version, where the run was about its source.

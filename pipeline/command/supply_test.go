@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
@@ -32,10 +33,10 @@ func TestSignThenVerify(t *testing.T) {
 	files := hello()
 	files["slipway.yaml"] = "verify: {keys: [release.pub], attestations: []}\ndeploy: {environments: {prod: {verify: {attestations: [provenance]}}, other: {verify: {keys: [other.pub]}}}}\n"
 	files[".gitignore"] = "*.key\n*.pub\n"
-	p := here(t, repository(t, files))
+	p := here(t, testkit.Repository(t, files))
 	keys(t, p, "other", "another")
 	keys(t, p, "release", "correct horse")
-	image := p.report(t, "publish", "--repository", emptyRegistry(t)+"/acme/hello", "--platforms", "linux/amd64,linux/arm64", "--tag", "latest").Reference
+	image := p.report(t, "publish", "--repository", testkit.Registry(t)+"/acme/hello", "--platforms", "linux/amd64,linux/arm64", "--tag", "latest").Reference
 
 	refused := func(code string, args ...string) {
 		t.Helper()
@@ -85,10 +86,10 @@ func TestKeyPasswordIsNowhere(t *testing.T) {
 	const secret = "planted-key-password"
 	files := hello()
 	files["main_test.go"] = "package main\n\nimport (\n\t\"os\"\n\t\"testing\"\n)\n\nfunc TestEnvironment(t *testing.T) { t.Log(os.Environ()) }\n"
-	p := here(t, repository(t, files))
+	p := here(t, testkit.Repository(t, files))
 	p.env = append(p.env, "SIGSTORE_ID_TOKEN="+secret, "ACTIONS_ID_TOKEN_REQUEST_TOKEN="+secret, "SLIPWAY_REGISTRY_PASSWORD="+secret, "SLIPWAY_REGISTRY_USERNAME=u", "COSIGN_PASSWORD="+secret)
 	keys(t, p, "a", secret)
-	image := p.report(t, "publish", "--repository", emptyRegistry(t)+"/acme/hello").Reference
+	image := p.report(t, "publish", "--repository", testkit.Registry(t)+"/acme/hello").Reference
 	var printed strings.Builder
 	for _, args := range [][]string{
 		{"test", "--no-race", "-v", "-o", "json", "--progress", "plain"},

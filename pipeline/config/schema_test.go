@@ -3,23 +3,20 @@ package config_test
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"os"
 	"reflect"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/invopop/jsonschema"
 
+	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/config"
 )
 
-var update = flag.Bool("update", false, "rewrite golden files")
-
 // TestSchemaMatchesTypes keeps the committed schema, against which files are
-// checked, equal to the types they are read into.
+// checked, equal to the types they are read into and to [config.Default].
 func TestSchemaMatchesTypes(t *testing.T) {
 	r := jsonschema.Reflector{
 		DoNotReference: true, ExpandedStruct: true, Anonymous: true,
@@ -33,49 +30,70 @@ func TestSchemaMatchesTypes(t *testing.T) {
 	s := r.Reflect(&config.Config{})
 	s.ID = "https://raw.githubusercontent.com/slipway-ci/slipway/main/pipeline/config/schema.json"
 	s.Title = "slipway.yaml"
+	setDefaults(t, s, values(t, config.Default()))
+	deploy, _ := s.Properties.Get("deploy")
+	environments, _ := deploy.Properties.Get("environments")
+	setDefaults(t, environments.AdditionalProperties, values(t, config.DefaultEnvironment()))
+	sign, _ := s.Properties.Get("sign")
+	keyless, _ := sign.Properties.Get("keyless")
+	setDefaults(t, keyless, values(t, config.DefaultKeyless()))
 	got, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		t.Fatal(err)
 	}
-	got = append(got, '\n')
-	if *update {
-		if err := os.WriteFile("schema.json", got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
+	testkit.Golden(t, "schema.json", append(got, '\n'))
+}
+
+// values is a configuration as a plain JSON object.
+func values(t *testing.T, v any) map[string]any {
+	t.Helper()
+	text, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if !bytes.Equal(got, config.Schema()) {
-		t.Errorf("schema.json is not up to date, run: go test ./pipeline/config -update\n%s",
-			cmp.Diff(string(config.Schema()), string(got)))
+	var object map[string]any
+	if err := json.Unmarshal(text, &object); err != nil {
+		t.Fatal(err)
+	}
+	return object
+}
+
+// setDefaults writes values into a schema as the defaults of its properties. A
+// switch that is absent is off, and a number that is absent is zero.
+func setDefaults(t *testing.T, s *jsonschema.Schema, values map[string]any) {
+	t.Helper()
+	for p := s.Properties.Oldest(); p != nil; p = p.Next() {
+		value, set := values[p.Key]
+		switch inner, _ := value.(map[string]any); {
+		case p.Value.Properties != nil && p.Value.Properties.Len() > 0:
+			setDefaults(t, p.Value, inner)
+		case set:
+			p.Value.Default = value
+		case p.Value.Type == "boolean":
+			p.Value.Default = false
+		case p.Value.Type == "number", p.Value.Type == "integer":
+			p.Value.Default = 0
+		}
+		delete(values, p.Key)
+	}
+	for key := range values {
+		t.Errorf("the default of %s belongs to no setting", key)
 	}
 }
 
 // TestReferenceMatchesSchema keeps docs/configuration.md equal to the schema.
 func TestReferenceMatchesSchema(t *testing.T) {
-	const file = "../../docs/configuration.md"
-	got := reference(t)
-	if *update {
-		if err := os.MkdirAll("../../docs", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("docs/configuration.md is not up to date, run: go test ./pipeline/config -update\n%s", cmp.Diff(string(want), string(got)))
-	}
+	testkit.Golden(t, "../../docs/configuration.md", reference(t))
 }
 
 func reference(t *testing.T) []byte {
 	t.Helper()
+	text, err := os.ReadFile("schema.json") // not the embedded one, which -update leaves behind
+	if err != nil {
+		t.Fatal(err)
+	}
 	var s jsonschema.Schema
-	if err := json.Unmarshal(config.Schema(), &s); err != nil {
+	if err := json.Unmarshal(text, &s); err != nil {
 		t.Fatal(err)
 	}
 	var b bytes.Buffer
@@ -118,10 +136,23 @@ func rows(b *bytes.Buffer, prefix string, s *jsonschema.Schema) {
 		}
 		def := ""
 		if p.Value.Default != nil {
-			def = fmt.Sprintf("`%v`", p.Value.Default)
+			def = shown(p.Value.Default)
 		}
 		fmt.Fprintf(b, "| `%s` | %s | %s | %s |\n", name, typ, def, p.Value.Description)
 	}
+}
+
+// shown is a default as one would write it in the file.
+func shown(v any) string {
+	list, ok := v.([]any)
+	if !ok {
+		return fmt.Sprintf("`%v`", v)
+	}
+	texts := make([]string, 0, len(list))
+	for _, e := range list {
+		texts = append(texts, fmt.Sprint(e))
+	}
+	return "`[" + strings.Join(texts, ", ") + "]`"
 }
 
 func choices(enum []any) string {

@@ -6,17 +6,25 @@ package deploy
 
 import (
 	"context"
+	"maps"
+	"strings"
 	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+
+	"github.com/slipway-ci/slipway/pipeline/config"
+	"github.com/slipway-ci/slipway/pipeline/sign"
 )
 
 // Tool brings images to clusters.
 type Tool interface {
-	// Plan says what Deploy would change, found by dry runs on the server.
-	Plan(ctx context.Context, o Options) (Plan, error)
-	// Deploy installs, upgrades or recovers the release and follows the rollout
-	// to its end. The result holds all that is known also when the error is not
-	// nil, which is a [fault.Gate] error where the rollout failed.
-	Deploy(ctx context.Context, o Options) (Result, error)
+	// Plan says what Deploy would change, found by dry runs on the server. The
+	// image need not be verified, nor exist: nothing is changed.
+	Plan(ctx context.Context, o Options, image Image) (Plan, error)
+	// Deploy installs, upgrades or recovers the release so that it runs image,
+	// and follows the rollout to its end. The result holds all that is known even
+	// if the error is not nil. It is a [fault.Gate] error if the rollout failed.
+	Deploy(ctx context.Context, o Options, image sign.VerifiedImage) (Result, error)
 	// Status says what is released and how its workloads are.
 	Status(ctx context.Context, o Options) ([]Status, error)
 	// Rollback goes back to a revision, 0 for the newest good one before the
@@ -26,43 +34,59 @@ type Tool interface {
 
 // Options says what is deployed and where.
 type Options struct {
-	Environment string // its name, for reports
-	Release     string // name of the Helm release
-	Namespace   string
-	Chart       string         // folder or packed chart
-	Values      []string       // files, later ones win
-	Set         map[string]any // values that win over all files
-	Image       Image
-	Clusters    []Cluster // in order; one at least
-	Kubeconfig  string    // file; empty is $KUBECONFIG or ~/.kube/config
-	// Server replaces the host and port of the API server, where the kubeconfig's
-	// cannot be reached from here. The certificate's name stays what it is.
+	Environment string             // name of the environment, for reports
+	Settings    config.Environment // complete, with absolute paths; at least one cluster
+	Release     string             // name of the Helm release
+	Namespace   string             // where it is, unless a cluster names another
+	Chart       string             // folder or packed chart, absolute
+	ImageValues config.ImageValues // the chart's values that say which image runs
+	Kubeconfig  string             // file; default: $KUBECONFIG or ~/.kube/config
+	// Server replaces the host and port of the API server, for a kubeconfig whose
+	// server cannot be reached from here. The name in its certificate stays.
 	Server string
 
-	PodSecurity string       // Pod Security Standard the namespace enforces; empty leaves it alone
-	Secrets     []SecretData // written before the release, with values that are never printed
-	PullSecret  *PullSecret  // login of the nodes at the image's registry
+	Secrets    []SecretData // written before the release, with values that are never printed
+	PullSecret *PullSecret  // with which the nodes log in to the image's registry
 
-	Timeout         time.Duration // of a cluster's rollout; default 5m
-	RollbackTimeout time.Duration // of the way back; default 5m
-	LockTimeout     time.Duration // how long another run is waited for; 0 waits not at all
-	MaxHistory      int           // revisions kept; default 10
-	NoRollback      bool          // leave a failed rollout as it is
-	RollbackAll     bool          // after a failure also take back the clusters before it
-	Test            bool          // run the chart's test hooks after the rollout
-
-	URL     string // where the environment answers
 	Run     string // who deploys, for the lock and the history
-	Version string // the app's version, for the history
-	Commit  string
-	Patience
+	Version string // of the app, for the history
 }
 
-// Patience is how much trouble a rollout may have before it counts as failed.
-// Zero fields have the defaults of package rollout.
-type Patience struct {
-	Restarts  int32         // of one container
-	Readiness time.Duration // a readiness probe failing after the start
+// Values returns the chart's values for image, which take the place of those in
+// values files: what the environment sets, then where the image is.
+func (o Options) Values(image Image) map[string]any {
+	values := maps.Clone(o.Settings.Set)
+	if values == nil {
+		values = map[string]any{}
+	}
+	put(values, o.ImageValues.Repository, image.Repository)
+	put(values, o.ImageValues.Digest, image.Digest)
+	if o.Version != "" {
+		put(values, o.ImageValues.Version, o.Version)
+	}
+	if o.PullSecret != nil {
+		put(values, o.ImageValues.PullSecrets, []any{map[string]any{"name": o.PullSecret.Name}})
+	}
+	return values
+}
+
+// put sets a value by its dotted path; an empty path sets nothing. It copies the
+// maps on the way, because they may belong to the configuration.
+func put(values map[string]any, path string, v any) {
+	if path == "" {
+		return
+	}
+	key, rest, deeper := strings.Cut(path, ".")
+	if !deeper {
+		values[key] = v
+		return
+	}
+	inner := map[string]any{}
+	if old, ok := values[key].(map[string]any); ok {
+		maps.Copy(inner, old)
+	}
+	values[key] = inner
+	put(inner, rest, v)
 }
 
 // Image is the image to run, by digest.
@@ -71,18 +95,13 @@ type Image struct {
 	Digest     string `json:"digest"`
 }
 
+// ImageOf returns the image that a reference names.
+func ImageOf(ref name.Digest) Image {
+	return Image{Repository: ref.Context().Name(), Digest: ref.DigestStr()}
+}
+
 // String is repository@digest.
 func (i Image) String() string { return i.Repository + "@" + i.Digest }
-
-// Cluster is one place of an environment.
-type Cluster struct {
-	Name    string // for reports; the context where empty
-	Context string // of the kubeconfig; empty is its current one
-	// Namespace in place of the environment's.
-	Namespace string
-	Values    []string // files on top of the environment's
-	URL       string
-}
 
 // SecretData is a Kubernetes Secret to write. It does not print its values.
 type SecretData struct {

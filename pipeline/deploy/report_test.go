@@ -3,7 +3,6 @@ package deploy_test
 import (
 	"bytes"
 	"encoding/xml"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,12 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
+	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/deploy"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 func failed() deploy.Result {
 	return deploy.Result{
@@ -57,22 +53,7 @@ func TestReports(t *testing.T) {
 	}}
 	deploy.WriteStatus(&text, status)
 	deploy.WriteHistory(&text, status)
-	file := filepath.Join("testdata", "reports.golden")
-	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, text.Bytes(), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(string(want), text.String()); d != "" {
-		t.Errorf("go test -update writes it anew\n%s", d)
-	}
+	testkit.Golden(t, "testdata/reports.golden", text.Bytes())
 }
 
 func TestJUnit(t *testing.T) {

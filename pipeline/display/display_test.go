@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"flag"
 	"io"
 	"os"
 	"path/filepath"
@@ -16,11 +15,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
+	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/display"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -70,23 +68,6 @@ func script() []progress.Event {
 	return all
 }
 
-func golden(t *testing.T, name string, got []byte) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), string(got)); diff != "" {
-		t.Errorf("%s (run with -update where this is meant):\n%s", name, diff)
-	}
-}
-
 // tame checks that no control character came through.
 func tame(t *testing.T, out []byte) {
 	t.Helper()
@@ -112,7 +93,7 @@ func TestLogs(t *testing.T) {
 			d.Close()
 			d.Close()
 			tame(t, b.Bytes())
-			golden(t, name, b.Bytes())
+			testkit.Golden(t, filepath.Join("testdata", name), b.Bytes())
 		})
 	}
 }

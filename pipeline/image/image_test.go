@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -33,6 +32,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 	"go.uber.org/goleak"
 
+	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/build"
 	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/config"
@@ -40,8 +40,6 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/image"
 	"github.com/slipway-ci/slipway/pipeline/source"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -120,34 +118,6 @@ func images(t *testing.T, r image.Result) []v1.Image {
 		all = append(all, img)
 	}
 	return all
-}
-
-func wantInput(t *testing.T, err error, code string) {
-	t.Helper()
-	var f *fault.Error
-	if !errors.As(err, &f) || f.Kind != fault.Input || f.Code != code || f.Fix == "" {
-		t.Fatalf("got %v, want input error %s with a fix", err, code)
-	}
-	if strings.ContainsAny(err.Error(), "\r\n") {
-		t.Errorf("more than one line: %q", err)
-	}
-}
-
-func golden(t *testing.T, name string, got []byte) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), string(got)); diff != "" {
-		t.Errorf("%s (run with -update where this is meant):\n%s", name, diff)
-	}
 }
 
 // The promise to users: nothing of the machine is in the image.
@@ -315,9 +285,9 @@ func TestLayerContents(t *testing.T) {
 			all[name] = data
 		}
 	}
-	golden(t, "layers.txt", []byte(listing.String()))
-	golden(t, "passwd", all["/etc/passwd"])
-	golden(t, "group", all["/etc/group"])
+	testkit.Golden(t, "testdata/layers.txt", []byte(listing.String()))
+	testkit.Golden(t, "testdata/passwd", all["/etc/passwd"])
+	testkit.Golden(t, "testdata/group", all["/etc/group"])
 
 	n := 0
 	for rest := all["/etc/ssl/certs/ca-certificates.crt"]; ; n++ {
@@ -401,7 +371,7 @@ func TestConfigurations(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			golden(t, "config-"+name+".json", append(text, '\n'))
+			testkit.Golden(t, "testdata/config-"+name+".json", append(text, '\n'))
 			if strings.HasSuffix(name, "oci") != (cf.Config.Healthcheck == nil) {
 				t.Errorf("health check in %s: %+v", name, cf.Config.Healthcheck)
 			}
@@ -547,7 +517,7 @@ func TestOnABase(t *testing.T) {
 		o.Settings.Base = "base"
 		o.Bases = bases{image.Base{Image: aBase(t, false), Name: "base"}}
 		_, err := image.Run(t.Context(), o)
-		wantInput(t, err, "image.base-platform")
+		testkit.WantInput(t, err, "image.base-platform")
 	})
 }
 
@@ -560,7 +530,7 @@ func TestZoneDataThatCannotBeUsed(t *testing.T) {
 		o := options(t)
 		o.ZoneInfo = file
 		_, err := image.Run(t.Context(), o)
-		wantInput(t, err, "image.zones")
+		testkit.WantInput(t, err, "image.zones")
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 
+	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/image"
 )
 
@@ -86,7 +87,7 @@ func TestWriteLayout(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, dir := range []string{file, folder} {
-			wantInput(t, image.WriteLayout(t.Context(), dir, single.Image, ""), "output.occupied")
+			testkit.WantInput(t, image.WriteLayout(t.Context(), dir, single.Image, ""), "output.occupied")
 		}
 		if got := names(t, folder); len(got) != 1 || got[0] != "precious" {
 			t.Errorf("the folder holds %v", got)

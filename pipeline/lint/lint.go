@@ -19,16 +19,10 @@ import (
 
 	"github.com/google/renameio/v2"
 
+	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/toolchain"
-)
-
-const (
-	// Version is the golangci-lint that is run where Options names none.
-	Version = "v2.15.0"
-	// DefaultTimeout bounds the analysis where Options names no limit.
-	DefaultTimeout = 5 * time.Minute
 )
 
 // overtime is what golangci-lint gets beyond its own timeout to end by itself:
@@ -37,21 +31,20 @@ const overtime = 30 * time.Second
 
 // Options say what to lint and with what.
 type Options struct {
-	Dir     string        // the app's module, absolute
-	Go      *toolchain.Go // the app's toolchain
-	Version string        // golangci-lint's version such as "v2.15.0"; default [Version]
-	Timeout time.Duration // limit of the analysis; default [DefaultTimeout]
-	// ConfigFile is golangci-lint's configuration, absolute or relative to Dir.
-	// Empty means the nearest .golangci.{yml,yaml,toml,json} from Dir up to the
-	// root of the git repository; where there is none, golangci-lint's defaults.
-	// A configuration in the home folder is never read: it would give another
+	Root string        // folder of slipway.yaml, absolute
+	Dir  string        // the app's module, absolute
+	Go   *toolchain.Go // the app's toolchain
+	// Settings are the section lint of slipway.yaml. Without Settings.Config the
+	// nearest .golangci.{yml,yaml,toml,json} from Dir up to the root of the git
+	// repository is used, and without one golangci-lint's own defaults. A
+	// configuration in the home folder is never read: it would give another
 	// verdict on another machine.
-	ConfigFile string
-	CacheDir   string   // slipway's cache folder: golangci-lint itself and its results
-	Reports    string   // folder for lint.txt, lint.json and lint.sarif; empty for none
-	Prefix     string   // path of Dir in the repository, put before every file's path
-	Env        []string // more environment, NAME=value
-	BuildTags  []string // build tags
+	Settings  config.Lint
+	CacheDir  string   // slipway's cache folder: golangci-lint itself and its results
+	Reports   string   // folder for lint.txt, lint.json and lint.sarif; empty for none
+	Prefix    string   // path of Dir in the repository, put before every file's path
+	Env       []string // more environment, NAME=value
+	BuildTags []string // build tags
 }
 
 // Finding is one thing a linter has to say.
@@ -82,16 +75,14 @@ type Result struct {
 // [fault.Failed] errors. When ctx ends, it returns ctx's error.
 func Run(ctx context.Context, o Options) (Result, error) {
 	start := time.Now()
-	o.Version = cmp.Or(o.Version, Version)
-	o.Timeout = cmp.Or(o.Timeout, DefaultTimeout)
-	result := Result{Version: o.Version, Findings: []Finding{}}
+	result := Result{Version: o.Settings.Version, Findings: []Finding{}}
 	// golangci-lint prints resolved paths; ours must compare equal to them.
 	dir, err := filepath.EvalSymlinks(o.Dir)
 	if err != nil {
 		return result, fault.Inputf("lint.dir", "finding the module: %w", err)
 	}
 	o.Dir = dir
-	if result.Config, err = config(o.Dir, o.ConfigFile); err != nil {
+	if result.Config, err = configuration(o); err != nil {
 		return result, err
 	}
 	program, err := find(ctx, o)
@@ -104,7 +95,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	}
 	defer os.RemoveAll(out)
 
-	progress.Statusf(ctx, "golangci-lint %s", o.Version)
+	progress.Statusf(ctx, "golangci-lint %s", o.Settings.Version)
 	text, complaint, err := analyse(ctx, o, program, result.Config, out)
 	result.Seconds = time.Since(start).Seconds()
 	if ctx.Err() != nil {
@@ -149,10 +140,10 @@ func Run(ctx context.Context, o Options) (Result, error) {
 // analyse runs golangci-lint and returns its text output and, for the case that
 // it fails, the last error it logged.
 func analyse(ctx context.Context, o Options, program, config, out string) (text []byte, complaint string, err error) {
-	hard, cancel := context.WithTimeout(ctx, o.Timeout+overtime)
+	hard, cancel := context.WithTimeout(ctx, time.Duration(o.Settings.Timeout)+overtime)
 	defer cancel()
 	args := []string{
-		"run", "--color=never", "--timeout=" + o.Timeout.String(),
+		"run", "--color=never", "--timeout=" + o.Settings.Timeout.String(),
 		// Whatever the configuration says: findings must not look like a breakdown,
 		// and a gate that shows 50 of 80 findings is run twice.
 		fmt.Sprintf("--issues-exit-code=%d", exitFindings), "--max-issues-per-linter=0", "--max-same-issues=0",
@@ -211,7 +202,7 @@ const (
 func verdict(o Options, status int, complaint string, err error) error {
 	switch {
 	case status == exitTimeout || errors.Is(err, context.DeadlineExceeded):
-		return fault.Failedf("lint.timeout", "golangci-lint was not done within %s", o.Timeout).
+		return fault.Failedf("lint.timeout", "golangci-lint was not done within %s", o.Settings.Timeout).
 			WithFix("raise lint.timeout in slipway.yaml; a second run is faster because results are cached")
 	case status == exitNoGoFiles:
 		return fault.Inputf("lint.no-go-files", "there are no Go files to lint in %s", o.Dir).
@@ -251,19 +242,17 @@ func logged(line string) string {
 	return rest
 }
 
-// config returns the absolute path of golangci-lint's configuration, or "".
-func config(dir, file string) (string, error) {
-	if file != "" {
-		if !filepath.IsAbs(file) {
-			file = filepath.Join(dir, file)
-		}
+// configuration returns the absolute path of golangci-lint's configuration, or
+// "" if there is none.
+func configuration(o Options) (string, error) {
+	if file := config.Resolve(o.Root, o.Settings.Config); file != "" {
 		if _, err := os.Stat(file); err != nil {
 			return "", fault.Inputf("lint.config", "finding golangci-lint's configuration: %w", err).
 				WithFix("correct lint.config in slipway.yaml")
 		}
 		return file, nil
 	}
-	for ; ; dir = filepath.Dir(dir) {
+	for dir := o.Dir; ; dir = filepath.Dir(dir) {
 		for _, ext := range []string{".yml", ".yaml", ".toml", ".json"} {
 			file := filepath.Join(dir, ".golangci"+ext)
 			if _, err := os.Stat(file); err == nil {

@@ -18,6 +18,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
+	"github.com/slipway-ci/slipway/internal/testkit"
+	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/toolchain"
@@ -56,22 +58,6 @@ const (
 	gomod = "module example.com/app\n\ngo 1.22\n"
 )
 
-// tree writes files into a new directory and returns its path.
-func tree(t *testing.T, files map[string]string) string {
-	t.Helper()
-	dir := t.TempDir()
-	for name, text := range files {
-		path := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
-}
-
 func goFor(t *testing.T, dir string) *toolchain.Go {
 	t.Helper()
 	g, err := toolchain.Find(t.Context(), dir, "")
@@ -86,9 +72,9 @@ func goFor(t *testing.T, dir string) *toolchain.Go {
 // building it takes minutes.
 func options(t *testing.T, dir string) Options {
 	t.Helper()
-	o := Options{Dir: dir, Go: goFor(t, dir), Version: Version, Reports: filepath.Join(t.TempDir(), "reports")}
+	o := Options{Dir: dir, Go: goFor(t, dir), Settings: config.Default().Lint, Reports: filepath.Join(t.TempDir(), "reports")}
 	if user, err := os.UserCacheDir(); err == nil {
-		t.Setenv("PATH", os.Getenv("PATH")+":"+filepath.Join(user, "slipway", "tools", "golangci-lint-"+Version+"-"+o.Go.Version))
+		t.Setenv("PATH", os.Getenv("PATH")+":"+filepath.Join(user, "slipway", "tools", "golangci-lint-"+o.Settings.Version+"-"+o.Go.Version))
 	}
 	if _, err := find(t.Context(), o); err != nil {
 		t.Skipf("SKIPPED, not tested: %v", err)
@@ -180,7 +166,7 @@ func TestRun(t *testing.T) {
 		},
 		"missing configuration": {
 			files:  map[string]string{"go.mod": gomod, "main.go": clean},
-			change: func(o *Options) { o.ConfigFile = "nowhere.yml" },
+			change: func(o *Options) { o.Settings.Config = "nowhere.yml" },
 			code:   "lint.config", says: "nowhere.yml",
 		},
 		"no Go files": {
@@ -195,12 +181,12 @@ func TestRun(t *testing.T) {
 		},
 		"out of time": {
 			files:  map[string]string{"go.mod": gomod, "main.go": clean},
-			change: func(o *Options) { o.Timeout = time.Nanosecond },
+			change: func(o *Options) { o.Settings.Timeout = config.Duration(time.Nanosecond) },
 			code:   "lint.timeout", says: "raise lint.timeout", reports: []string{"lint.txt"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			root := tree(t, tc.files)
+			root := testkit.Tree(t, tc.files)
 			o := options(t, filepath.Join(root, tc.dir))
 			if tc.change != nil {
 				tc.change(&o)
@@ -250,7 +236,7 @@ func TestRun(t *testing.T) {
 }
 
 func TestCancelled(t *testing.T) {
-	o := options(t, tree(t, map[string]string{"go.mod": gomod, "main.go": dirty}))
+	o := options(t, testkit.Tree(t, map[string]string{"go.mod": gomod, "main.go": dirty}))
 	ctx, cancel := context.WithCancel(t.Context())
 	ctx = progress.With(ctx, sinkFunc(func(e progress.Event) {
 		if e.Kind == progress.Status {
@@ -280,7 +266,7 @@ func TestUnfit(t *testing.T) {
 			if err := os.WriteFile(program, []byte("#!/bin/sh\n"+tc.script+"\n"), 0o755); err != nil {
 				t.Fatal(err)
 			}
-			got, err := unfit(t.Context(), Options{Version: "v2.15.0", Go: &toolchain.Go{Version: "go1.26.8"}}, program)
+			got, err := unfit(t.Context(), Options{Settings: config.Lint{Version: "v2.15.0"}, Go: &toolchain.Go{Version: "go1.26.8"}}, program)
 			if err != nil || got != tc.want {
 				t.Errorf("got %q, %v; want %q", got, err, tc.want)
 			}
@@ -327,8 +313,8 @@ func TestBuiltOnce(t *testing.T) {
 	t.Cleanup(func() { // the go command makes its module cache read-only
 		_ = filepath.WalkDir(modcache, func(path string, _ fs.DirEntry, _ error) error { return os.Chmod(path, 0o755) })
 	})
-	dir := tree(t, map[string]string{"go.mod": gomod})
-	o := Options{Dir: dir, Go: goFor(t, dir), Version: v, CacheDir: cache}
+	dir := testkit.Tree(t, map[string]string{"go.mod": gomod})
+	o := Options{Dir: dir, Go: goFor(t, dir), Settings: config.Lint{Version: v}, CacheDir: cache}
 	home := filepath.Join(cache, "tools", "golangci-lint-"+v+"-"+o.Go.Version)
 	if err := os.MkdirAll(home+".building", 0o755); err != nil { // a killed build was here
 		t.Fatal(err)
@@ -367,7 +353,7 @@ func TestBuiltOnce(t *testing.T) {
 	t.Run("unreachable proxy", func(t *testing.T) {
 		t.Setenv("GOPROXY", "file://"+filepath.Join(proxy, "nowhere"))
 		o := o
-		o.Go, o.Version = goFor(t, dir), "v2.98.0"
+		o.Go, o.Settings.Version = goFor(t, dir), "v2.98.0"
 		_, err := find(t.Context(), o)
 		if fault.CodeOf(err) != "lint.tool" || !strings.Contains(err.Error(), "GOPROXY") {
 			t.Errorf("got %v", err)

@@ -40,10 +40,10 @@ func find(ctx context.Context, o Options) (string, error) {
 		progress.Line(ctx, "not using "+program+": "+why)
 	}
 	if o.CacheDir == "" {
-		return "", fault.Inputf("program.missing", "golangci-lint %s is not on PATH", o.Version).
+		return "", fault.Inputf("program.missing", "golangci-lint %s is not on PATH", o.Settings.Version).
 			WithFix("install it: https://golangci-lint.run/docs/welcome/install/")
 	}
-	home := filepath.Join(o.CacheDir, "tools", "golangci-lint-"+o.Version+"-"+o.Go.Version)
+	home := filepath.Join(o.CacheDir, "tools", "golangci-lint-"+o.Settings.Version+"-"+o.Go.Version)
 	program := filepath.Join(home, "golangci-lint")
 	if _, err := os.Stat(program); err == nil {
 		return program, nil
@@ -70,8 +70,8 @@ func unfit(ctx context.Context, o Options, program string) (string, error) {
 	if err := json.Unmarshal(stdout.Bytes(), &is); err != nil {
 		return "it does not tell its version", nil //nolint:nilerr // another program of that name, or an ancient one
 	}
-	if have := strings.TrimPrefix(is.Version, "v"); have != strings.TrimPrefix(o.Version, "v") {
-		return fmt.Sprintf("it is v%s and %s is pinned", have, o.Version), nil
+	if have := strings.TrimPrefix(is.Version, "v"); have != strings.TrimPrefix(o.Settings.Version, "v") {
+		return fmt.Sprintf("it is v%s and %s is pinned", have, o.Settings.Version), nil
 	}
 	if version.Compare(version.Lang(is.GoVersion), version.Lang(o.Go.Version)) < 0 {
 		return fmt.Sprintf("it was built with %s and the app uses %s", is.GoVersion, o.Go.Version), nil
@@ -90,7 +90,7 @@ func build(ctx context.Context, o Options, home string) error {
 	if ok, err := lock.TryLock(); err != nil {
 		return fmt.Errorf("locking the tools folder: %w", err)
 	} else if !ok {
-		progress.Statusf(ctx, "waiting for another slipway to build golangci-lint %s", o.Version)
+		progress.Statusf(ctx, "waiting for another slipway to build golangci-lint %s", o.Settings.Version)
 		if _, err := lock.TryLockContext(ctx, 100*time.Millisecond); err != nil {
 			return fmt.Errorf("waiting for golangci-lint: %w", err)
 		}
@@ -108,8 +108,8 @@ func build(ctx context.Context, o Options, home string) error {
 	if err := os.Mkdir(making, 0o755); err != nil {
 		return fmt.Errorf("making a folder for golangci-lint: %w", err)
 	}
-	progress.Statusf(ctx, "building golangci-lint %s from the module proxy: once, a few minutes", o.Version)
-	cmd := toolchain.Command(ctx, o.Go.Program, "install", "-trimpath", "-ldflags=-s -w", module+"@"+o.Version)
+	progress.Statusf(ctx, "building golangci-lint %s from the module proxy: once, a few minutes", o.Settings.Version)
+	cmd := toolchain.Command(ctx, o.Go.Program, "install", "-trimpath", "-ldflags=-s -w", module+"@"+o.Settings.Version)
 	cmd.Dir = making
 	// A golangci-lint that needs a newer Go than the app's gets one; it still
 	// checks the app by the app's own toolchain. Without cgo it needs no C compiler.
@@ -123,14 +123,14 @@ func build(ctx context.Context, o Options, home string) error {
 	err := run(cmd)
 	stderr.flush()
 	if ctx.Err() != nil {
-		return fmt.Errorf("building golangci-lint %s: %w", o.Version, ctx.Err())
+		return fmt.Errorf("building golangci-lint %s: %w", o.Settings.Version, ctx.Err())
 	}
 	if err != nil {
 		if last != "" {
 			err = errors.New(last)
 		}
-		return fault.Failedf("lint.tool", "building golangci-lint %s: %w", o.Version, err).
-			WithFix("put golangci-lint %s on PATH, or set GOPROXY to a module proxy that can be reached", o.Version)
+		return fault.Failedf("lint.tool", "building golangci-lint %s: %w", o.Settings.Version, err).
+			WithFix("put golangci-lint %s on PATH, or set GOPROXY to a module proxy that can be reached", o.Settings.Version)
 	}
 	if err := os.Rename(making, home); err != nil {
 		return fmt.Errorf("keeping golangci-lint: %w", err)

@@ -4,6 +4,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -21,18 +22,18 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
 // Options says how registries are reached.
 type Options struct {
-	Mirrors   map[string][]string // by registry, tried in order before it; for pulls
-	Insecure  []string            // registries spoken to over plain HTTP
-	CAFile    string              // PEM file of more certificate authorities
-	Uploads   int                 // parallel uploads; default 5
-	Downloads int                 // parallel downloads; default 10
-	Keychain  authn.Keychain      // default: none, everything is anonymous
-	UserAgent string              // default "slipway"
+	// Settings are the section registry of slipway.yaml. Without a number of
+	// uploads or downloads the one of [config.Default] counts.
+	Settings  config.Registry
+	Root      string         // folder of slipway.yaml, absolute
+	Keychain  authn.Keychain // default: none, everything is anonymous
+	UserAgent string         // default "slipway"
 	// Backoff spaces the tries of a request that failed for a passing reason.
 	// Default: 5 tries, 0.5 s before the second, doubling.
 	Backoff remote.Backoff
@@ -52,12 +53,8 @@ type Client struct {
 // New returns a client. It returns a [fault.Input] error when the file of
 // certificate authorities cannot be used.
 func New(o Options) (*Client, error) {
-	if o.Uploads == 0 {
-		o.Uploads = 5
-	}
-	if o.Downloads == 0 {
-		o.Downloads = 10
-	}
+	o.Settings.Uploads = cmp.Or(o.Settings.Uploads, config.Default().Registry.Uploads)
+	o.Settings.Downloads = cmp.Or(o.Settings.Downloads, config.Default().Registry.Downloads)
 	if o.UserAgent == "" {
 		o.UserAgent = "slipway"
 	}
@@ -74,7 +71,7 @@ func New(o Options) (*Client, error) {
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 		ForceAttemptHTTP2:     true,
-		MaxIdleConnsPerHost:   max(o.Uploads, o.Downloads) + 1,
+		MaxIdleConnsPerHost:   max(o.Settings.Uploads, o.Settings.Downloads) + 1,
 		IdleConnTimeout:       90 * time.Second,
 		TLSHandshakeTimeout:   15 * time.Second,
 		ExpectContinueTimeout: time.Second,
@@ -91,8 +88,8 @@ func New(o Options) (*Client, error) {
 			return dial(ctx, network, address)
 		}
 	}
-	if o.CAFile != "" {
-		pool, err := authorities(o.CAFile)
+	if file := config.Resolve(o.Root, o.Settings.CA); file != "" {
+		pool, err := authorities(file)
 		if err != nil {
 			return nil, err
 		}
@@ -178,7 +175,7 @@ func (c *Client) naming(s string) ([]name.Option, error) {
 			WithFix("write it without a scheme, for example ghcr.io/acme/orders")
 	}
 	host, _, _ := strings.Cut(s, "/")
-	if slices.Contains(c.opts.Insecure, host) {
+	if slices.Contains(c.opts.Settings.Insecure, host) {
 		return []name.Option{name.Insecure}, nil
 	}
 	return nil, nil
@@ -188,7 +185,7 @@ func (c *Client) naming(s string) ([]name.Option, error) {
 // the call, so every request is tried again by itself.
 func (c *Client) pulling(ctx context.Context, p v1.Platform) []remote.Option {
 	rt := &retrying{base: c.transport(), backoff: c.opts.Backoff}
-	return append(c.options(ctx, c.opts.Downloads, rt), remote.WithPlatform(p))
+	return append(c.options(ctx, c.opts.Settings.Downloads, rt), remote.WithPlatform(p))
 }
 
 func (c *Client) transport() http.RoundTripper {

@@ -34,7 +34,7 @@ func (c *Client) Open(ctx context.Context, reference string) (Remote, error) {
 		return Remote{}, err
 	}
 	// What is read later is tried again by the transport.
-	opts := c.options(ctx, c.opts.Downloads, &retrying{base: c.transport(), backoff: c.opts.Backoff})
+	opts := c.options(ctx, c.opts.Settings.Downloads, &retrying{base: c.transport(), backoff: c.opts.Backoff})
 	var desc *remote.Descriptor
 	err = Again(ctx, c.opts.Backoff, brokenOff, func() (err error) {
 		desc, err = remote.Get(ref, opts...)
@@ -88,5 +88,5 @@ func (c *Client) Open(ctx context.Context, reference string) (Remote, error) {
 // with the client's credentials, certificate authorities and patience. Nothing
 // is tried again: that is for the caller, by [Again], and not for both.
 func (c *Client) Options(ctx context.Context) []remote.Option {
-	return c.options(ctx, c.opts.Uploads, c.transport())
+	return c.options(ctx, c.opts.Settings.Uploads, c.transport())
 }

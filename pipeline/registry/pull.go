@@ -104,12 +104,12 @@ const AnyHost = "*"
 // itself last.
 func (c *Client) candidates(ref name.Reference) ([]name.Reference, error) {
 	host := ref.Context().RegistryStr()
-	mirrors := c.opts.Mirrors[host]
+	mirrors := c.opts.Settings.Mirrors[host]
 	if host == name.DefaultRegistry {
-		mirrors = slices.Concat(mirrors, c.opts.Mirrors["docker.io"])
+		mirrors = slices.Concat(mirrors, c.opts.Settings.Mirrors["docker.io"])
 	}
 	if len(mirrors) == 0 {
-		mirrors = c.opts.Mirrors[AnyHost]
+		mirrors = c.opts.Settings.Mirrors[AnyHost]
 	}
 	all := make([]name.Reference, 0, len(mirrors)+1)
 	for _, m := range mirrors {

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 
+	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/registry"
 )
@@ -133,7 +134,7 @@ func TestBaseThroughMirrors(t *testing.T) {
 			if tt.down {
 				at = nobody
 			}
-			c := client(t, registry.Options{Mirrors: map[string][]string{origin.host(): {at, second.host() + "/hub/"}}})
+			c := client(t, registry.Options{Settings: config.Registry{Mirrors: map[string][]string{origin.host(): {at, second.host() + "/hub/"}}}})
 			b, err := c.Base(t.Context(), origin.host()+"/library/base:1", amd64)
 			if err != nil {
 				t.Fatal(err)
@@ -164,7 +165,7 @@ func TestBaseThroughMirrors(t *testing.T) {
 			r.URL.Path = "/v2/base/manifests/1"
 			p.next.ServeHTTP(w, r)
 		}})
-		c := client(t, registry.Options{Mirrors: map[string][]string{origin.host(): {first.host()}}})
+		c := client(t, registry.Options{Settings: config.Registry{Mirrors: map[string][]string{origin.host(): {first.host()}}}})
 		b, err := c.Base(t.Context(), origin.host()+"/base@"+want.String(), amd64)
 		if err != nil || b.Digest != want {
 			t.Errorf("%+v, %v", b, err)
@@ -182,14 +183,14 @@ func TestBaseThroughMirrors(t *testing.T) {
 			{map[string][]string{registry.AnyHost: {all.host()}, origin.host(): {own.host()}}, own},
 		} {
 			before := tt.asked.count(getManifest)
-			b, err := client(t, registry.Options{Mirrors: tt.mirrors}).Base(t.Context(), origin.host()+"/base:1", amd64)
+			b, err := client(t, registry.Options{Settings: config.Registry{Mirrors: tt.mirrors}}).Base(t.Context(), origin.host()+"/base:1", amd64)
 			if err != nil || b.Digest != want || tt.asked.count(getManifest) == before || origin.count(getManifest) > 0 {
 				t.Errorf("%v: %v, %v; the registry itself was asked %d times", tt.mirrors, b.Digest, err, origin.count(getManifest))
 			}
 		}
 	})
 	t.Run("a mirror that is none", func(t *testing.T) {
-		c := client(t, registry.Options{Mirrors: map[string][]string{"docker.io": {"https://mirror example"}}})
+		c := client(t, registry.Options{Settings: config.Registry{Mirrors: map[string][]string{"docker.io": {"https://mirror example"}}}})
 		_, err := c.Base(t.Context(), "alpine", amd64)
 		wantFault(t, err, fault.Input, "registry.mirror")
 		oneLine(t, err, "mirror example")

@@ -96,7 +96,7 @@ type sending struct {
 
 // image sends what the registry lacks of the image, its own manifest last.
 func (s *sending) image(ctx context.Context, ref name.Digest) error {
-	opts := s.client.options(ctx, s.client.opts.Uploads, s.log)
+	opts := s.client.options(ctx, s.client.opts.Settings.Uploads, s.log)
 	pusher, err := remote.NewPusher(opts...)
 	if err != nil {
 		return err
@@ -143,7 +143,7 @@ func (s *sending) there(ctx context.Context, ref name.Digest, opts []remote.Opti
 // blobs sends layers and configurations side by side, each until it is there.
 func (s *sending) blobs(ctx context.Context, all []v1.Image) error {
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(s.client.opts.Uploads)
+	g.SetLimit(s.client.opts.Settings.Uploads)
 	seen := map[v1.Hash]bool{}
 	for _, img := range all {
 		layers, err := img.Layers()

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/slipway-ci/slipway/pipeline/cache"
+	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/registry"
@@ -377,12 +378,12 @@ func TestPushExplainsConnections(t *testing.T) {
 		{"refused", nobody, "", registry.Options{}, []string{"connection refused", "can be reached"}},
 		{"refused, by name", "registry.example.com", nobody, registry.Options{}, []string{"connection refused", "can be reached"}},
 		{"plain HTTP, by name", "registry.example.com", plain.host(), registry.Options{}, []string{"plain HTTP", "registry.insecure"}},
-		{"plain HTTP, allowed", "registry.example.com", plain.host(), registry.Options{Insecure: []string{"registry.example.com"}}, nil},
+		{"plain HTTP, allowed", "registry.example.com", plain.host(), registry.Options{Settings: config.Registry{Insecure: []string{"registry.example.com"}}}, nil},
 		{"unknown authority, loopback", tlsAddr, "", registry.Options{}, []string{"x509", "registry.ca"}},
 		{"unknown authority, by name", "example.com", tlsAddr, registry.Options{}, []string{"x509", "registry.ca"}},
-		{"known authority, by name", "example.com", tlsAddr, registry.Options{CAFile: ca}, nil},
-		{"known authority, loopback", tlsAddr, "", registry.Options{CAFile: ca}, nil},
-		{"known authority, other name", "registry.example.org", tlsAddr, registry.Options{CAFile: ca}, []string{"x509", "registry.example.org"}},
+		{"known authority, by name", "example.com", tlsAddr, registry.Options{Settings: config.Registry{CA: ca}}, nil},
+		{"known authority, loopback", tlsAddr, "", registry.Options{Settings: config.Registry{CA: ca}}, nil},
+		{"known authority, other name", "registry.example.org", tlsAddr, registry.Options{Settings: config.Registry{CA: ca}}, []string{"x509", "registry.example.org"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.options.Backoff = remote.Backoff{Duration: time.Millisecond, Steps: 2}
@@ -405,7 +406,7 @@ func TestNewRefusesBadAuthorities(t *testing.T) {
 	empty := filepath.Join(t.TempDir(), "empty.pem")
 	writeFile(t, empty, []byte("not a certificate\n"))
 	for _, file := range []string{empty, empty + ".missing", t.TempDir()} {
-		_, err := registry.New(registry.Options{CAFile: file})
+		_, err := registry.New(registry.Options{Settings: config.Registry{CA: file}})
 		var f *fault.Error
 		if !errors.As(err, &f) || f.Kind != fault.Input || f.Code != "registry.ca" {
 			t.Errorf("%s: got %v", file, err)

@@ -7,12 +7,13 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 
+	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/registry"
 )
 
 func TestTagsAndRepositories(t *testing.T) {
-	c := client(t, registry.Options{Insecure: []string{"plain.example"}})
+	c := client(t, registry.Options{Settings: config.Registry{Insecure: []string{"plain.example"}}})
 	repo := must(c.Repository("ghcr.io/acme/orders"))(t)
 	for tag, ok := range map[string]bool{
 		"v1.0.0": true, "latest": true, "A_b-c.d": true, strings.Repeat("a", 128): true,
@@ -58,7 +59,7 @@ func FuzzReference(f *testing.F) {
 	}
 	f.Add("alpine", "a/b")
 	f.Add("alpine", "../x@y:z")
-	c, err := registry.New(registry.Options{Insecure: []string{"localhost:5000"}})
+	c, err := registry.New(registry.Options{Settings: config.Registry{Insecure: []string{"localhost:5000"}}})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -2,9 +2,11 @@ package scan
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
 	"strings"
 
@@ -45,8 +47,7 @@ func CombineSPDX(name, digest string, documents [][]byte) ([]byte, error) {
 		"checksums":             []any{map[string]any{"algorithm": strings.ToUpper(algorithm), "checksumValue": hex}},
 	}}}
 	all.Relationships = []map[string]any{relation(spdxDocument, "DESCRIBES", spdxIndex)}
-	elements := map[string]map[string]any{}
-	seen := map[string]bool{}
+	m := merger{all: &all, elements: map[string]map[string]any{}, seen: map[string]bool{}}
 	sum := sha256.New()
 	for i, text := range documents {
 		var d spdx
@@ -57,54 +58,13 @@ func CombineSPDX(name, digest string, documents [][]byte) ([]byte, error) {
 			err = fmt.Errorf("its version is %q", d.Version)
 		}
 		if err != nil {
-			return nil, fault.Inputf("scan.sbom", "an SBOM of %s is no SPDX 2 document: %w", name, err)
+			return nil, fault.Inputf("scan.sbom", "an SBOM of %s is not an SPDX 2 document: %w", name, err)
 		}
 		sum.Write(text)
 		if i == 0 {
 			all.Version, all.License, all.Creation = d.Version, d.License, d.Creation
 		}
-		// Elements are named by what they hold, so a name that means something
-		// else here gets the document's number.
-		renamed := map[string]string{}
-		for _, list := range []struct{ from, to *[]map[string]any }{{&d.Packages, &all.Packages}, {&d.Files, &all.Files}} {
-			for _, e := range *list.from {
-				id, _ := e["SPDXID"].(string)
-				if other, ok := elements[id]; ok {
-					if reflect.DeepEqual(other, e) {
-						continue
-					}
-					renamed[id] = fmt.Sprintf("%s-%d", id, i+1)
-					e["SPDXID"] = renamed[id]
-				} else {
-					elements[id] = e
-				}
-				*list.to = append(*list.to, e)
-			}
-		}
-		for _, l := range d.Licenses {
-			if id, _ := l["licenseId"].(string); !seen[id] {
-				seen[id] = true
-				all.Licenses = append(all.Licenses, l)
-			}
-		}
-		for _, r := range d.Relationships {
-			from, _ := r["spdxElementId"].(string)
-			to, _ := r["relatedSpdxElement"].(string)
-			kind, _ := r["relationshipType"].(string)
-			if n, ok := renamed[from]; ok {
-				from = n
-			}
-			if n, ok := renamed[to]; ok {
-				to = n
-			}
-			if from == spdxDocument && kind == "DESCRIBES" {
-				from, kind, to = to, "VARIANT_OF", spdxIndex
-			}
-			if key := from + " " + kind + " " + to; !seen[key] {
-				seen[key] = true
-				all.Relationships = append(all.Relationships, relation(from, kind, to))
-			}
-		}
+		m.add(d, i+1)
 	}
 	all.Namespace = fmt.Sprintf("https://github.com/slipway-ci/slipway/spdx/%s-%x", name, sum.Sum(nil))
 	var out bytes.Buffer
@@ -112,6 +72,59 @@ func CombineSPDX(name, digest string, documents [][]byte) ([]byte, error) {
 		return nil, fmt.Errorf("writing the SBOM of %s: %w", name, err)
 	}
 	return out.Bytes(), nil
+}
+
+// merger adds documents to a combined one.
+type merger struct {
+	all      *spdx
+	elements map[string]map[string]any // packages and files by their names
+	seen     map[string]bool           // licences and relationships
+}
+
+// add adds the document with the number n.
+func (m *merger) add(d spdx, n int) {
+	renamed := m.addElements(&m.all.Packages, d.Packages, n)
+	maps.Copy(renamed, m.addElements(&m.all.Files, d.Files, n))
+	for _, l := range d.Licenses {
+		if id, _ := l["licenseId"].(string); !m.seen[id] {
+			m.seen[id] = true
+			m.all.Licenses = append(m.all.Licenses, l)
+		}
+	}
+	for _, r := range d.Relationships {
+		from, _ := r["spdxElementId"].(string)
+		to, _ := r["relatedSpdxElement"].(string)
+		kind, _ := r["relationshipType"].(string)
+		from, to = cmp.Or(renamed[from], from), cmp.Or(renamed[to], to)
+		if from == spdxDocument && kind == "DESCRIBES" {
+			from, kind, to = to, "VARIANT_OF", spdxIndex
+		}
+		if key := from + " " + kind + " " + to; !m.seen[key] {
+			m.seen[key] = true
+			m.all.Relationships = append(m.all.Relationships, relation(from, kind, to))
+		}
+	}
+}
+
+// addElements adds packages or files. An element is named after what it holds, so
+// an element whose name already stands for something else gets the number of its
+// document. The new names are returned by the old ones.
+func (m *merger) addElements(to *[]map[string]any, elements []map[string]any, n int) (renamed map[string]string) {
+	renamed = map[string]string{}
+	for _, e := range elements {
+		id, _ := e["SPDXID"].(string)
+		if other, ok := m.elements[id]; ok {
+			if reflect.DeepEqual(other, e) {
+				continue
+			}
+			renamed[id] = fmt.Sprintf("%s-%d", id, n)
+			e["SPDXID"] = renamed[id]
+		} else {
+			m.elements[id] = e
+		}
+		*to = append(*to, e)
+	}
+	return renamed
 }
 
 func relation(from, kind, to string) map[string]any {

@@ -92,6 +92,36 @@ func Start(ctx context.Context, o Options) (_ *Set, err error) {
 		o.Lookup = os.LookupEnv
 	}
 	s := &Set{}
+	wanted, err := s.choose(ctx, o)
+	if err != nil || len(wanted) == 0 {
+		return s, err
+	}
+	plans, err := prepareAll(wanted)
+	if err != nil {
+		return nil, err
+	}
+	acc, err := unprivileged()
+	if err != nil {
+		return nil, err
+	}
+	if s.home, err = newHome(o.Dir, acc); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.Stop()
+		}
+	}()
+	if err := s.startAll(ctx, plans, acc); err != nil {
+		return nil, err
+	}
+	s.unhook = context.AfterFunc(ctx, s.stop)
+	return s, nil
+}
+
+// choose returns the kinds that must be started. A service that the environment
+// names is added to the set as it is.
+func (s *Set) choose(ctx context.Context, o Options) ([]Kind, error) {
 	var wanted []Kind
 	for _, kind := range o.Kinds {
 		variable := kind.Variable()
@@ -111,33 +141,27 @@ func Start(ctx context.Context, o Options) (_ *Set, err error) {
 		}
 		wanted = append(wanted, kind)
 	}
-	if len(wanted) == 0 {
-		return s, nil
-	}
-	// Everything missing is said at once, before anything is started.
-	plans := make([]plan, len(wanted))
+	return wanted, nil
+}
+
+// prepareAll finds the programs of all kinds. Its error names every missing
+// program, so that they can be installed at once.
+func prepareAll(kinds []Kind) ([]plan, error) {
+	plans := make([]plan, len(kinds))
 	var missing []error
-	for i, kind := range wanted {
+	for i, kind := range kinds {
+		var err error
 		if plans[i], err = prepare(kind); err != nil {
 			missing = append(missing, err)
 		}
 	}
-	if len(missing) > 0 {
-		return nil, errors.Join(missing...)
-	}
-	acc, err := unprivileged()
-	if err != nil {
-		return nil, err
-	}
-	if s.home, err = newHome(o.Dir, acc); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			s.Stop()
-		}
-	}()
-	// The servers outlive the group's context, which ends when Start returns.
+	return plans, errors.Join(missing...)
+}
+
+// startAll starts the servers at the same time. Those that started are part of
+// the set even if another one failed.
+func (s *Set) startAll(ctx context.Context, plans []plan, acc *account) error {
+	// The servers outlive the group's context, which ends when startAll returns.
 	group, gctx := errgroup.WithContext(ctx)
 	servers := make([]*server, len(plans))
 	env := make([]string, len(plans))
@@ -155,18 +179,17 @@ func Start(ctx context.Context, o Options) (_ *Set, err error) {
 			return nil
 		})
 	}
-	err = group.Wait()
+	err := group.Wait()
 	for _, srv := range servers {
 		if srv != nil {
 			s.servers = append(s.servers, srv)
 		}
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	s.env = append(s.env, env...)
-	s.unhook = context.AfterFunc(ctx, s.stop)
-	return s, nil
+	return nil
 }
 
 // Env returns the services' addresses in the form NAME=value. They hold

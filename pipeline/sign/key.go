@@ -74,8 +74,8 @@ type Keys struct {
 
 // Keyless says how a short-lived certificate is got.
 type Keyless struct {
-	Fulcio      string      // certificate authority; default [PublicFulcio]
-	Audience    string      // asked of the identity provider; default "sigstore"
+	Fulcio      string      // certificate authority; default: that of [config.DefaultKeyless]
+	Audience    string      // asked of the identity provider; default: that of [config.DefaultKeyless]
 	Token       TokenSource // default: what [FindToken] finds in the environment
 	TrustedRoot string      // trusted_root.json of a private instance; default: the public one's, by TUF
 	HTTP        *http.Client

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/display"
 )
 
@@ -29,12 +30,7 @@ const (
 
 // Identity is who may sign keyless. A pattern is a Go regular expression that
 // must match the whole text.
-type Identity struct {
-	Issuer         string
-	IssuerPattern  string
-	Subject        string
-	SubjectPattern string
-}
+type Identity = config.Identity
 
 // Policy is what must be true of an image.
 type Policy struct {

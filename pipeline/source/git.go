@@ -22,13 +22,13 @@ import (
 // does not run git, so that images which have none build the same.
 func (s *Source) stampGit(ctx context.Context, ignore *Ignore) error {
 	s.Time = time.Unix(0, 0).UTC()
-	repo, err := git.PlainOpenWithOptions(s.Dir, &git.PlainOpenOptions{DetectDotGit: true, EnableDotGitCommonDir: true})
-	if errors.Is(err, git.ErrRepositoryNotExists) {
+	repo, err := repository(s.Dir)
+	if err != nil {
+		return err
+	}
+	if repo == nil {
 		progress.Warnf(ctx, "no git repository: version is %s and time is %s", Unversioned, s.Time.Format(time.DateOnly))
 		return nil
-	}
-	if err != nil {
-		return unreadable("opening the git repository of", s.Dir, err)
 	}
 	head, err := repo.Head()
 	if errors.Is(err, plumbing.ErrReferenceNotFound) {
@@ -48,6 +48,18 @@ func (s *Source) stampGit(ctx context.Context, ignore *Ignore) error {
 		return err
 	}
 	return s.compare(repo, ignore)
+}
+
+// repository is the one around dir; nil where there is none.
+func repository(dir string) (*git.Repository, error) {
+	repo, err := git.PlainOpenWithOptions(dir, &git.PlainOpenOptions{DetectDotGit: true, EnableDotGitCommonDir: true})
+	if errors.Is(err, git.ErrRepositoryNotExists) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, unreadable("opening the git repository of", dir, err)
+	}
+	return repo, nil
 }
 
 // compare finds the app's files that differ from the commit. What the ignore
@@ -114,12 +126,9 @@ func unreadable(doing, what string, err error) error {
 // Tags are the tags of the commit that is checked out around dir, by name.
 // found says whether there is a repository to ask.
 func Tags(dir string) (tags []string, found bool, err error) {
-	repo, err := git.PlainOpenWithOptions(dir, &git.PlainOpenOptions{DetectDotGit: true, EnableDotGitCommonDir: true})
-	if errors.Is(err, git.ErrRepositoryNotExists) {
-		return nil, false, nil
-	}
-	if err != nil {
-		return nil, false, unreadable("opening the git repository of", dir, err)
+	repo, err := repository(dir)
+	if repo == nil {
+		return nil, false, err
 	}
 	head, err := repo.Head()
 	if err != nil {
@@ -149,12 +158,9 @@ func Tags(dir string) (tags []string, found bool, err error) {
 // Changes are the files around dir that differ from the commit, whatever they
 // are for, at most ten; none where there is no repository.
 func Changes(dir string) ([]string, error) {
-	repo, err := git.PlainOpenWithOptions(dir, &git.PlainOpenOptions{DetectDotGit: true, EnableDotGitCommonDir: true})
-	if errors.Is(err, git.ErrRepositoryNotExists) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, unreadable("opening the git repository of", dir, err)
+	repo, err := repository(dir)
+	if repo == nil {
+		return nil, err
 	}
 	tree, err := repo.Worktree()
 	if err != nil {

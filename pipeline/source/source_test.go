@@ -1,7 +1,6 @@
 package source_test
 
 import (
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,57 +10,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-git/go-git/v5"
-	"github.com/go-git/go-git/v5/plumbing/object"
-
+	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/source"
 )
-
-// tree writes files into a new folder.
-func tree(t *testing.T, files map[string]string) string {
-	t.Helper()
-	dir := t.TempDir()
-	write(t, dir, files)
-	return dir
-}
-
-func write(t *testing.T, dir string, files map[string]string) {
-	t.Helper()
-	for name, text := range files {
-		path := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func commit(t *testing.T, dir string) string {
-	t.Helper()
-	repo, err := git.PlainInit(dir, false)
-	if errors.Is(err, git.ErrRepositoryAlreadyExists) {
-		repo, err = git.PlainOpen(dir)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	wt, err := repo.Worktree()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := wt.AddWithOptions(&git.AddOptions{All: true}); err != nil {
-		t.Fatal(err)
-	}
-	who := &object.Signature{Name: "A", Email: "a@example.com", When: time.Date(2026, 3, 4, 5, 6, 7, 0, time.FixedZone("", 8*3600))}
-	hash, err := wt.Commit("x", &git.CommitOptions{Author: who, Committer: who})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return hash.String()
-}
 
 const (
 	goMod  = "module example.com/acme/Orders_v2/v3\n\ngo 1.26\n"
@@ -69,8 +21,8 @@ const (
 )
 
 func TestVersionComesFromTheCommitAlone(t *testing.T) {
-	dir := tree(t, map[string]string{"go.mod": goMod, "main.go": goMain, "README.md": "x", ".dockerignore": "*.md\n"})
-	hash := commit(t, dir)
+	dir := testkit.Tree(t, map[string]string{"go.mod": goMod, "main.go": goMain, "README.md": "x", ".dockerignore": "*.md\n"})
+	hash := testkit.Commit(t, dir)
 	open := func(o source.Options) source.Source {
 		t.Helper()
 		o.Root = dir
@@ -89,11 +41,11 @@ func TestVersionComesFromTheCommitAlone(t *testing.T) {
 		t.Errorf("got name %s, module %s, main %s", s.Name, s.Module, s.Main)
 	}
 
-	write(t, dir, map[string]string{"README.md": "changed", ".slipway/junk": "x"})
+	testkit.Write(t, dir, map[string]string{"README.md": "changed", ".slipway/junk": "x"})
 	if s := open(source.Options{}); s.Dirty {
 		t.Errorf("a file that the ignore file hides makes the tree dirty: %v", s.Changed)
 	}
-	write(t, dir, map[string]string{"main.go": goMain + "// changed\n", "new.go": "package main\n"})
+	testkit.Write(t, dir, map[string]string{"main.go": goMain + "// changed\n", "new.go": "package main\n"})
 	s = open(source.Options{})
 	if s.Version != want+"+dirty" || !slices.Equal(s.Changed, []string{"main.go", "new.go"}) {
 		t.Errorf("got %s, changed %v", s.Version, s.Changed)
@@ -122,14 +74,14 @@ func TestCleanIsWhatGitSaysIsClean(t *testing.T) {
 	if err != nil {
 		t.Skip("git is not installed: nothing to compare with")
 	}
-	origin := tree(t, map[string]string{"go.mod": goMod, "main.go": goMain, "run.sh": "x", ".gitignore": "bin/\n", "a b/ü.go": "package ab\n"})
+	origin := testkit.Tree(t, map[string]string{"go.mod": goMod, "main.go": goMain, "run.sh": "x", ".gitignore": "bin/\n", "a b/ü.go": "package ab\n"})
 	if err := os.Symlink("main.go", filepath.Join(origin, "link.go")); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Chmod(filepath.Join(origin, "run.sh"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	commit(t, origin)
+	testkit.Commit(t, origin)
 	clone := filepath.Join(t.TempDir(), "clone")
 	work := filepath.Join(t.TempDir(), "work")
 	for _, args := range [][]string{
@@ -141,7 +93,7 @@ func TestCleanIsWhatGitSaysIsClean(t *testing.T) {
 		}
 	}
 	for _, dir := range []string{origin, clone, work} {
-		write(t, dir, map[string]string{"bin/out": "ignored"})
+		testkit.Write(t, dir, map[string]string{"bin/out": "ignored"})
 		s, err := source.Open(t.Context(), source.Options{Root: dir})
 		if err != nil || s.Dirty || s.Revision == "" {
 			t.Errorf("%s: %v dirty=%v %v", dir, err, s.Dirty, s.Changed)
@@ -156,7 +108,7 @@ func TestCleanIsWhatGitSaysIsClean(t *testing.T) {
 }
 
 func TestWithoutGit(t *testing.T) {
-	dir := tree(t, map[string]string{"go.mod": goMod, "main.go": goMain})
+	dir := testkit.Tree(t, map[string]string{"go.mod": goMod, "main.go": goMain})
 	s, err := source.Open(t.Context(), source.Options{Root: dir})
 	if err != nil {
 		t.Fatal(err)
@@ -192,7 +144,7 @@ func TestBadInput(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			tt.opts.Root = tree(t, tt.files)
+			tt.opts.Root = testkit.Tree(t, tt.files)
 			_, err := source.Open(t.Context(), tt.opts)
 			if fault.ExitCode(err) != fault.ExitInput || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("got  %v\nwant %s", err, tt.want)
@@ -202,8 +154,8 @@ func TestBadInput(t *testing.T) {
 }
 
 func TestLinkOutOfTheTree(t *testing.T) {
-	outside := tree(t, map[string]string{"x.go": "package main\n"})
-	dir := tree(t, map[string]string{"go.mod": goMod, "main.go": goMain, "in/a.txt": "a"})
+	outside := testkit.Tree(t, map[string]string{"x.go": "package main\n"})
+	dir := testkit.Tree(t, map[string]string{"go.mod": goMod, "main.go": goMain, "in/a.txt": "a"})
 	for name, target := range map[string]string{"inside": "in/a.txt", "dangling": "nowhere"} {
 		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
@@ -219,7 +171,7 @@ func TestLinkOutOfTheTree(t *testing.T) {
 	if fault.ExitCode(err) != fault.ExitInput || !strings.Contains(err.Error(), "symbolic link out points out of the tree") {
 		t.Fatalf("got %v", err)
 	}
-	write(t, dir, map[string]string{".dockerignore": "out\n"})
+	testkit.Write(t, dir, map[string]string{".dockerignore": "out\n"})
 	if _, err := source.Open(t.Context(), source.Options{Root: dir}); err != nil {
 		t.Fatalf("an excluded link: %v", err)
 	}
@@ -234,7 +186,7 @@ func TestUnreadableFile(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = os.RemoveAll(dir) })
-			write(t, dir, map[string]string{"go.mod": goMod, "main.go": goMain, "locked/a.go": "package locked\n"})
+			testkit.Write(t, dir, map[string]string{"go.mod": goMod, "main.go": goMain, "locked/a.go": "package locked\n"})
 			if err := os.Chmod(dir, 0o755); err != nil {
 				t.Fatal(err)
 			}
@@ -246,7 +198,7 @@ func TestUnreadableFile(t *testing.T) {
 				t.Fatal(err)
 			}
 			exe := filepath.Join(dir, ".slipway", "test")
-			write(t, dir, map[string]string{".slipway/test": string(self)})
+			testkit.Write(t, dir, map[string]string{".slipway/test": string(self)})
 			if err := os.Chmod(exe, 0o755); err != nil {
 				t.Fatal(err)
 			}
@@ -262,7 +214,7 @@ func TestUnreadableFile(t *testing.T) {
 	}
 	dir := os.Getenv("SLIPWAY_TEST_DIR")
 	if dir == "" {
-		dir = tree(t, map[string]string{"go.mod": goMod, "main.go": goMain, "locked/a.go": "package locked\n"})
+		dir = testkit.Tree(t, map[string]string{"go.mod": goMod, "main.go": goMain, "locked/a.go": "package locked\n"})
 		if err := os.Chmod(filepath.Join(dir, "locked"), 0); err != nil {
 			t.Fatal(err)
 		}
@@ -275,7 +227,7 @@ func TestUnreadableFile(t *testing.T) {
 }
 
 func TestExcludedFiles(t *testing.T) {
-	dir := tree(t, map[string]string{
+	dir := testkit.Tree(t, map[string]string{
 		"go.mod": goMod, "main.go": goMain, "debug.go": "package main\n", "web/a.txt": "", "web/keep.txt": "", "docs/x/y.md": "",
 		".dockerignore": "# comment\ndebug.go\nweb/*\n!web/keep.txt\n**/*.md\n",
 	})
@@ -298,9 +250,9 @@ func TestExcludedFiles(t *testing.T) {
 
 func TestFingerprint(t *testing.T) {
 	files := map[string]string{"go.mod": goMod + "\nreplace example.com/lib => ../lib\n", "main.go": goMain, "a_test.go": "package main\n"}
-	dir := tree(t, nil)
-	write(t, filepath.Join(dir, "app"), files)
-	write(t, filepath.Join(dir, "lib"), map[string]string{"go.mod": "module example.com/lib\n", "lib.go": "package lib\n"})
+	dir := testkit.Tree(t, nil)
+	testkit.Write(t, filepath.Join(dir, "app"), files)
+	testkit.Write(t, filepath.Join(dir, "lib"), map[string]string{"go.mod": "module example.com/lib\n", "lib.go": "package lib\n"})
 	sum := func() string {
 		t.Helper()
 		s, err := source.Open(t.Context(), source.Options{Root: dir, Dir: "app"})
@@ -314,13 +266,13 @@ func TestFingerprint(t *testing.T) {
 		return f
 	}
 	first := sum()
-	write(t, dir, map[string]string{"app/.slipway/reports/junit.xml": "x", "unrelated": "x"})
+	testkit.Write(t, dir, map[string]string{"app/.slipway/reports/junit.xml": "x", "unrelated": "x"})
 	if sum() != first {
 		t.Error("files outside the app change the fingerprint")
 	}
 	for name, text := range map[string]string{"app/a_test.go": "package main // x\n", "lib/lib.go": "package lib // x\n", "app/new": ""} {
 		before := sum()
-		write(t, dir, map[string]string{name: text})
+		testkit.Write(t, dir, map[string]string{name: text})
 		if sum() == before {
 			t.Errorf("changing %s goes unnoticed", name)
 		}

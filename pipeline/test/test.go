@@ -23,34 +23,24 @@ import (
 	"golang.org/x/mod/modfile"
 	"gotest.tools/gotestsum/testjson"
 
+	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/service"
 	"github.com/slipway-ci/slipway/pipeline/toolchain"
 )
 
-// DefaultTimeout is the limit of one package's tests where Options names none;
-// it is go test's own.
-const DefaultTimeout = 10 * time.Minute
-
 // Options say what to test and how.
 type Options struct {
-	Dir  string        // the app's module, absolute
-	Go   *toolchain.Go // the app's toolchain
-	Race bool          // run with the race detector; needs cgo and a C compiler
-	// Packages are go test's package patterns; default "./...".
-	Packages []string
-	// CoverPackages are the patterns of the packages whose coverage counts; empty
-	// means each package by its own tests.
-	CoverPackages []string
-	Floor         float64       // least coverage in percent; 0 for none
-	Timeout       time.Duration // limit of each package's tests; default [DefaultTimeout]
-	Env           []string      // more environment, NAME=value
-	BuildTags     []string      // build tags
-	Args          []string      // more arguments of go test, before the packages
-	// Services are started before the tests and stopped after them, unless the
-	// environment names them already.
-	Services []service.Kind
+	Dir string        // the app's module, absolute
+	Go  *toolchain.Go // the app's toolchain
+	// Settings are the section test of slipway.yaml. The services are started
+	// before the tests and stopped after them, unless the environment names them
+	// already.
+	Settings  config.Test
+	Env       []string // more environment, NAME=value; Settings.Env wins over it
+	BuildTags []string // build tags
+	Args      []string // more arguments of go test, before the packages
 	// Reports is the folder for junit.xml, cobertura.xml, coverage.out and
 	// test.json; empty for none.
 	Reports string
@@ -102,24 +92,22 @@ type Skip struct {
 // and services are gone, and writes no reports: they would look complete.
 func Run(ctx context.Context, o Options) (_ Result, err error) {
 	start := time.Now()
-	o.Timeout = cmp.Or(o.Timeout, DefaultTimeout)
-	if len(o.Packages) == 0 {
-		o.Packages = []string{"./..."}
-	}
+	o.Env = slices.Concat(o.Env, toolchain.Environ(o.Settings.Env))
+	race := o.Settings.Race == nil || *o.Settings.Race
 	empty := Result{Skips: []Skip{}, Failures: []Failure{}}
 	// Stack traces hold resolved paths; ours must compare equal to them.
 	if o.Dir, err = filepath.EvalSymlinks(o.Dir); err != nil {
 		return empty, fault.Inputf("test.dir", "finding the module: %w", err)
 	}
 	env := o.Env
-	if o.Race {
+	if race {
 		cc, err := compiler(o.Env)
 		if err != nil {
 			return empty, err
 		}
 		env = append(slices.Clone(env), "CGO_ENABLED=1", "CC="+cc)
 	}
-	services, err := service.Start(ctx, service.Options{Kinds: o.Services, Lookup: lookup(o.Env)})
+	services, err := service.Start(ctx, service.Options{Kinds: kinds(o.Settings.Services), Lookup: lookup(o.Env)})
 	if err != nil {
 		return empty, fmt.Errorf("starting services for the tests: %w", err)
 	}
@@ -164,11 +152,11 @@ func Run(ctx context.Context, o Options) (_ Result, err error) {
 // verdict decides whether the tests pass.
 func (o Options) verdict(ctx context.Context, r Result, w *watcher, err error) error {
 	if len(r.Failures) > 0 {
-		return gate(r, o.Timeout)
+		return gate(r, time.Duration(o.Settings.Timeout))
 	}
 	if err != nil {
 		if slices.ContainsFunc(w.stderr, func(line string) bool { return strings.Contains(line, "no packages to test") }) {
-			return fault.Inputf("test.no-packages", "no package matches %s in %s", strings.Join(o.Packages, " "), o.Dir).
+			return fault.Inputf("test.no-packages", "no package matches %s in %s", strings.Join(o.Settings.Packages, " "), o.Dir).
 				WithFix("correct test.packages in slipway.yaml")
 		}
 		if n := len(w.stderr); n > 0 {
@@ -180,8 +168,8 @@ func (o Options) verdict(ctx context.Context, r Result, w *watcher, err error) e
 		progress.Warnf(ctx, "there are no tests")
 	}
 	// The floor is held against what is shown: 69.96 is 70.0.
-	if shown := float64(int64(r.Coverage*10+0.5)) / 10; shown < o.Floor {
-		return fault.Gatef("test.coverage", "coverage %.1f%% is under the floor of %.1f%%", shown, o.Floor).
+	if shown := float64(int64(r.Coverage*10+0.5)) / 10; shown < o.Settings.Coverage {
+		return fault.Gatef("test.coverage", "coverage %.1f%% is under the floor of %.1f%%", shown, o.Settings.Coverage).
 			WithFix("test more, or lower test.coverage in slipway.yaml")
 	}
 	return nil
@@ -197,17 +185,17 @@ func (o Options) goTest(ctx context.Context, env []string, profile, events strin
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// Not -trimpath: tests find their data through runtime.Caller.
-	args := []string{"test", "-json", "-trimpath=false", "-covermode=atomic", "-coverprofile=" + profile, "-timeout=" + o.Timeout.String()}
-	if o.Race {
+	args := []string{"test", "-json", "-trimpath=false", "-covermode=atomic", "-coverprofile=" + profile, "-timeout=" + o.Settings.Timeout.String()}
+	if o.Settings.Race == nil || *o.Settings.Race {
 		args = append(args, "-race")
 	}
-	if len(o.CoverPackages) > 0 {
-		args = append(args, "-coverpkg="+strings.Join(o.CoverPackages, ","))
+	if len(o.Settings.CoverPackages) > 0 {
+		args = append(args, "-coverpkg="+strings.Join(o.Settings.CoverPackages, ","))
 	}
 	if len(o.BuildTags) > 0 {
 		args = append(args, "-tags="+strings.Join(o.BuildTags, ","))
 	}
-	cmd := toolchain.Command(ctx, o.Go.Program, slices.Concat(args, o.Args, o.Packages)...)
+	cmd := toolchain.Command(ctx, o.Go.Program, slices.Concat(args, o.Args, o.Settings.Packages)...)
 	cmd.Dir = o.Dir
 	cmd.Env = o.Go.Env(env...)
 	// With pipes of our own in place of StdoutPipe, Wait does not wait for ever
@@ -310,6 +298,15 @@ func lookup(env []string) func(string) (string, bool) {
 		}
 		return os.LookupEnv(name)
 	}
+}
+
+// kinds are the services of the configuration.
+func kinds(names []string) []service.Kind {
+	all := make([]service.Kind, 0, len(names))
+	for _, n := range names {
+		all = append(all, service.Kind(n))
+	}
+	return all
 }
 
 // modulePath is the path of the module in dir; empty when go.mod has none.

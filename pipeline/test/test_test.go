@@ -24,13 +24,12 @@ import (
 	"go.uber.org/goleak"
 	"gotest.tools/gotestsum/testjson"
 
+	"github.com/slipway-ci/slipway/internal/testkit"
+	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/progress"
-	"github.com/slipway-ci/slipway/pipeline/service"
 	"github.com/slipway-ci/slipway/pipeline/toolchain"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 // TestMain looks for goroutines and temporary files that are left behind, after
 // every run whether it passed, failed or was cancelled.
@@ -101,28 +100,15 @@ func one(test string) map[string]string {
 	return map[string]string{"go.mod": gomod, "x_test.go": "package x\n" + test}
 }
 
-func tree(t *testing.T, files map[string]string) string {
-	t.Helper()
-	dir := t.TempDir()
-	for name, text := range files {
-		path := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
-}
-
 func options(t *testing.T, dir string) Options {
 	t.Helper()
 	g, err := toolchain.Find(t.Context(), dir, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Options{Dir: dir, Go: g, Reports: filepath.Join(t.TempDir(), "reports")}
+	o := Options{Dir: dir, Go: g, Settings: config.Default().Test, Reports: filepath.Join(t.TempDir(), "reports")}
+	o.Settings.Race = new(false) // it takes its time, and the tests that are about it turn it on
+	return o
 }
 
 func TestRun(t *testing.T) {
@@ -139,11 +125,11 @@ func TestRun(t *testing.T) {
 			want:  Result{Packages: 1, Tests: 2, Passed: 2, Coverage: 50, CoverageLine: "total: (statements) 50.0%"},
 		},
 		"coverage on the floor": {
-			files: half, change: func(o *Options) { o.Floor = 50 },
+			files: half, change: func(o *Options) { o.Settings.Coverage = 50 },
 			want: Result{Packages: 1, Tests: 2, Passed: 2, Coverage: 50, CoverageLine: "total: (statements) 50.0%"},
 		},
 		"coverage under the floor": {
-			files: half, change: func(o *Options) { o.Floor = 70 },
+			files: half, change: func(o *Options) { o.Settings.Coverage = 70 },
 			code: "test.coverage", says: "coverage 50.0% is under the floor of 70.0%",
 			want: Result{Packages: 1, Tests: 2, Passed: 2, Coverage: 50, CoverageLine: "total: (statements) 50.0%"},
 		},
@@ -174,7 +160,7 @@ func TestRun(t *testing.T) {
 		},
 		"racing": {
 			files:  one("import \"testing\"\n\nfunc TestX(t *testing.T) {\n\tn, done := 0, make(chan bool)\n\tgo func() {\n\t\tn++\n\t\tdone <- true\n\t}()\n\tn++\n\t<-done\n\tprintln(n)\n}\n"),
-			change: func(o *Options) { o.Race = true },
+			change: func(o *Options) { o.Settings.Race = new(true) },
 			code:   "test.race", says: "the race detector found a data race in example.com/app.TestX (x_test.go:",
 			want: Result{
 				Packages: 1, Tests: 1, Failed: 1, Races: true,
@@ -199,7 +185,7 @@ func TestRun(t *testing.T) {
 		},
 		"out of time": {
 			files:  one("import \"testing\"\n\nfunc TestX(t *testing.T) {\n\tselect {}\n}\n"),
-			change: func(o *Options) { o.Timeout = 50 * time.Millisecond },
+			change: func(o *Options) { o.Settings.Timeout = config.Duration(50 * time.Millisecond) },
 			code:   "test.timeout", says: "example.com/app.TestX was not done within 50ms",
 		},
 		"a test program that fails": {
@@ -217,7 +203,7 @@ func TestRun(t *testing.T) {
 			warns: "there are no tests",
 		},
 		"no tests under a floor": {
-			files: map[string]string{"go.mod": gomod, "x.go": "package x\n\nfunc F() { println() }\n"}, change: func(o *Options) { o.Floor = 1 },
+			files: map[string]string{"go.mod": gomod, "x.go": "package x\n\nfunc F() { println() }\n"}, change: func(o *Options) { o.Settings.Coverage = 1 },
 			code: "test.coverage", warns: "there are no tests",
 			want: Result{Packages: 1, CoverageLine: "total: (statements) 0.0%"},
 		},
@@ -236,14 +222,14 @@ func TestRun(t *testing.T) {
 			}),
 			change: func(o *Options) {
 				o.BuildTags, o.Args, o.Env = []string{"extra"}, []string{"-short"}, []string{"GREETING=hello"}
-				o.CoverPackages, o.Packages = []string{"./..."}, []string{"./use", "./half"}
+				o.Settings.CoverPackages, o.Settings.Packages = []string{"./..."}, []string{"./use", "./half"}
 			},
 			want: Result{Packages: 2, Tests: 3, Passed: 3, Coverage: 80, CoverageLine: "total: (statements) 80.0%"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			o := options(t, tree(t, tc.files))
+			o := options(t, testkit.Tree(t, tc.files))
 			if tc.change != nil {
 				tc.change(&o)
 			}
@@ -331,7 +317,7 @@ func checkReports(t *testing.T, r Result, o Options) {
 // TestCoverageAgreesWithGo holds the total against go tool cover -func.
 func TestCoverageAgreesWithGo(t *testing.T) {
 	t.Parallel()
-	dir := tree(t, with(half, map[string]string{
+	dir := testkit.Tree(t, with(half, map[string]string{
 		"gen/gen.go":      "package gen\n\nvar Outside = func() int { return 1 }\n\ntype G[K comparable, V any] struct{}\n\nfunc (g G[K, V]) Do() int { f := func() int { return 2 }; return f() }\n\nfunc Two() int { return 2 }\n",
 		"gen/gen_test.go": "package gen\n\nimport \"testing\"\n\nfunc TestDo(t *testing.T) { G[int, int]{}.Do() }\n",
 	}))
@@ -354,7 +340,7 @@ func TestCoverageAgreesWithGo(t *testing.T) {
 
 func TestServicesReachTheTests(t *testing.T) {
 	t.Parallel()
-	o := options(t, tree(t, one(`import (
+	o := options(t, testkit.Tree(t, one(`import (
 	"net"
 	"net/url"
 	"os"
@@ -373,7 +359,7 @@ func TestX(t *testing.T) {
 	conn.Close()
 }
 `)))
-	o.Services = []service.Kind{service.Redis}
+	o.Settings.Services = []string{"redis"}
 	_, err := Run(t.Context(), o)
 	if fault.CodeOf(err) == "program.missing" {
 		t.Skipf("SKIPPED, not tested: %v", err)
@@ -388,8 +374,8 @@ func TestX(t *testing.T) {
 }
 
 func TestMissingCompiler(t *testing.T) {
-	o := options(t, tree(t, half))
-	o.Race = true
+	o := options(t, testkit.Tree(t, half))
+	o.Settings.Race = new(true)
 	t.Setenv("PATH", t.TempDir())
 	_, err := Run(t.Context(), o)
 	if fault.CodeOf(err) != "program.missing" || fault.ExitCode(err) != fault.ExitInput || !strings.Contains(err.Error(), "test.race: false") {
@@ -404,7 +390,7 @@ func TestMissingCompiler(t *testing.T) {
 // may, and whose child does so too.
 func TestCancelled(t *testing.T) {
 	t.Parallel()
-	dir := tree(t, one(`import (
+	dir := testkit.Tree(t, one(`import (
 	"os"
 	"os/exec"
 	"os/signal"
@@ -484,15 +470,15 @@ func TestGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			name := strings.TrimSuffix(stream, ".jsonl")
-			golden(t, name+".junit.xml", got)
-			golden(t, name+".txt", []byte(sink.text()+"\n"))
+			testkit.Golden(t, name+".junit.xml", got)
+			testkit.Golden(t, name+".txt", []byte(sink.text()+"\n"))
 			reparse(t, got)
 		})
 	}
 }
 
 func TestCauseAndPlace(t *testing.T) {
-	dir := tree(t, map[string]string{"go.mod": gomod, "in/x_test.go": ""})
+	dir := testkit.Tree(t, map[string]string{"go.mod": gomod, "in/x_test.go": ""})
 	w := newWatcher(t.Context(), Options{Dir: dir})
 	for name, tc := range map[string]struct {
 		output  string
@@ -535,7 +521,7 @@ func TestCauseAndPlace(t *testing.T) {
 }
 
 func TestCobertura(t *testing.T) {
-	dir := tree(t, half)
+	dir := testkit.Tree(t, half)
 	profile := filepath.Join(dir, "c.out")
 	text := "mode: atomic\n" +
 		"example.com/app/half/half.go:12.14,14.2 1 0\n" + // out of order on purpose
@@ -556,7 +542,7 @@ func TestCobertura(t *testing.T) {
 		t.Fatal(err)
 	}
 	conform(t, got)
-	golden(t, "testdata/cobertura.xml", got)
+	testkit.Golden(t, "testdata/cobertura.xml", got)
 
 	if c, err = readCoverage(filepath.Join(dir, "missing"), dir, "example.com/app"); err != nil {
 		t.Fatal(err)
@@ -565,22 +551,6 @@ func TestCobertura(t *testing.T) {
 		t.Fatal(err)
 	}
 	conform(t, got)
-}
-
-func golden(t *testing.T, file string, got []byte) {
-	t.Helper()
-	if *update {
-		if err := os.WriteFile(file, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), string(got)); diff != "" {
-		t.Errorf("%s (run with -update to accept):\n%s", file, diff)
-	}
 }
 
 func reparse(t *testing.T, data []byte) {

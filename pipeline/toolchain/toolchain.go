@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -209,4 +210,13 @@ func ExitStatus(err error) (int, bool) {
 		return ee.ExitCode(), true
 	}
 	return 0, false
+}
+
+// Environ returns variables as NAME=value, sorted by name.
+func Environ(variables map[string]string) []string {
+	env := make([]string, 0, len(variables))
+	for _, name := range slices.Sorted(maps.Keys(variables)) {
+		env = append(env, name+"="+variables[name])
+	}
+	return env
 }

@@ -22,6 +22,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/slipway-ci/slipway/internal/testkit"
+	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/deploy"
 	"github.com/slipway-ci/slipway/pipeline/deploy/cluster"
 	"github.com/slipway-ci/slipway/pipeline/deploy/rollout"
@@ -43,31 +45,32 @@ func newPlace(t *testing.T) *place {
 	c := testcluster.Need(t)
 	p := &place{Cluster: c, image: images.Image(t, c, "1")}
 	p.o = deploy.Options{
-		Environment: "test", Release: "app", Namespace: c.Name(t), Chart: filepath.Join("testdata", "chart"), Kubeconfig: c.Kubeconfig,
-		Clusters: []deploy.Cluster{{Name: "one"}}, PodSecurity: "restricted", Timeout: time.Minute, RollbackTimeout: time.Minute,
-		LockTimeout: time.Minute, Run: "test",
-		Image: deploy.Image{Repository: p.image.Context().Name(), Digest: p.image.DigestStr()},
+		Environment: "test", Settings: config.DefaultEnvironment(), Release: "app", Namespace: c.Name(t),
+		Chart: filepath.Join("testdata", "chart"), Kubeconfig: c.Kubeconfig, Run: "test",
+		ImageValues: config.Default().Deploy.ImageValues,
 	}
-	p.o.Patience = deploy.Patience{Readiness: 3 * time.Second}
+	s := &p.o.Settings
+	s.Clusters = []config.Cluster{{Name: "one"}}
+	s.Timeout, s.RollbackTimeout, s.LockTimeout = config.Duration(time.Minute), config.Duration(time.Minute), config.Duration(time.Minute)
+	s.Readiness = config.Duration(3 * time.Second)
 	return p
 }
 
 // with returns the options with more values.
 func (p *place) with(set map[string]any) deploy.Options {
 	o := p.o
-	o.Set = map[string]any{"image": map[string]any{"repository": o.Image.Repository, "digest": o.Image.Digest}}
-	maps.Copy(o.Set, set)
+	o.Settings.Set = maps.Clone(set)
 	return o
 }
 
 func (p *place) deploy(t *testing.T, set map[string]any) (deploy.ClusterResult, error) {
 	t.Helper()
-	return run(t, p.with(set))
+	return p.run(t, p.with(set))
 }
 
-func run(t *testing.T, o deploy.Options) (deploy.ClusterResult, error) {
+func (p *place) run(t *testing.T, o deploy.Options) (deploy.ClusterResult, error) {
 	t.Helper()
-	r, err := cluster.Tool{}.Deploy(t.Context(), o)
+	r, err := cluster.Tool{}.Deploy(t.Context(), o, testkit.Verified(p.image))
 	if len(r.Clusters) != 1 {
 		t.Fatalf("%d clusters in the result: %v", len(r.Clusters), err)
 	}
@@ -163,7 +166,7 @@ func TestFailureIsNamedAndRolledBack(t *testing.T) {
 			p := newPlace(t)
 			p.must(t, deploy.Installed, nil)
 			if tt.timeout > 0 {
-				p.o.Timeout = tt.timeout
+				p.o.Settings.Timeout = config.Duration(tt.timeout)
 			}
 			if tt.prepare != nil {
 				tt.prepare(t, p)
@@ -270,7 +273,7 @@ func TestStuckReleasesRecover(t *testing.T) {
 			set := map[string]any{"env": map[string]any{"OLD": "1"}, "extra": map[string]any{"leftover": map[string]any{"a": "b"}}}
 			p.must(t, map[bool]deploy.Action{true: deploy.Installed, false: deploy.Upgraded}[revision == 1], set)
 			setStatus(t, p, revision, status)
-			plan, err := cluster.Tool{}.Plan(t.Context(), p.with(nil))
+			plan, err := cluster.Tool{}.Plan(t.Context(), p.with(nil), deploy.ImageOf(p.image))
 			if err != nil || plan.Clusters[0].State != deploy.Unfinished {
 				t.Errorf("plan: %+v %v", plan, err)
 			}
@@ -367,8 +370,8 @@ func TestLock(t *testing.T) {
 	}
 	hold("somebody in CI|elsewhere|boot|1|2|3")
 	o := p.with(nil)
-	o.LockTimeout = 0
-	_, err := run(t, o)
+	o.Settings.LockTimeout = 0
+	_, err := p.run(t, o)
 	if fault.CodeOf(err) != "deploy.locked" || !strings.Contains(err.Error(), "somebody in CI") {
 		t.Errorf("a locked release: %v", err)
 	}
@@ -391,7 +394,7 @@ func TestTwoDeploysAtOnce(t *testing.T) {
 	done := make(chan error, 2)
 	for i := range 2 {
 		go func() {
-			_, err := cluster.Tool{}.Deploy(t.Context(), p.with(map[string]any{"env": map[string]any{"RUN": strconv.Itoa(i)}}))
+			_, err := cluster.Tool{}.Deploy(t.Context(), p.with(map[string]any{"env": map[string]any{"RUN": strconv.Itoa(i)}}), testkit.Verified(p.image))
 			done <- err
 		}()
 	}
@@ -411,10 +414,10 @@ func TestLostLockStops(t *testing.T) {
 	p := newPlace(t)
 	p.must(t, deploy.Installed, nil)
 	o := p.with(map[string]any{"mode": "unready"})
-	o.Readiness = time.Minute
+	o.Settings.Readiness = config.Duration(time.Minute)
 	failed := make(chan error, 1)
 	go func() {
-		_, err := cluster.Tool{}.Deploy(t.Context(), o)
+		_, err := cluster.Tool{}.Deploy(t.Context(), o, testkit.Verified(p.image))
 		failed <- err
 	}()
 	leases := p.Client.CoordinationV1().Leases(p.o.Namespace)
@@ -446,7 +449,7 @@ func TestPlan(t *testing.T) {
 	p.o.Secrets = []deploy.SecretData{{Name: "credentials", Data: map[string]string{"password": "hunter2hunter2"}}}
 	plan := func(set map[string]any) deploy.ClusterPlan {
 		t.Helper()
-		r, err := cluster.Tool{}.Plan(t.Context(), p.with(set))
+		r, err := cluster.Tool{}.Plan(t.Context(), p.with(set), deploy.ImageOf(p.image))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -527,14 +530,19 @@ func TestSecretsAreWrittenAndNeverTold(t *testing.T) {
 
 func TestOnlyTheVerifiedImageRuns(t *testing.T) {
 	p := newPlace(t)
-	o := p.with(nil)
-	o.Image.Digest = "sha256:" + strings.Repeat("1", 64) // the values still name the other
-	r, err := run(t, o)
+	o := p.with(map[string]any{"image": map[string]any{"repository": p.image.Context().Name(), "digest": p.image.DigestStr()}})
+	o.ImageValues = config.ImageValues{} // so the values name another image than the verified one
+	p.image = p.image.Context().Digest("sha256:" + strings.Repeat("1", 64))
+	r, err := p.run(t, o)
 	if fault.CodeOf(err) != "deploy.other-image" || r.Action != deploy.NotReached {
 		t.Errorf("%+v %v", r, err)
 	}
-	o.Image.Repository = "registry.example.com/other"
-	if _, err := run(t, o); fault.CodeOf(err) != "deploy.image-unused" {
+	other, err := name.NewDigest("registry.example.com/other@" + p.image.DigestStr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.image = other
+	if _, err := p.run(t, o); fault.CodeOf(err) != "deploy.image-unused" {
 		t.Errorf("%v", err)
 	}
 	list, err := p.Client.AppsV1().Deployments(p.o.Namespace).List(t.Context(), metav1.ListOptions{})
@@ -555,7 +563,7 @@ func TestTooLargeForHelm(t *testing.T) { // helm/helm#6711
 
 func TestChartTests(t *testing.T) {
 	p := newPlace(t)
-	p.o.Test = true
+	p.o.Settings.Test = true
 	r := p.must(t, deploy.Installed, map[string]any{"test": "exit0"})
 	if len(r.Tests) != 1 {
 		t.Errorf("%+v", r)
@@ -570,8 +578,8 @@ func TestChartTests(t *testing.T) {
 func TestSeveralClusters(t *testing.T) {
 	p := newPlace(t)
 	o := p.with(nil)
-	o.Clusters = []deploy.Cluster{{Name: "north"}, {Name: "south", Namespace: p.Name(t)}, {Name: "west", Namespace: p.Name(t)}}
-	if _, err := (cluster.Tool{}).Deploy(t.Context(), o); err != nil {
+	o.Settings.Clusters = []config.Cluster{{Name: "north"}, {Name: "south", Namespace: p.Name(t)}, {Name: "west", Namespace: p.Name(t)}}
+	if _, err := (cluster.Tool{}).Deploy(t.Context(), o, testkit.Verified(p.image)); err != nil {
 		t.Fatal(err)
 	}
 	bad := filepath.Join(t.TempDir(), "bad.yaml")
@@ -584,9 +592,9 @@ func TestSeveralClusters(t *testing.T) {
 		t.Fatal(first, err)
 	}
 	south, west := p.Name(t), p.Name(t)
-	o.Clusters = []deploy.Cluster{{Name: "north"}, {Name: "south", Namespace: south, Values: []string{bad}}, {Name: "west", Namespace: west}}
-	o.RollbackAll = true
-	r, err := cluster.Tool{}.Deploy(t.Context(), o)
+	o.Settings.Clusters = []config.Cluster{{Name: "north"}, {Name: "south", Namespace: south, Values: []string{bad}}, {Name: "west", Namespace: west}}
+	o.Settings.RollbackAll = true
+	r, err := cluster.Tool{}.Deploy(t.Context(), o, testkit.Verified(p.image))
 	if fault.CodeOf(err) != "deploy.crash-loop" || !strings.Contains(err.Error(), "cluster south") {
 		t.Errorf("%v", err)
 	}
@@ -605,15 +613,15 @@ func TestBadInput(t *testing.T) {
 		change     func(*deploy.Options)
 	}{
 		{"no kubeconfig", "deploy.kubeconfig", func(o *deploy.Options) { o.Kubeconfig = filepath.Join(t.TempDir(), "none") }},
-		{"no context", "deploy.kubeconfig", func(o *deploy.Options) { o.Clusters = []deploy.Cluster{{Context: "nowhere"}} }},
+		{"no context", "deploy.kubeconfig", func(o *deploy.Options) { o.Settings.Clusters = []config.Cluster{{Context: "nowhere"}} }},
 		{"no chart", "deploy.chart", func(o *deploy.Options) { o.Chart = t.TempDir() }},
 		{"server", "usage", func(o *deploy.Options) { o.Server = "https://nowhere/" }},
-		{"template", "deploy.chart", func(o *deploy.Options) { o.Set["env"] = "text" }},
+		{"template", "deploy.chart", func(o *deploy.Options) { o.Settings.Set = map[string]any{"env": "text"} }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			o := p.with(nil)
 			tt.change(&o)
-			_, err := cluster.Tool{}.Deploy(t.Context(), o)
+			_, err := cluster.Tool{}.Deploy(t.Context(), o, testkit.Verified(p.image))
 			if fault.CodeOf(err) != tt.code || fault.ExitCode(err) != fault.ExitInput || strings.Contains(err.Error(), "\n") {
 				t.Errorf("%s, exit %d: %v", fault.CodeOf(err), fault.ExitCode(err), err)
 			}
@@ -623,7 +631,7 @@ func TestBadInput(t *testing.T) {
 	o.Server = "127.0.0.1:9" // nobody listens there
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
-	if _, err := (cluster.Tool{}).Deploy(ctx, o); fault.CodeOf(err) != "deploy.unreachable" {
+	if _, err := (cluster.Tool{}).Deploy(ctx, o, testkit.Verified(p.image)); fault.CodeOf(err) != "deploy.unreachable" {
 		t.Errorf("a cluster that is away: %v", err)
 	}
 }
@@ -633,10 +641,10 @@ func TestInterruptLeavesARecoverableRelease(t *testing.T) {
 	p.must(t, deploy.Installed, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	o := p.with(map[string]any{"mode": "unready"})
-	o.Readiness = time.Minute
+	o.Settings.Readiness = config.Duration(time.Minute)
 	failed := make(chan error, 1)
 	go func() {
-		_, err := cluster.Tool{}.Deploy(ctx, o)
+		_, err := cluster.Tool{}.Deploy(ctx, o, testkit.Verified(p.image))
 		failed <- err
 	}()
 	tick := time.NewTicker(100 * time.Millisecond)

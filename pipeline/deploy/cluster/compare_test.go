@@ -19,6 +19,7 @@ import (
 	core "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/deploy"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
@@ -139,9 +140,9 @@ func (r *row) bySlipway(t *testing.T, tt failureCase) {
 	if tt.prepare != nil {
 		tt.prepare(t, p)
 	}
-	p.o.Timeout = cmp.Or(tt.timeout, helmTimeout)
+	p.o.Settings.Timeout = config.Duration(cmp.Or(tt.timeout, helmTimeout))
 	start := time.Now()
-	result, err := run(t, p.with(tt.set(p)))
+	result, err := p.run(t, p.with(tt.set(p)))
 	r.restored = time.Since(start).Seconds()
 	f := result.Failure
 	if err == nil || f == nil || fault.CodeOf(err) != r.kind {
@@ -177,14 +178,14 @@ func (r *row) byHelm(t *testing.T, tt failureCase, program string) {
 		err = cmd.Run()
 		return out.String(), err
 	}
-	if out, err := helm(p.with(nil).Set); err != nil {
+	if out, err := helm(p.with(nil).Values(deploy.ImageOf(p.image))); err != nil {
 		t.Fatalf("helm install: %v\n%s", err, out)
 	}
 	if tt.prepare != nil {
 		tt.prepare(t, p)
 	}
 	start := time.Now()
-	out, err := helm(p.with(tt.set(p)).Set, "--atomic", "--timeout", helmTimeout.String())
+	out, err := helm(p.with(tt.set(p)).Values(deploy.ImageOf(p.image)), "--atomic", "--timeout", helmTimeout.String())
 	r.helm = time.Since(start).Seconds()
 	if err == nil {
 		r.words = "(nothing: it reports success)"

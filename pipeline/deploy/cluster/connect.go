@@ -26,6 +26,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/util/flowcontrol"
 
+	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/deploy"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/progress"
@@ -48,7 +49,7 @@ type connection struct {
 }
 
 // connect reads the kubeconfig; it does not speak to the cluster yet.
-func connect(o deploy.Options, c deploy.Cluster, transport func(http.RoundTripper) http.RoundTripper) (*connection, error) {
+func connect(o deploy.Options, c config.Cluster, transport func(http.RoundTripper) http.RoundTripper) (*connection, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	if o.Kubeconfig != "" {
 		rules = &clientcmd.ClientConfigLoadingRules{ExplicitPath: o.Kubeconfig}

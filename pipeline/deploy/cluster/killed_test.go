@@ -19,6 +19,9 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/google/go-containerregistry/pkg/name"
+
+	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/deploy"
 	"github.com/slipway-ci/slipway/pipeline/deploy/cluster"
 )
@@ -31,12 +34,20 @@ const victimVariable = "SLIPWAY_TEST_VICTIM"
 const soakVariable = "SLIPWAY_TEST_SOAK"
 
 func victim() int {
-	var o deploy.Options
-	if err := json.Unmarshal([]byte(os.Getenv(victimVariable)), &o); err != nil {
+	var order struct {
+		Options deploy.Options
+		Image   string
+	}
+	if err := json.Unmarshal([]byte(os.Getenv(victimVariable)), &order); err != nil {
 		fmt.Println(err)
 		return 2
 	}
-	if _, err := (cluster.Tool{}).Deploy(context.Background(), o); err != nil {
+	image, err := name.NewDigest(order.Image)
+	if err != nil {
+		fmt.Println(err)
+		return 2
+	}
+	if _, err := (cluster.Tool{}).Deploy(context.Background(), order.Options, testkit.Verified(image)); err != nil {
 		fmt.Println(err)
 		return 1
 	}
@@ -64,8 +75,7 @@ func TestKilledAnywhereRecovers(t *testing.T) {
 	recovered, early := 0, 0
 	for i := range n {
 		set := map[string]any{"env": map[string]any{"RUN": fmt.Sprint("killed-", i)}, "extra": map[string]any{fmt.Sprint("killed-", i): map[string]any{"a": "b"}}, "hook": "exit0"}
-		o := p.with(set)
-		text, err := json.Marshal(o)
+		text, err := json.Marshal(map[string]any{"Options": p.with(set), "Image": p.image.Name()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -134,7 +144,7 @@ func TestCutAnywhereRecovers(t *testing.T) {
 		at := left.Load()
 		tool := cluster.Tool{Transport: func(base http.RoundTripper) http.RoundTripper { return cutting{base, &left, &until} }}
 		o := p.with(map[string]any{"env": map[string]any{"RUN": fmt.Sprint("cut-", i)}, "extra": map[string]any{fmt.Sprint("cut-", i): map[string]any{"a": "b"}}})
-		if _, err := tool.Deploy(t.Context(), o); err == nil {
+		if _, err := tool.Deploy(t.Context(), o, testkit.Verified(p.image)); err == nil {
 			alone++
 		}
 		want := fmt.Sprint("after-", i)

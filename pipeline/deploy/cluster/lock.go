@@ -25,6 +25,9 @@ const (
 	lookAgain     = time.Second
 )
 
+// leaseName is the name of the Lease that is the lock of a release.
+func leaseName(release string) string { return "slipway-" + release }
+
 // lock is a held coordination.k8s.io Lease
 // (https://kubernetes.io/docs/concepts/architecture/leases/).
 type lock struct {

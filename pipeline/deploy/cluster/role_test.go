@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/yaml"
 
+	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/deploy"
 	"github.com/slipway-ci/slipway/pipeline/deploy/cluster"
 )
@@ -120,7 +121,7 @@ func newDeployer(t *testing.T) deployer {
 	p := deployer{newPlace(t)}
 	p.o.Chart = "../../../charts/order-service"
 	p.o.Release = "orders"
-	p.o.MaxHistory = 2
+	p.o.Settings.History = 2
 	p.o.Secrets = []deploy.SecretData{{Name: "credentials", Data: map[string]string{"password": "x-password-x"}}}
 	ctx, n := t.Context(), p.o.Namespace
 	labels := map[string]string{}
@@ -200,26 +201,26 @@ func (p deployer) cycle(t *testing.T, tool cluster.Tool) error {
 			"resources": map[string]any{"requests": map[string]any{"cpu": "10m", "memory": "16Mi"}, "limits": map[string]any{"cpu": "1", "memory": "128Mi"}},
 			"config":    map[string]any{"database": map[string]any{"url": "postgres://app@db:5432/orders"}},
 		})
-		maps.Copy(o.Set, m)
-		o.Test = true
+		maps.Copy(o.Settings.Set, m)
+		o.Settings.Test = true
 		return o
 	}
 	o := full(nil)
-	if _, err := tool.Deploy(t.Context(), o); err != nil {
+	if _, err := tool.Deploy(t.Context(), o, testkit.Verified(p.image)); err != nil {
 		return fmt.Errorf("install: %w", err)
 	}
 	o = full(map[string]any{
 		"ingress":     map[string]any{"enabled": true, "hosts": []any{"orders.example.com"}},
 		"autoscaling": map[string]any{"enabled": true, "minReplicas": 2, "maxReplicas": 3},
 	})
-	if _, err := tool.Plan(t.Context(), o); err != nil {
+	if _, err := tool.Plan(t.Context(), o, deploy.ImageOf(p.image)); err != nil {
 		return fmt.Errorf("plan: %w", err)
 	}
-	if _, err := tool.Deploy(t.Context(), o); err != nil {
+	if _, err := tool.Deploy(t.Context(), o, testkit.Verified(p.image)); err != nil {
 		return fmt.Errorf("upgrade: %w", err)
 	}
 	o = full(map[string]any{"secretEnv": []any{map[string]any{"name": "X", "secret": "nowhere", "key": "x"}}})
-	r, err := tool.Deploy(t.Context(), o)
+	r, err := tool.Deploy(t.Context(), o, testkit.Verified(p.image))
 	if err == nil || len(r.Clusters) != 1 || r.Clusters[0].Failure == nil || r.Clusters[0].Failure.Kind != "config" || r.Clusters[0].Action != deploy.RolledBack {
 		return fmt.Errorf("a failing upgrade: %w %+v", err, r.Clusters)
 	}
@@ -230,7 +231,7 @@ func (p deployer) cycle(t *testing.T, tool cluster.Tool) error {
 		"version": "2", "config": map[string]any{"database": map[string]any{"url": "postgres://app@other:5432/orders"}},
 		"podAnnotations": map[string]any{"round": "2"}, "autoscaling": map[string]any{"enabled": true, "minReplicas": 2, "maxReplicas": 3},
 	})
-	if _, err := tool.Deploy(t.Context(), o); err != nil {
+	if _, err := tool.Deploy(t.Context(), o, testkit.Verified(p.image)); err != nil {
 		return fmt.Errorf("upgrade without ingress: %w", err)
 	}
 	if _, err := tool.Status(t.Context(), o); err != nil {
@@ -238,8 +239,8 @@ func (p deployer) cycle(t *testing.T, tool cluster.Tool) error {
 	}
 	// A crash, whose logs are read.
 	o = full(map[string]any{"env": map[string]any{"MODE": "crash"}})
-	o.Restarts = 1
-	r, err = tool.Deploy(t.Context(), o)
+	o.Settings.Restarts = 1
+	r, err = tool.Deploy(t.Context(), o, testkit.Verified(p.image))
 	if err == nil || len(r.Clusters) != 1 || r.Clusters[0].Failure == nil || len(r.Clusters[0].Failure.Logs) == 0 {
 		return fmt.Errorf("a crash without logs: %w %+v", err, r.Clusters)
 	}

@@ -2,7 +2,6 @@ package release
 
 import (
 	"encoding/json"
-	"slices"
 	"strings"
 	"testing"
 
@@ -189,7 +188,6 @@ func TestWhereARollbackGoes(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			history := revisions(tt.history...)
-			slices.Reverse(history)
 			for _, r := range history {
 				r.Info.Description, r.Manifest, _ = strings.Cut(r.Info.Description, "=")
 			}

@@ -61,10 +61,8 @@ func (t *tracker) logs(ctx context.Context, s state, p Problem) []string {
 	if t.Client == nil || p.Container == "" {
 		return nil
 	}
-	switch p.Kind {
-	case ImagePull, InvalidImage, Config, Unschedulable, Volume, Sandbox:
-		return nil // it never ran
-	default:
+	if info, _ := p.Kind.info(); !info.Logs {
+		return nil
 	}
 	pods := s.pods
 	if s.gvk.Kind == "Pod" && s.object != nil {

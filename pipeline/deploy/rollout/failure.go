@@ -6,43 +6,6 @@ import (
 	"time"
 )
 
-// Kind is what went wrong, for machines.
-type Kind string
-
-// The kinds of trouble.
-const (
-	ImagePull     Kind = "image-pull"    // the registry does not give the image
-	InvalidImage  Kind = "invalid-image" // the image reference cannot be parsed
-	Config        Kind = "config"        // a missing Secret, ConfigMap or key, or a container that cannot be created
-	CrashLoop     Kind = "crash-loop"    // a container ends again and again
-	Probe         Kind = "probe"         // a startup, liveness or readiness probe fails
-	OOM           Kind = "oom"           // a container uses more memory than it may
-	Unschedulable Kind = "unschedulable" // no node takes the pod
-	Volume        Kind = "volume"        // a volume cannot be attached or mounted
-	Sandbox       Kind = "sandbox"       // the node cannot set up the pod, for example its network
-	Quota         Kind = "quota"         // a ResourceQuota forbids the pods
-	Admission     Kind = "admission"     // Pod Security, a webhook or another rule forbids the pods
-	Evicted       Kind = "evicted"       // a node threw the pod out
-	JobFailed     Kind = "job-failed"    // a Job or a pod that should succeed has failed
-	Deadline      Kind = "deadline"      // not ready in time, for no better known reason
-	Deleted       Kind = "deleted"       // the object was deleted meanwhile
-	Stalled       Kind = "stalled"       // Kubernetes itself says that it gave up, or will not begin
-)
-
-// rank orders kinds by how much they explain: where several stand, the first
-// is the verdict.
-func (k Kind) rank() int {
-	for i, other := range []Kind{
-		Deleted, InvalidImage, Config, ImagePull, OOM, Probe, CrashLoop, Quota,
-		Admission, Evicted, JobFailed, Volume, Sandbox, Unschedulable, Stalled,
-	} {
-		if k == other {
-			return i
-		}
-	}
-	return 100
-}
-
 // Problem is trouble that stands at the moment. Many pass by themselves.
 type Problem struct {
 	Kind      Kind      `json:"kind"`

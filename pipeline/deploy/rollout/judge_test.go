@@ -2,7 +2,6 @@ package rollout
 
 import (
 	"encoding/json"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,14 +9,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
-)
 
-var update = flag.Bool("update", false, "write the golden files anew")
+	"github.com/slipway-ci/slipway/internal/testkit"
+)
 
 // began is when the rollout of every fixture began.
 var began = time.Date(2026, 11, 23, 6, 0, 0, 0, time.UTC)
@@ -111,24 +109,8 @@ func TestWorkload(t *testing.T) {
 				state = "done: " + w.Message
 			}
 			got := strings.Join(snap.Lines(), "\n") + "\n--\n" + state + "\n" + strings.Join(append(verdicts, ""), "\n")
-			golden(t, filepath.Join("testdata/cases", name+".golden"), got)
+			testkit.Golden(t, filepath.Join("testdata/cases", name+".golden"), []byte(got))
 		})
-	}
-}
-
-func golden(t *testing.T, path, got string) {
-	t.Helper()
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", path, diff)
 	}
 }
 
@@ -236,7 +218,7 @@ func TestSince(t *testing.T) {
 	step("API server not answering since 06:00:09: connection refused", "image-not-found")
 	step("", "image-not-found", "reading events in namespace shop is not allowed")
 	step("", "ready", "reading events in namespace shop is not allowed")
-	golden(t, "testdata/since.golden", strings.Join(got, "\n")+"\n")
+	testkit.Golden(t, "testdata/since.golden", []byte(strings.Join(got, "\n")+"\n"))
 }
 
 func TestFailureLine(t *testing.T) {

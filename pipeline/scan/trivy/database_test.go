@@ -30,6 +30,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/slipway-ci/slipway/pipeline/cache"
+	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	own "github.com/slipway-ci/slipway/pipeline/registry"
@@ -154,7 +155,7 @@ func (h *hub) push(t *testing.T, img v1.Image) string {
 
 func (h *hub) client(t *testing.T) *own.Client {
 	t.Helper()
-	c, err := own.New(own.Options{Insecure: []string{h.host}, Backoff: remote.Backoff{Duration: time.Millisecond, Factor: 1, Steps: 2}, Stall: 5 * time.Second})
+	c, err := own.New(own.Options{Settings: config.Registry{Insecure: []string{h.host}}, Backoff: remote.Backoff{Duration: time.Millisecond, Factor: 1, Steps: 2}, Stall: 5 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}

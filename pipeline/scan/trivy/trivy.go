@@ -130,27 +130,6 @@ func timely(outer, inner context.Context, limit time.Duration, err error) error 
 	return err
 }
 
-// findings is what was found, by whom.
-type findings struct {
-	mu       sync.Mutex
-	findings []scan.Finding
-	ignored  []scan.Ignored
-}
-
-func (f *findings) add(more ...scan.Finding) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.findings = append(f.findings, more...)
-}
-
-// aboutGo tells whether there is a Go vulnerability among the findings.
-func (f *findings) aboutGo() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.ContainsFunc(f.findings, scan.Finding.IsGo) ||
-		slices.ContainsFunc(f.ignored, func(i scan.Ignored) bool { return i.IsGo() })
-}
-
 // look searches images, source and charts side by side, and analyses the calls
 // where there is a Go vulnerability.
 func (s *Scanner) look(ctx context.Context, o scan.Options, database installed, documents []Document, r *scan.Result) (*findings, error) {
@@ -330,55 +309,6 @@ func option(scanners types.Scanners) artifact.Option {
 	}
 }
 
-// fromReport turns Trivy's report into findings.
-func fromReport(report types.Report, t scan.Target) []scan.Finding {
-	var all []scan.Finding
-	for _, res := range report.Results {
-		for _, v := range res.Vulnerabilities {
-			all = append(all, fromVulnerability(v, res, t))
-		}
-		for _, secret := range res.Secrets {
-			f := scan.Finding{
-				Kind: scan.Secret, ID: secret.RuleID, Severity: cmp.Or(secret.Severity, "UNKNOWN"), Title: secret.Title,
-				ImagePath: strings.TrimPrefix(res.Target, "/"), Line: secret.StartLine, EndLine: secret.EndLine,
-			}
-			place(&f, t)
-			all = append(all, f)
-		}
-	}
-	return all
-}
-
-func fromVulnerability(v types.DetectedVulnerability, res types.Result, t scan.Target) scan.Finding {
-	severity := cmp.Or(v.Severity, "UNKNOWN") //nolint:staticcheck // deprecated in the database, but here it is the one chosen for this package
-	f := scan.Finding{
-		Kind: scan.Vulnerability, ID: v.VulnerabilityID, Aliases: v.VendorIDs, Severity: severity, Title: v.Title,
-		Package: v.PkgName, Type: string(res.Type), Installed: v.InstalledVersion, Fixed: v.FixedVersion, Status: v.Status.String(),
-		PrimaryURL: v.PrimaryURL, ImagePath: v.PkgPath,
-	}
-	if v.PkgIdentifier.PURL != nil {
-		f.PURL = v.PkgIdentifier.PURL.String()
-	}
-	if len(v.References) > 0 {
-		f.URL = v.References[0]
-	}
-	if f.ImagePath == "" && res.Class == types.ClassLangPkg && !slices.Contains(ftypes.AggregatingTypes, res.Type) {
-		f.ImagePath = strings.TrimPrefix(res.Target, "/")
-	}
-	if f.IsGo() {
-		f.Reachability = scan.Unknown
-	}
-	place(&f, t)
-	return f
-}
-
-func place(f *scan.Finding, t scan.Target) {
-	f.Targets = []string{t.Name}
-	if t.Platform != "" {
-		f.Platforms = []string{t.Platform}
-	}
-}
-
 // take waits for its turn and prepares the process for Trivy: its log goes to
 // the progress, its temporary files into the cache.
 func (s *Scanner) take(ctx context.Context) (release func(), err error) {
@@ -432,7 +362,8 @@ func (h *handler) Handle(_ context.Context, rec slog.Record) error {
 }
 
 func (h *handler) WithAttrs([]slog.Attr) slog.Handler { return h }
-func (h *handler) WithGroup(string) slog.Handler      { return h }
+
+func (h *handler) WithGroup(string) slog.Handler { return h }
 
 // workplace gives Trivy a temporary folder in the cache and removes those of
 // runs that died. Trivy chooses its folder once for the life of a process, so

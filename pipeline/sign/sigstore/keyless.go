@@ -2,6 +2,7 @@ package sigstore
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"encoding/base64"
@@ -24,15 +25,13 @@ import (
 	"github.com/sigstore/sigstore/pkg/signature/options"
 	"github.com/theupdateframework/go-tuf/v2/metadata/fetcher"
 
+	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/sign"
 )
 
-// The public instance of Sigstore.
-const (
-	PublicFulcio = "https://fulcio.sigstore.dev"
-	PublicRekor  = "https://rekor.sigstore.dev"
-)
+// PublicRekor is the transparency log of the public instance of Sigstore.
+const PublicRekor = "https://rekor.sigstore.dev"
 
 // GitHubToken asks GitHub Actions for a token
 // (https://docs.github.com/en/actions/reference/security/oidc).
@@ -85,14 +84,10 @@ func FindToken(getenv func(string) string) (sign.TokenSource, error) {
 
 // keyless makes the signer's key and gets a certificate for it.
 func (s *signer) keyless(ctx context.Context, k sign.Keyless) error {
-	if k.Fulcio == "" {
-		k.Fulcio = PublicFulcio
-	}
+	public := config.DefaultKeyless()
+	k.Fulcio, k.Audience = cmp.Or(k.Fulcio, public.Fulcio), cmp.Or(k.Audience, public.Audience)
 	if s.logURL == "" {
 		s.logURL = PublicRekor
-	}
-	if k.Audience == "" {
-		k.Audience = "sigstore"
 	}
 	if err := checkURL("fulcio", k.Fulcio); err != nil {
 		return err

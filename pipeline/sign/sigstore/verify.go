@@ -2,13 +2,9 @@ package sigstore
 
 import (
 	"context"
-	"crypto"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -17,12 +13,6 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	ssldsse "github.com/secure-systems-lab/go-securesystemslib/dsse"
 	"github.com/sigstore/cosign/v2/pkg/cosign"
-	"github.com/sigstore/cosign/v2/pkg/oci/static"
-	"github.com/sigstore/sigstore-go/pkg/root"
-	"github.com/sigstore/sigstore-go/pkg/verify"
-	"github.com/sigstore/sigstore/pkg/cryptoutils"
-	"github.com/sigstore/sigstore/pkg/signature"
-	"github.com/sigstore/sigstore/pkg/signature/options"
 	"github.com/sigstore/sigstore/pkg/signature/payload"
 	"golang.org/x/sync/errgroup"
 
@@ -30,123 +20,6 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/sign"
 )
-
-// fixes say what to do about each.
-func fixOf(code string) string {
-	switch code {
-	case sign.CodeUnsigned:
-		return "sign it with slipway sign; an image that was not built here should not run here"
-	case sign.CodeWrongKey, sign.CodeForeign:
-		return "use an image of your own pipeline, or add its key under verify.keys"
-	case sign.CodeWrongIdentity:
-		return "use an image of your own pipeline, or add its identity under verify.identities"
-	case sign.CodeUntrusted:
-		return "name the trusted root of the instance that signed it under verify.trustedRoot"
-	case sign.CodeNoLogEntry:
-		return "sign it again with a transparency log"
-	case sign.CodeTampered, sign.CodeOtherImage:
-		return "do not use it; find out who changed the registry, then build and sign again"
-	case sign.CodeMissing:
-		return "attest it with slipway sign, or leave the type out of verify.attestations"
-	case sign.CodeScanExpired:
-		return "scan and attest it again, or raise verify.scanMaxAge"
-	case sign.CodeScanFailed:
-		return "build it with the vulnerabilities mended"
-	default:
-		return "check the digest and the repository"
-	}
-}
-
-// policy is a [Policy] with its keys and roots loaded.
-type policy struct {
-	keys       []trustedKey
-	identities []cosign.Identity
-	root       root.TrustedMaterial
-	ignoreSCT  bool
-	requireLog bool
-}
-
-type trustedKey struct {
-	name      string // fingerprint
-	verifiers []signature.Verifier
-}
-
-// finding is why a candidate is not believed.
-type finding struct{ code, text string }
-
-func found(code, format string, args ...any) *finding {
-	return &finding{code, fmt.Sprintf(format, args...)}
-}
-
-// load reads the keys and the trusted root. Everything wrong in a policy is
-// bad input, before anything is asked of the registry.
-func load(ctx context.Context, o sign.Policy) (*policy, error) {
-	if len(o.Keys) == 0 && len(o.Identities) == 0 {
-		return nil, fault.Inputf("verify.no-policy", "nobody is trusted, so no image can pass").
-			WithFix("set verify.keys or verify.identities in slipway.yaml")
-	}
-	p := &policy{requireLog: o.RequireLog}
-	for _, a := range o.Attestations {
-		if a != sign.TypeSBOM && a != sign.TypeProvenance && a != sign.TypeScan {
-			return nil, fault.Inputf("verify.attestation-type", "%q is no type of attestation", a).WithFix("use %s, %s or %s", sign.TypeSBOM, sign.TypeProvenance, sign.TypeScan)
-		}
-	}
-	for _, id := range o.Identities {
-		got, err := compile(id)
-		if err != nil {
-			return nil, err
-		}
-		p.identities = append(p.identities, got)
-	}
-	for _, k := range o.Keys {
-		vs, err := loadVerifiers(ctx, k)
-		if err != nil {
-			return nil, err
-		}
-		pub, err := vs[0].PublicKey()
-		if err != nil {
-			return nil, fault.Inputf("key.malformed", "reading %s: %w", k.Ref, err)
-		}
-		fp, err := fingerprint(pub)
-		if err != nil {
-			return nil, err
-		}
-		p.keys = append(p.keys, trustedKey{fp, vs})
-	}
-	if len(o.Identities) > 0 || o.RequireLog {
-		if err := p.trust(ctx, o.TrustedRoot); err != nil {
-			return nil, err
-		}
-	}
-	return p, nil
-}
-
-func compile(id sign.Identity) (cosign.Identity, error) {
-	if id.Issuer+id.IssuerPattern == "" || id.Subject+id.SubjectPattern == "" {
-		return cosign.Identity{}, fault.Inputf("verify.identity", "an identity needs an issuer and a subject").
-			WithFix("without the issuer anyone's provider could name that subject")
-	}
-	got := cosign.Identity{Issuer: id.Issuer, Subject: id.Subject}
-	for _, p := range []struct {
-		pattern, exact, what string
-		to                   *string
-	}{
-		{id.IssuerPattern, id.Issuer, "issuer", &got.IssuerRegExp},
-		{id.SubjectPattern, id.Subject, "subject", &got.SubjectRegExp},
-	} {
-		if p.pattern == "" {
-			continue
-		}
-		if p.exact != "" {
-			return cosign.Identity{}, fault.Inputf("verify.identity", "an identity has both %s and %sPattern", p.what, p.what).WithFix("keep one")
-		}
-		if _, err := regexp.Compile(p.pattern); err != nil {
-			return cosign.Identity{}, fault.Inputf("verify.identity", "the pattern %q of an identity's %s: %w", p.pattern, p.what, err)
-		}
-		*p.to = `\A(?:` + p.pattern + `)\z` // by itself a pattern matches a part
-	}
-	return got, nil
-}
 
 // Verify checks the image and every manifest in it against the policy. It
 // returns a [fault.Gate] error with one of this package's codes when the image
@@ -348,15 +221,6 @@ func scanned(a sign.Attestation, o sign.VerifyOptions, r *sign.Verified) *findin
 	return nil
 }
 
-// telling picks the finding that says most about what happened.
-func telling(a, b *finding) *finding {
-	order := []string{sign.CodeTampered, sign.CodeOtherImage, sign.CodeForeign, sign.CodeNoLogEntry, sign.CodeWrongIdentity, sign.CodeUntrusted, sign.CodeWrongKey, sign.CodeUnsigned}
-	if a == nil || slices.Index(order, b.code) < slices.Index(order, a.code) {
-		return b
-	}
-	return a
-}
-
 // signature believes a candidate or says why not. cosign answers yes or no;
 // only after a no we look for the reason.
 func (p *policy) signature(ctx context.Context, c candidate, d name.Digest) (sign.Signature, *finding) {
@@ -497,104 +361,4 @@ func (p *policy) check(ctx context.Context, c candidate, k kind) (sig sign.Signa
 		return sign.Signature{}, p.explainCertificate(ctx, c, k, cert, why)
 	}
 	return sign.Signature{}, p.explainKey(ctx, c, k)
-}
-
-func logged(s sign.Signature, c candidate) sign.Signature {
-	if b, err := c.Bundle(); err == nil && b != nil {
-		s.LogIndex, s.Logged = &b.Payload.LogIndex, time.Unix(b.Payload.IntegratedTime, 0).UTC()
-	}
-	return s
-}
-
-// explainCertificate says why a signature with a certificate is not believed.
-func (p *policy) explainCertificate(ctx context.Context, c candidate, k kind, cert *x509.Certificate, why error) *finding {
-	var who sign.Signature
-	who.Identity, who.Issuer = identityOf(cert)
-	v, err := signature.LoadVerifier(cert.PublicKey, crypto.SHA256)
-	if err != nil || !holds(ctx, v, c, k) {
-		return found(sign.CodeTampered, "carries a damaged signature: it is not by the key in its own certificate")
-	}
-	if len(p.identities) == 0 {
-		return found(sign.CodeWrongKey, "carries no signature by a trusted key; it is signed keyless by %s", who)
-	}
-	if _, err := verify.VerifyLeafCertificate(cert.NotBefore, cert, p.root); err != nil {
-		return found(sign.CodeUntrusted, "carries a signature with a certificate of an unknown authority, made out to %s", who)
-	}
-	if cosign.CheckCertificatePolicy(cert, &cosign.CheckOpts{Identities: p.identities}) != nil {
-		return found(sign.CodeWrongIdentity, "carries no signature by a trusted identity; it is signed by %s", who)
-	}
-	if b, err := c.Bundle(); err == nil && b == nil {
-		return found(sign.CodeNoLogEntry, "carries a signature by %s without an entry in a transparency log", who)
-	}
-	return found(sign.CodeTampered, "carries a signature by %s whose proof does not verify: %v", who, oneLine(errors.Join(why)))
-}
-
-// explainKey says why a signature by a bare key is not believed. Whose key it
-// was cannot be told from a signature; where the signer left its name, damage
-// and another key are told apart.
-func (p *policy) explainKey(ctx context.Context, c candidate, k kind) *finding {
-	for _, key := range p.keys {
-		for _, v := range key.verifiers {
-			if holds(ctx, v, c, k) { // so it is the log
-				return found(sign.CodeNoLogEntry, "carries a signature by key %s without a valid entry in the transparency log", sign.Short(key.name))
-			}
-		}
-	}
-	hint := annotation(c.attached, keyHint)
-	if slices.ContainsFunc(p.keys, func(t trustedKey) bool { return t.name == hint }) {
-		return found(sign.CodeTampered, "carries a damaged signature: it says that it is by key %s but is not, so it or what it signs was changed", sign.Short(hint))
-	}
-	if !wellFormed(c, k) {
-		return found(sign.CodeTampered, "carries a damaged signature: it is malformed")
-	}
-	whose := "by an unknown key"
-	if regexp.MustCompile(`^sha256:[0-9a-f]{64}$`).MatchString(hint) {
-		whose = "by key " + sign.Short(hint)
-	}
-	if len(p.keys) == 0 {
-		return found(sign.CodeWrongIdentity, "carries no signature by a trusted identity; it is signed %s", whose)
-	}
-	return found(sign.CodeWrongKey, "carries no signature by a trusted key; it is signed %s", whose)
-}
-
-// wellFormed tells a signature by someone else from bytes that are none.
-func wellFormed(c candidate, k kind) bool {
-	if k == attestations {
-		e := decodeEnvelope(c.payload)
-		return e != nil && len(e.Signatures) > 0 && json.Valid(e.body)
-	}
-	text := annotation(c.attached, static.SignatureAnnotationKey)
-	raw, err := base64.StdEncoding.DecodeString(text)
-	var claim payload.SimpleContainerImage
-	return err == nil && len(raw) > 0 && json.Unmarshal(c.payload, &claim) == nil && claim.Critical.Image.DockerManifestDigest != ""
-}
-
-// holds tells whether a key made this signature, and nothing else.
-func holds(ctx context.Context, v signature.Verifier, c candidate, k kind) bool {
-	if k == attestations {
-		e := decodeEnvelope(c.payload)
-		if e == nil {
-			return false
-		}
-		pae := string(ssldsse.PAE(e.PayloadType, e.body))
-		return slices.ContainsFunc(e.Signatures, func(s ssldsse.Signature) bool {
-			raw, err := base64.StdEncoding.DecodeString(s.Sig)
-			return err == nil && v.VerifySignature(strings.NewReader(string(raw)), strings.NewReader(pae), options.WithContext(ctx)) == nil
-		})
-	}
-	text, err := c.Base64Signature()
-	if err != nil {
-		return false
-	}
-	raw, err := base64.StdEncoding.DecodeString(text)
-	return err == nil && v.VerifySignature(strings.NewReader(string(raw)), strings.NewReader(string(c.payload)), options.WithContext(ctx)) == nil
-}
-
-// identityOf reads whom a certificate is made out to, and by which provider.
-func identityOf(cert *x509.Certificate) (identity, issuer string) {
-	if names := cryptoutils.GetSubjectAlternateNames(cert); len(names) > 0 {
-		identity = names[0]
-	}
-	ce := cosign.CertExtensions{Cert: cert}
-	return identity, ce.GetIssuer()
 }

@@ -1,4 +1,4 @@
-package ship
+package graph_test
 
 import (
 	"context"
@@ -10,25 +10,23 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
+	"github.com/slipway-ci/slipway/pipeline/graph"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
-type silent struct{}
-
-func (silent) Emit(progress.Event) {}
-
-func TestStageSpan(t *testing.T) {
+// TestSpan: each step has a span under that of the run, with its outcome.
+func TestSpan(t *testing.T) {
 	type span struct{ Name, Outcome, Summary, Status string }
 	tests := []struct {
 		name      string
-		out       outcome
+		out       graph.Outcome
 		err       error
 		cancelled bool
 		want      span
 	}{
-		{name: "passed", out: outcome{progress.Passed, "no findings"}, want: span{"lint", "passed", "no findings", ""}},
-		{name: "unchanged", out: outcome{progress.Unchanged, "no findings"}, want: span{"lint", "unchanged", "no findings", ""}},
-		{name: "skipped", out: outcome{progress.Skipped, "lint is off"}, want: span{"lint", "skipped", "lint is off", ""}},
+		{name: "passed", out: graph.Outcome{Kind: progress.Passed, Summary: "no findings"}, want: span{"lint", "passed", "no findings", ""}},
+		{name: "unchanged", out: graph.Outcome{Kind: progress.Unchanged, Summary: "no findings"}, want: span{"lint", "unchanged", "no findings", ""}},
+		{name: "skipped", out: graph.Outcome{Kind: progress.Skipped, Summary: "lint is off"}, want: span{"lint", "skipped", "lint is off", ""}},
 		{name: "failed", err: errors.New("1 finding\nmain.go:1"), want: span{"lint", "failed", "1 finding", "1 finding"}},
 		{name: "cancelled", cancelled: true, want: span{"lint", "cancelled", "interrupted", ""}},
 	}
@@ -42,8 +40,7 @@ func TestStageSpan(t *testing.T) {
 			if tt.cancelled {
 				cancel()
 			}
-			p := &run{Options: Options{Sink: silent{}}}
-			_, _ = p.execute(ctx, step{name: Lint, run: func(context.Context) (outcome, error) { return tt.out, tt.err }})
+			_, _ = graph.Run(ctx, &sink{}, []graph.Step{{Name: "lint", Run: func(context.Context) (graph.Outcome, error) { return tt.out, tt.err }}})
 			ended := recorder.Ended()
 			if len(ended) != 1 || ended[0].Parent().SpanID() != root.SpanContext().SpanID() {
 				t.Fatalf("got %v, want one span under the root", ended)

@@ -1,0 +1,143 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slipway-ci/slipway/pipeline/cache"
+	"github.com/slipway-ci/slipway/pipeline/config"
+	"github.com/slipway-ci/slipway/pipeline/fault"
+	"github.com/slipway-ci/slipway/pipeline/source"
+	"github.com/slipway-ci/slipway/pipeline/toolchain"
+)
+
+// finding is one line of what slipway doctor reports.
+type finding struct {
+	Name     string `json:"name"`
+	State    string `json:"state"` // ok, missing or unused
+	Detail   string `json:"detail,omitempty"`
+	Fix      string `json:"fix,omitempty"`
+	Required bool   `json:"required"`
+}
+
+func (a *app) doctorCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "doctor", Short: "Report what this machine has and lacks for this app", Args: cobra.NoArgs,
+		Example: "  slipway doctor\n  slipway doctor -o json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.only(); err != nil {
+				return err
+			}
+			root, c, err := a.load()
+			if err != nil {
+				return err
+			}
+			return a.report(examine(cmd.Context(), root, c))
+		},
+	}
+}
+
+// examination collects findings.
+type examination []finding
+
+func (e *examination) add(name string, required bool, detail string, err error) {
+	f := finding{Name: name, State: "ok", Detail: detail, Required: required}
+	if err != nil {
+		f.State, f.Detail = "missing", err.Error()
+		if fe, ok := errors.AsType[*fault.Error](err); ok {
+			f.Detail, f.Fix = fe.Err.Error(), fe.Fix
+		}
+		if !required {
+			f.State = "unused"
+		}
+	}
+	*e = append(*e, f)
+}
+
+// program looks for the first of the names that is installed.
+func (e *examination) program(required bool, fix string, names ...string) {
+	for _, name := range names {
+		if path, err := lookPath(name); err == nil {
+			e.add(names[0], required, path, nil)
+			return
+		}
+	}
+	e.add(names[0], required, "", fault.Inputf("program.missing", "not installed").WithFix("%s", fix))
+}
+
+// examine looks for everything that the stages need for an app.
+func examine(ctx context.Context, root string, c config.Config) []finding {
+	var e examination
+	s, err := source.Open(ctx, source.Options{Root: root, Dir: c.App.Dir, Main: c.App.Main, Name: c.App.Name, Tags: c.App.Tags})
+	e.add("source", true, fmt.Sprintf("%s %s of %s", s.Name, s.Version, s.Module), err)
+	g, err := toolchain.Find(ctx, filepath.Join(root, c.App.Dir), c.App.Toolchain)
+	if err != nil {
+		e.add("go", true, "", err)
+	} else {
+		e.add("go", true, g.Version+" in "+g.Root, nil)
+		_, err := os.Stat(g.ZoneInfo())
+		e.add("zone data", true, g.ZoneInfo(), err)
+	}
+	folder, err := cache.User()
+	if err == nil {
+		_, err = folder.Make("runs")
+	}
+	e.add("cache", true, string(folder), err)
+	e.program(c.Test.Race == nil || *c.Test.Race, "apt-get install gcc, or set test.race: false", "gcc", "clang", "cc")
+	e.program(false, "the first lint finds it on PATH or builds it from the module proxy", "golangci-lint")
+	e.program(slices.Contains(c.Test.Services, "postgres") && os.Getenv("DATABASE_URL") == "", "apt-get install postgresql, or set DATABASE_URL", "postgres")
+	e.program(slices.Contains(c.Test.Services, "redis") && os.Getenv("REDIS_URL") == "", "apt-get install redis-server, or set REDIS_URL", "redis-server")
+	e.program(c.Image.UPX, "apt-get install upx-ucl (from backports)", "upx")
+	e.program(c.App.CGO, "apt-get install musl-tools", "musl-gcc")
+	return e
+}
+
+// report prints the findings. It returns an error if anything that the app needs is
+// missing.
+func (a *app) report(findings []finding) error {
+	lacking := 0
+	for _, f := range findings {
+		if f.State == "missing" {
+			lacking++
+		}
+	}
+	if a.json {
+		a.printJSON(map[string]any{"findings": findings})
+	} else {
+		for _, f := range findings {
+			line := fmt.Sprintf("  %-14s %-8s %s", f.Name, f.State, f.Detail)
+			if f.Fix != "" {
+				line += " (" + f.Fix + ")"
+			}
+			fmt.Fprintln(a.stdout, line)
+		}
+	}
+	if lacking == 0 {
+		return nil
+	}
+	err := fault.Gatef("doctor.missing", "%d things that this app needs are missing", lacking)
+	if a.json {
+		return reported{err}
+	}
+	return err
+}
+
+// lookPath finds a program where the stages look for it.
+func lookPath(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err == nil || name != "postgres" {
+		return path, err
+	}
+	found, globErr := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
+	if globErr != nil || len(found) == 0 {
+		return "", err
+	}
+	return found[len(found)-1], nil
+}

@@ -1,0 +1,48 @@
+package config
+
+import "time"
+
+// Default returns the configuration of an empty file. It is the only place in
+// which a default is written down: the JSON schema, docs/configuration.md and
+// the help of flags are generated from it, and tests compare the stages with it.
+// Settings that are absent from it have no fixed default; their description
+// says what happens without them.
+func Default() Config {
+	return Config{
+		App: App{Dir: ".", Platforms: []string{"linux/amd64", "linux/arm64"}},
+		Image: Image{
+			Base: "scratch", Entrypoint: "/server", User: "65534:65534", Ports: []int{8080, 9090},
+			Compression: "gzip", Format: "oci",
+			HealthCheck: HealthCheck{
+				Interval: Duration(30 * time.Second), Timeout: Duration(5 * time.Second),
+				StartPeriod: Duration(10 * time.Second), Retries: 3,
+			},
+		},
+		Lint: Lint{Version: "v2.15.0", Timeout: Duration(5 * time.Minute)},
+		Test: Test{Packages: []string{"./..."}, Race: new(true), Timeout: Duration(10 * time.Minute)},
+		Scan: Scan{
+			Severities: []string{"HIGH", "CRITICAL"}, Secrets: new(true), Reachability: new(true), MaxAge: Duration(24 * time.Hour),
+			Databases: []string{"mirror.gcr.io/aquasec/trivy-db:2", "ghcr.io/aquasecurity/trivy-db:2", "public.ecr.aws/aquasecurity/trivy-db:2"},
+		},
+		Sign:     Sign{Attestations: []string{"sbom", "provenance", "scan"}},
+		Deploy:   Deploy{ImageValues: ImageValues{Repository: "image.repository", Digest: "image.digest", PullSecrets: "imagePullSecrets"}},
+		Registry: Registry{Uploads: 5, Downloads: 10},
+	}
+}
+
+// DefaultEnvironment returns an environment in which nothing is set. It belongs
+// to [Default], which cannot hold it because environments have names.
+func DefaultEnvironment() Environment {
+	return Environment{
+		PodSecurity: "restricted", Timeout: Duration(5 * time.Minute),
+		Rollback: new(true), RollbackTimeout: Duration(5 * time.Minute), LockTimeout: Duration(10 * time.Minute),
+		Restarts: 2, Readiness: Duration(30 * time.Second), History: 10,
+	}
+}
+
+// DefaultKeyless returns the settings of keyless signing in which nothing is
+// set: those of the public Sigstore instance. It belongs to [Default], which
+// cannot hold it because its presence turns keyless signing on.
+func DefaultKeyless() Keyless {
+	return Keyless{Fulcio: "https://fulcio.sigstore.dev", Audience: "sigstore"}
+}

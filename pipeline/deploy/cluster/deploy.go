@@ -1,0 +1,186 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/slipway-ci/slipway/pipeline/deploy"
+	"github.com/slipway-ci/slipway/pipeline/deploy/release"
+	"github.com/slipway-ci/slipway/pipeline/fault"
+	"github.com/slipway-ci/slipway/pipeline/progress"
+)
+
+// run deploys to one cluster.
+func (d *deployment) run(ctx context.Context) error {
+	start := time.Now()
+	defer func() { d.result.Seconds = time.Since(start).Seconds() }()
+	if err := d.reach(ctx); err != nil {
+		return err
+	}
+	level := d.Settings.PodSecurity
+	if level == "none" {
+		level = ""
+	}
+	if err := d.ensureNamespace(ctx, d.Namespace, level); err != nil {
+		return d.refused(err)
+	}
+	return d.locked(ctx, d.reconcile)
+}
+
+// foreignPatience is how long an operation may take that another program, such
+// as helm, began without slipway's lock. After that its run counts as dead.
+const foreignPatience = 10 * time.Minute
+
+// reconcile determines what is in the cluster and makes it what is wanted. It
+// must be called with the lock held.
+func (d *deployment) reconcile(ctx context.Context) error {
+	r := d.result
+	d.since, d.until = time.Now(), time.Now().Add(time.Duration(d.Settings.Timeout))
+	secretsChanged, err := d.ensureSecrets(ctx, d.Options)
+	if err != nil {
+		return d.refused(err)
+	}
+	chart, err := d.chart()
+	if err != nil {
+		return err
+	}
+	crds, err := d.ensureCRDs(ctx, chart.CRDs())
+	if err != nil {
+		return d.refused(err)
+	}
+	if len(crds) > 0 {
+		if err := d.Wait(ctx, "crds", crds); err != nil {
+			return err
+		}
+	}
+	found, err := d.determine(ctx)
+	if err != nil {
+		return err
+	}
+	rendered, err := d.release.Render(ctx, found, chart)
+	if err != nil {
+		return err
+	}
+	if err := checkImage(rendered.Objects, rendered.HookObjects, d.image); err != nil {
+		return err
+	}
+	if !secretsChanged && rendered.SameAs(found) && (!d.Settings.Test || found.Tested()) {
+		unchanged, err := d.unchanged(ctx, found, rendered)
+		if err != nil {
+			return err
+		}
+		if unchanged {
+			r.Action = deploy.Untouched
+			return d.note(d.Wait(ctx, "rollout", rendered.Objects))
+		}
+	}
+	revision, err := d.apply(ctx, found, rendered)
+	if err == nil {
+		r.Revision, r.Action = revision, actionOn(found, r.Before)
+		return nil
+	}
+	r.Tried, r.Action = revision, deploy.Kept
+	return d.afterFailure(ctx, found, revision, d.note(err))
+}
+
+// determine finds out the state of the release, and recovers a release that a
+// dead run left unfinished.
+func (d *deployment) determine(ctx context.Context) (release.Found, error) {
+	progress.Statusf(ctx, "reading release %s", d.Release)
+	found, err := d.release.Find(ctx)
+	if err != nil {
+		return found, err
+	}
+	r := d.result
+	r.Before, r.Reason, r.Previous, r.Revision = found.State, found.Reason, found.Good, found.Good
+	if found.State != deploy.Unfinished {
+		return found, nil
+	}
+	if found.Foreign && time.Since(found.Began) < foreignPatience {
+		return found, fault.Gatef("deploy.locked", "another program is working on this release: %s", found.Reason).
+			WithFix("run this again when it has finished; after %s it counts as dead", foreignPatience)
+	}
+	progress.Line(ctx, fmt.Sprintf("recovering: %s, and its run is dead", found.Reason))
+	return d.release.Recover(ctx, found)
+}
+
+// unchanged reports whether the cluster still is what the newest revision made
+// it. Whatever somebody changed by hand is listed.
+func (d *deployment) unchanged(ctx context.Context, found release.Found, rendered release.Rendered) (bool, error) {
+	changes, err := d.release.Changes(ctx, found, rendered)
+	if err != nil {
+		return false, err
+	}
+	for _, c := range changes {
+		progress.Line(ctx, fmt.Sprintf("%s differs from the release: somebody changed it by hand", c.Object))
+	}
+	return len(changes) == 0, nil
+}
+
+// apply applies the chart, follows the rollout and runs the chart's tests if they
+// are asked for. It returns the revision that it made even if that failed.
+func (d *deployment) apply(ctx context.Context, found release.Found, rendered release.Rendered) (int, error) {
+	progress.Statusf(ctx, "applying %d objects", len(rendered.Objects))
+	revision, err := d.release.Apply(ctx, found, rendered, release.Note{Description: d.describe(), Digest: d.image.Digest})
+	if err != nil || !d.Settings.Test {
+		return revision, err
+	}
+	if d.result.Tests, err = d.release.Test(ctx); err != nil {
+		err = errors.Join(err, d.release.Fail(ctx, revision, "tests failed: "+err.Error()))
+	}
+	return revision, err
+}
+
+// actionOn is what a successful apply did to a release.
+func actionOn(found release.Found, before deploy.State) deploy.Action {
+	switch {
+	case found.Good == 0 && before != deploy.Absent, before == deploy.Unfinished, before == deploy.Failed:
+		return deploy.Recovered
+	case found.Good == 0:
+		return deploy.Installed
+	}
+	return deploy.Upgraded
+}
+
+// afterFailure rolls back to the newest good revision, unless there is none, the
+// run was interrupted or the environment does without. err is why the revision
+// failed; it is part of what afterFailure returns.
+func (d *deployment) afterFailure(ctx context.Context, found release.Found, revision int, err error) error {
+	r := d.result
+	switch {
+	case ctx.Err() != nil:
+		return errors.Join(context.Cause(ctx), err)
+	case revision == 0: // nothing was applied
+		r.Action = deploy.NotReached
+		return err
+	case found.Good == 0:
+		progress.Line(ctx, fmt.Sprintf("revision %d is the first, so it is kept for inspection; the next deployment replaces it", revision))
+		return err
+	case d.Settings.Rollback != nil && !*d.Settings.Rollback:
+		return err
+	}
+	progress.Line(ctx, fmt.Sprintf("rolling back to revision %d", found.Good))
+	now, rollbackErr := d.release.Find(ctx)
+	if rollbackErr == nil {
+		rollbackErr = d.rollBackTo(ctx, now, found.Good)
+	}
+	if rollbackErr != nil {
+		r.RollbackErr = rollbackErr.Error()
+		return errors.Join(err, fmt.Errorf("rolling back to revision %d: %w", found.Good, rollbackErr))
+	}
+	return err
+}
+
+// describe is what the history of the release says about a revision.
+func (d *deployment) describe() string {
+	text := "deployed"
+	if d.Version != "" {
+		text += " " + d.Version
+	}
+	if d.Run != "" {
+		text += " by " + d.Run
+	}
+	return text
+}

@@ -1,0 +1,224 @@
+package graph
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/slipway-ci/slipway/pipeline/fault"
+	"github.com/slipway-ci/slipway/pipeline/progress"
+)
+
+// Result is how one step ended.
+type Result struct {
+	Name    Name             `json:"name"`
+	Outcome progress.Outcome `json:"outcome"`
+	Summary string           `json:"summary,omitempty"` // the result in a few words
+	Reason  string           `json:"reason,omitempty"`  // why the step did not run or did not pass
+	Code    string           `json:"code,omitempty"`    // stable code of the error, for machines
+	Seconds float64          `json:"seconds"`
+}
+
+// Preflight makes the checks of all steps, in their order, and returns the first
+// error. A caller makes them before it starts anything, so that a mistake in the
+// configuration of the last step is reported before the first step has run.
+func Preflight(steps []Step) error {
+	for _, s := range steps {
+		if s.Check == nil {
+			continue
+		}
+		if err := s.Check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Run runs each step as soon as the steps it depends on have passed. Steps that
+// do not depend on each other run side by side. The steps are those of [Closure];
+// a step need not wait for a step that is not among them.
+//
+// The first failure cancels every step that is not a verdict. A step whose
+// dependencies did not pass is not started and counts as cancelled. A step that
+// panics has failed; the other steps keep their results.
+//
+// Run returns one result for each step, in the order of steps, when all steps
+// have ended. Its error joins the errors of the steps that failed. If ctx was
+// cancelled, it is the error of ctx. Progress goes to sink.
+func Run(ctx context.Context, sink progress.Sink, steps []Step) ([]Result, error) {
+	if err := check(steps, Names(steps), false); err != nil {
+		return nil, err // a step would wait for ever
+	}
+	// rest is the context of every step that the first failure cancels.
+	rest, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	w := &walk{sink: sink, ctx: ctx, rest: rest, nodes: map[Name]*node{}}
+	for _, s := range steps {
+		w.nodes[s.Name] = &node{Step: s, ended: make(chan struct{})}
+	}
+	var running sync.WaitGroup
+	for _, s := range steps {
+		n := w.nodes[s.Name]
+		running.Go(func() {
+			defer close(n.ended)
+			w.visit(n)
+			if n.err != nil && !errors.Is(n.err, context.Canceled) {
+				cancel(fmt.Errorf("%s failed", n.Name))
+			}
+		})
+	}
+	running.Wait()
+	results := make([]Result, 0, len(steps))
+	var failures []error
+	for _, s := range steps {
+		n := w.nodes[s.Name]
+		results = append(results, n.result)
+		// That other steps were cancelled because of a failure is not news.
+		if n.err != nil && !errors.Is(n.err, context.Canceled) {
+			failures = append(failures, n.err)
+		}
+	}
+	if ctx.Err() != nil {
+		return results, ctx.Err()
+	}
+	return results, errors.Join(failures...)
+}
+
+// walk is one run over the graph.
+type walk struct {
+	sink  progress.Sink
+	ctx   context.Context //nolint:containedctx // both contexts live exactly as long as the walk
+	rest  context.Context //nolint:containedctx // see above
+	nodes map[Name]*node
+}
+
+// node is a step together with how it ended. The fields result and err may be
+// read once ended is closed.
+type node struct {
+	Step
+	ended  chan struct{}
+	result Result
+	err    error
+}
+
+func (n *node) passed() bool { return n.err == nil && n.result.Outcome != progress.Cancelled }
+
+// visit waits for the steps before n and then runs it, or records why it was
+// not run.
+func (w *walk) visit(n *node) {
+	ready := true
+	for _, name := range n.before() {
+		before, ok := w.nodes[name]
+		if !ok {
+			continue // this run does without it
+		}
+		<-before.ended
+		ready = ready && before.passed()
+	}
+	if !ready {
+		n.result = Result{Name: n.Name, Outcome: progress.Cancelled, Reason: cancelReason(w.rest)}
+		progress.Emit(progress.With(w.ctx, w.sink, string(n.Name)),
+			progress.Event{Kind: progress.Finished, Outcome: progress.Cancelled, Text: n.result.Reason})
+		return
+	}
+	ctx := w.rest
+	if n.Verdict {
+		ctx = w.ctx
+	}
+	n.result, n.err = execute(ctx, w.sink, n.Step)
+}
+
+// execute runs one step and reports to the display, and to the trace if there is
+// one, how it went.
+func execute(ctx context.Context, sink progress.Sink, s Step) (Result, error) {
+	ctx, span := trace.SpanFromContext(ctx).TracerProvider().Tracer("github.com/slipway-ci/slipway").Start(ctx, string(s.Name))
+	defer span.End()
+	ctx = progress.With(ctx, sink, string(s.Name))
+	progress.Emit(ctx, progress.Event{Kind: progress.Started})
+	start := time.Now()
+	var out Outcome
+	err := ctx.Err()
+	if err == nil {
+		out, err = protect(ctx, s)
+	}
+	took := time.Since(start)
+	r := Result{Name: s.Name, Outcome: out.Kind, Summary: out.Summary, Seconds: took.Seconds()}
+	switch {
+	case err != nil && ctx.Err() != nil && !errors.Is(err, errPanic):
+		r.Outcome, r.Reason, err = progress.Cancelled, cancelReason(ctx), ctx.Err()
+	case err != nil:
+		r.Outcome, r.Reason, r.Code = progress.Failed, err.Error(), fault.CodeOf(err)
+		err = fmt.Errorf("%s: %w", s.Name, err)
+	case out.Kind == progress.Skipped:
+		r.Reason, r.Summary = out.Summary, ""
+	}
+	text := firstLine(r.Summary + r.Reason)
+	span.SetAttributes(attribute.String("slipway.outcome", string(r.Outcome)), attribute.String("slipway.summary", text))
+	if r.Outcome == progress.Failed {
+		span.SetStatus(codes.Error, firstLine(r.Reason))
+	}
+	progress.Emit(ctx, progress.Event{Kind: progress.Finished, Outcome: r.Outcome, Text: text, Duration: took})
+	return r, err
+}
+
+// errPanic is in the chain of the error of a step that panicked. Such a step has
+// failed even if it was cancelled in the meantime.
+var errPanic = errors.New("internal error")
+
+// protect runs a step and turns a panic in it, or in a library it calls, into an
+// error. It cannot catch a panic in a goroutine that a library started.
+func protect(ctx context.Context, s Step) (out Outcome, err error) {
+	defer func() {
+		value := recover()
+		if value == nil {
+			return
+		}
+		for _, line := range shortTrace(debug.Stack()) {
+			progress.Line(ctx, line)
+		}
+		out = Outcome{}
+		err = fault.Failedf("panic", "%w: %s", errPanic, firstLine(fmt.Sprint(value))).
+			WithFix("this is a fault of slipway: report it with the log of this step at https://github.com/slipway-ci/slipway/issues")
+	}()
+	return s.Run(ctx)
+}
+
+// traceLines bounds the stack trace in the log to the ten innermost calls, with
+// two lines each.
+const traceLines = 20
+
+// shortTrace returns the innermost calls of a panic from the output of
+// [debug.Stack], without the frames of the recovery itself.
+func shortTrace(stack []byte) []string {
+	lines := strings.Split(strings.TrimSpace(string(stack)), "\n")
+	if i := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, "panic(") }); i >= 0 {
+		lines = lines[min(i+2, len(lines)):]
+	}
+	if len(lines) > traceLines {
+		lines = append(slices.Clone(lines[:traceLines]), "...")
+	}
+	return lines
+}
+
+// cancelReason says why ctx ended: because another step failed, or because the
+// run was interrupted.
+func cancelReason(ctx context.Context) string {
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		return cause.Error()
+	}
+	return "interrupted"
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}

@@ -1,0 +1,158 @@
+package ship
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/slipway-ci/slipway/pipeline/ci"
+	"github.com/slipway-ci/slipway/pipeline/graph"
+	"github.com/slipway-ci/slipway/pipeline/image"
+	"github.com/slipway-ci/slipway/pipeline/progress"
+	"github.com/slipway-ci/slipway/pipeline/scan"
+	"github.com/slipway-ci/slipway/pipeline/sign"
+)
+
+// buildType says how the parameters of a provenance are to be read.
+const buildType = "https://github.com/slipway-ci/slipway/blob/main/docs/supply-chain.md#provenance-v1"
+
+// localBuilder is the builder outside the CI systems that slipway knows.
+const localBuilder = "https://github.com/slipway-ci/slipway/blob/main/docs/supply-chain.md#a-builder-without-a-name"
+
+// attest states what the run knows of the image: what is in it, how it was made
+// and what the scan found.
+func (p *run) attest(ctx context.Context) (graph.Outcome, error) {
+	if len(p.Config.Sign.Attestations) == 0 {
+		return graph.Outcome{Kind: progress.Skipped, Summary: "sign.attestations is empty"}, nil
+	}
+	signer, err := p.signer()
+	if err != nil {
+		return graph.Outcome{}, err
+	}
+	subjects, err := p.subjects(ctx)
+	if err != nil {
+		return graph.Outcome{}, err
+	}
+	client, err := p.registry()
+	if err != nil {
+		return graph.Outcome{}, err
+	}
+	var statements []sign.Statement
+	for _, kind := range p.Config.Sign.Attestations {
+		var made []sign.Statement
+		switch kind {
+		case sign.TypeSBOM:
+			made, err = p.attestSBOMs(subjects)
+		case sign.TypeProvenance:
+			made, err = p.attestProvenance(subjects)
+		case sign.TypeScan:
+			made, err = p.attestScan(subjects)
+		}
+		if err != nil {
+			return graph.Outcome{}, err
+		}
+		statements = append(statements, made...)
+	}
+	r, err := p.Signer.Attest(ctx, sign.AttestOptions{Statements: statements, Signer: signer, Remote: client.Options(ctx), Backoff: p.Backoff})
+	if err != nil {
+		return graph.Outcome{}, err
+	}
+	p.report.Attest = &r
+	return graph.Outcome{
+		Kind:    changed(r.Unchanged),
+		Summary: fmt.Sprintf("%s of %d manifests", strings.Join(p.Config.Sign.Attestations, ", "), len(subjects)),
+	}, nil
+}
+
+// attestSBOMs states the SPDX document of each platform about the manifest of that
+// platform, and a document that combines them about the index.
+func (p *run) attestSBOMs(subjects []sign.Subject) ([]sign.Statement, error) {
+	var statements []sign.Statement
+	var all [][]byte
+	for _, b := range p.report.SBOMs {
+		if b.Format != scan.SPDX {
+			continue
+		}
+		text, err := os.ReadFile(b.Path)
+		if err != nil {
+			return nil, fmt.Errorf("reading the SBOM: %w", err)
+		}
+		all = append(all, text)
+		for _, s := range subjects {
+			if s.Platform == b.Platform {
+				statements = append(statements, sign.Statement{PredicateType: sign.PredicateSPDX, Predicate: text, For: []sign.Subject{s}})
+			}
+		}
+	}
+	if index := subjects[0]; index.Platform == "" {
+		text, err := scan.CombineSPDX(p.source.Name, index.Digest.DigestStr(), all)
+		if err != nil {
+			return nil, err
+		}
+		statements = append(statements, sign.Statement{PredicateType: sign.PredicateSPDX, Predicate: text, For: subjects[:1]})
+	}
+	return statements, nil
+}
+
+// attestProvenance states where the image comes from. Except for the builder, it
+// holds nothing of the run itself, so that another run of the same commit by that
+// builder states the same.
+func (p *run) attestProvenance(subjects []sign.Subject) ([]sign.Statement, error) {
+	builder := ci.Detect(nil).Builder()
+	if builder == "" {
+		builder = localBuilder
+	}
+	s := p.source
+	o := sign.ProvenanceOptions{
+		BuildType: buildType, Builder: builder, Source: p.sourceURI(), Revision: s.Revision,
+		External: map[string]any{
+			// The settings that change the bytes of the image.
+			"config":  map[string]any{"app": p.Config.App, "image": p.Config.Image},
+			"version": s.Version, "main": s.Main, "dirty": s.Dirty,
+		},
+		Internal: map[string]any{"epoch": s.Time.Unix()},
+		Materials: []sign.Material{
+			{URI: "pkg:golang/toolchain@" + strings.TrimPrefix(p.report.Build.Toolchain, "go"), Name: "go"},
+		},
+	}
+	if base := p.report.Image.BaseDigest; base != "" {
+		algorithm, hex, _ := strings.Cut(base, ":")
+		o.Materials = append(o.Materials, sign.Material{URI: "docker://" + p.report.Image.BaseName, Name: "base", Digest: map[string]string{algorithm: hex}})
+	}
+	predicate, err := sign.Provenance(o)
+	if err != nil {
+		return nil, err
+	}
+	return []sign.Statement{{PredicateType: sign.PredicateProvenance, Predicate: predicate, For: subjects}}, nil
+}
+
+// sourceURI is the repository of the source; empty if it is not known.
+func (p *run) sourceURI() string {
+	uri := image.SourceURL(p.Config.Image.Source, p.source.Module)
+	if uri == "" {
+		return ""
+	}
+	return "git+" + uri
+}
+
+// attestScan states what the scan found.
+func (p *run) attestScan(subjects []sign.Subject) ([]sign.Statement, error) {
+	r := p.report.Scan
+	report, err := json.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("writing the result of the scan: %w", err)
+	}
+	c := r.Counts
+	predicate, err := sign.ScanPredicate(sign.ScanOptions{
+		Scanner: "pkg:golang/github.com/aquasecurity/trivy", Version: r.Scanner.Version,
+		Database: r.Database.Source, DatabaseID: r.Database.Digest, Updated: r.Database.UpdatedAt,
+		Finished: r.Time, Verdict: sign.ScanPassed, Report: report,
+		Counts: map[string]int{"critical": c.Critical, "high": c.High, "medium": c.Medium, "low": c.Low, "unknown": c.Unknown},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return []sign.Statement{{PredicateType: sign.PredicateScan, Predicate: predicate, For: subjects}}, nil
+}

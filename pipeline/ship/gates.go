@@ -1,0 +1,108 @@
+package ship
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/slipway-ci/slipway/pipeline/config"
+	"github.com/slipway-ci/slipway/pipeline/graph"
+	"github.com/slipway-ci/slipway/pipeline/lint"
+	"github.com/slipway-ci/slipway/pipeline/progress"
+	"github.com/slipway-ci/slipway/pipeline/service"
+	"github.com/slipway-ci/slipway/pipeline/test"
+	"github.com/slipway-ci/slipway/pipeline/toolchain"
+)
+
+func (p *run) lint(ctx context.Context) (graph.Outcome, error) {
+	key, err := p.verdictKey("lint", p.Config.Lint, p.lintConfigs())
+	if err != nil {
+		return graph.Outcome{}, err
+	}
+	var v verdict[lint.Result]
+	if p.recall(&v, key) && allExist(v.Result.Reports) {
+		p.report.Lint = &v.Result
+		return graph.Outcome{Kind: progress.Unchanged, Summary: "no findings " + v.age()}, nil
+	}
+	r, err := lint.Run(ctx, lint.Options{
+		Root: p.Root, Dir: p.source.Dir, Go: p.toolchain, Settings: p.Config.Lint, CacheDir: string(p.Cache),
+		Reports: p.Reports, Prefix: p.prefix(), BuildTags: p.Config.App.Tags, Env: toolchain.Environ(p.Config.App.Env),
+	})
+	p.report.Lint = &r
+	if err != nil {
+		return graph.Outcome{}, err
+	}
+	p.remember(ctx, verdict[lint.Result]{time.Now(), r}, key)
+	return graph.Outcome{Kind: progress.Passed, Summary: "no findings"}, nil
+}
+
+// lintConfigs hashes the files that golangci-lint may read its configuration
+// from. Those above the app are not part of the app's fingerprint.
+func (p *run) lintConfigs() map[string]string {
+	sums := map[string]string{}
+	add := func(file string) {
+		if sum, ok := hashFile(file); ok {
+			sums[file] = sum
+		}
+	}
+	if p.Config.Lint.Config != "" {
+		add(config.Resolve(p.Root, p.Config.Lint.Config))
+	}
+	for dir := p.source.Dir; ; dir = filepath.Dir(dir) {
+		for _, name := range []string{".golangci.yml", ".golangci.yaml", ".golangci.toml", ".golangci.json"} {
+			add(filepath.Join(dir, name))
+		}
+		if dir == filepath.Dir(dir) {
+			return sums
+		}
+	}
+}
+
+func (p *run) test(ctx context.Context) (graph.Outcome, error) {
+	given := map[string]string{}
+	for _, s := range p.Config.Test.Services {
+		name := service.Kind(s).Variable()
+		given[name] = os.Getenv(name)
+	}
+	key, err := p.verdictKey("test", p.Config.Test, given)
+	if err != nil {
+		return graph.Outcome{}, err
+	}
+	var v verdict[test.Result]
+	if p.recall(&v, key) && allExist([]string{v.Result.Reports.JUnit, v.Result.Reports.Cobertura}) {
+		p.report.Test = &v.Result
+		return graph.Outcome{Kind: progress.Unchanged, Summary: summarizeTests(v.Result) + " " + v.age()}, nil
+	}
+	r, err := test.Run(ctx, test.Options{
+		Dir: p.source.Dir, Go: p.toolchain, Settings: p.Config.Test, Env: toolchain.Environ(p.Config.App.Env),
+		BuildTags: p.Config.App.Tags, Reports: p.Reports, Prefix: p.prefix(),
+	})
+	p.report.Test = &r
+	if err != nil {
+		return graph.Outcome{}, err
+	}
+	p.remember(ctx, verdict[test.Result]{time.Now(), r}, key)
+	return graph.Outcome{Kind: progress.Passed, Summary: summarizeTests(r)}, nil
+}
+
+func summarizeTests(r test.Result) string {
+	s := fmt.Sprintf("%d tests", r.Tests)
+	if r.Skipped > 0 {
+		s += fmt.Sprintf(" (%d skipped)", r.Skipped)
+	}
+	if r.CoverageLine != "" {
+		s += fmt.Sprintf(", coverage %.1f%%", r.Coverage)
+	}
+	return s
+}
+
+// prefix is the app's folder as seen from the root.
+func (p *run) prefix() string {
+	rel, err := filepath.Rel(p.Root, p.source.Dir)
+	if err != nil || rel == "." {
+		return ""
+	}
+	return filepath.ToSlash(rel)
+}

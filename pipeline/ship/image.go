@@ -1,0 +1,113 @@
+package ship
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/slipway-ci/slipway/pipeline/build"
+	"github.com/slipway-ci/slipway/pipeline/compress"
+	"github.com/slipway-ci/slipway/pipeline/config"
+	"github.com/slipway-ci/slipway/pipeline/fault"
+	"github.com/slipway-ci/slipway/pipeline/graph"
+	"github.com/slipway-ci/slipway/pipeline/image"
+	"github.com/slipway-ci/slipway/pipeline/progress"
+	"github.com/slipway-ci/slipway/pipeline/source"
+)
+
+func (p *run) build(ctx context.Context) (graph.Outcome, error) {
+	r, err := build.Run(ctx, build.Options{Source: p.source, Go: p.toolchain, Settings: p.Config.App, Cache: p.Cache, RunDir: p.work.Dir})
+	if err != nil {
+		return graph.Outcome{}, err
+	}
+	p.report.Build = &r
+	sizes := make([]string, 0, len(r.Binaries))
+	for _, b := range r.Binaries {
+		sizes = append(sizes, fmt.Sprintf("%s %s", b.Platform, bytesText(b.Size)))
+	}
+	return graph.Outcome{Kind: changed(!r.Relinked), Summary: strings.Join(sizes, ", ")}, nil
+}
+
+func (p *run) compress(ctx context.Context) (graph.Outcome, error) {
+	if !p.Config.Image.UPX {
+		return graph.Outcome{Kind: progress.Skipped, Summary: "upx is off"}, nil
+	}
+	r, err := compress.Run(ctx, compress.Options{Binaries: p.report.Build.Binaries, Cache: p.Cache, RunDir: p.work.Dir})
+	if err != nil {
+		return graph.Outcome{}, err
+	}
+	p.report.Compress = &r
+	sizes := make([]string, 0, len(r.Binaries))
+	for _, b := range r.Binaries {
+		sizes = append(sizes, fmt.Sprintf("%s %s to %s", b.Platform, bytesText(b.Before), bytesText(b.Size)))
+	}
+	return graph.Outcome{Kind: changed(r.Reused), Summary: strings.Join(sizes, ", ")}, nil
+}
+
+func (p *run) image(ctx context.Context) (graph.Outcome, error) {
+	binaries := p.report.Build.Binaries
+	if p.report.Compress != nil {
+		binaries = nil
+		for _, b := range p.report.Compress.Binaries {
+			binaries = append(binaries, b.Binary)
+		}
+	}
+	client, err := p.registry()
+	if err != nil {
+		return graph.Outcome{}, err
+	}
+	r, err := image.Run(ctx, image.Options{
+		Source: p.source, Binaries: binaries, Settings: p.Config.Image, ZoneInfo: p.toolchain.ZoneInfo(),
+		Bases: client, Cache: p.Cache, RunDir: p.work.Dir,
+	})
+	if err != nil {
+		return graph.Outcome{}, err
+	}
+	p.report.Image, p.report.Digest = &r, r.Digest
+	kind := progress.Unchanged
+	sizes := make([]string, 0, len(r.Platforms))
+	for _, f := range r.Platforms {
+		sizes = append(sizes, fmt.Sprintf("%s %s", f.Platform, bytesText(f.Size)))
+		if slices.ContainsFunc(f.Layers, func(l image.Layer) bool { return !l.Reused }) {
+			kind = progress.Passed
+		}
+	}
+	return graph.Outcome{Kind: kind, Summary: strings.Join(sizes, ", ")}, nil
+}
+
+// changed is the outcome of a step that passed.
+func changed(unchanged bool) progress.Outcome {
+	if unchanged {
+		return progress.Unchanged
+	}
+	return progress.Passed
+}
+
+// bytesText writes a size as registries do, in powers of ten.
+func bytesText(n int64) string { return humanize.Bytes(uint64(max(n, 0))) }
+
+// outputDir makes a folder for what slipway writes next to the source. The
+// .gitignore in it keeps the tree clean.
+func (p *run) outputDir(name string) (string, error) {
+	dir := filepath.Join(p.Root, source.OutputDir)
+	if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
+		return "", fault.Inputf("output.unwritable", "making a folder for reports: %w", err).WithFix("name another one with --reports")
+	}
+	file := filepath.Join(dir, ".gitignore")
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+		if err := os.WriteFile(file, []byte("*\n"), 0o644); err != nil {
+			return "", fault.Inputf("output.unwritable", "making a folder for reports: %w", err)
+		}
+	}
+	return filepath.Join(dir, name), nil
+}
+
+// resolve returns the path that a setting of slipway.yaml stands for.
+func (p *run) resolve(path string) string { return config.Resolve(p.Root, path) }

@@ -1,0 +1,72 @@
+package ship
+
+import (
+	"slices"
+
+	"github.com/slipway-ci/slipway/pipeline/graph"
+)
+
+// The steps.
+const (
+	Lint     graph.Name = "lint"
+	Test     graph.Name = "test"
+	Build    graph.Name = "build"
+	Compress graph.Name = "compress"
+	Image    graph.Name = "image"
+	Scan     graph.Name = "scan"
+	SBOMs    graph.Name = "sbom"
+	Export   graph.Name = "export"
+	Push     graph.Name = "push"
+	Sign     graph.Name = "sign"
+	Attest   graph.Name = "attest"
+	Verify   graph.Name = "verify"
+	Plan     graph.Name = "plan"
+	Deploy   graph.Name = "deploy"
+)
+
+// pipeline is the list of all steps, to be read from top to bottom. It is the
+// only place that says what a step needs and what it comes after.
+func (p *run) pipeline() []graph.Step {
+	type names = []graph.Name
+	// An image that the caller names is in a registry already. Nothing has to be
+	// built or pushed before it can be scanned, signed, verified or deployed.
+	binary, built, pushed := names{Build}, names{Image}, names{Push}
+	if p.given() {
+		binary, built, pushed = nil, nil, nil
+	}
+	// The image leaves this machine, or the cache, only when everything in the run
+	// that judges it has passed.
+	gates := names{Lint, Test, Scan, SBOMs}
+	return []graph.Step{
+		{Name: Lint, Verdict: true, Run: p.lint},
+		{Name: Test, Verdict: true, Run: p.test},
+		{Name: Build, Run: p.build},
+		{Name: Compress, Needs: names{Build}, Run: p.compress},
+		{Name: Image, Needs: names{Compress}, Run: p.image},
+		{Name: Scan, Needs: binary, After: names{Build}, Verdict: true, Check: p.checkScanner, Run: p.scan},
+		{Name: SBOMs, Needs: names{Image}, Check: p.checkScanner, Run: p.sbom},
+		{Name: Export, Needs: names{Image}, After: gates, Run: p.export},
+		{Name: Push, Needs: names{Image}, After: gates, Check: p.checkPush, Run: p.push},
+		{Name: Sign, Needs: pushed, After: names{Image, Scan, SBOMs}, Check: p.checkKey, Run: p.sign},
+		{Name: Attest, Needs: slices.Concat(names{Image, Scan, SBOMs}, pushed), Check: p.checkKey, Run: p.attest},
+		{Name: Verify, Needs: pushed, After: names{Sign, Attest}, Check: p.checkPolicy, Run: p.verify},
+		{Name: Plan, Needs: built, Check: p.checkPlan, Run: p.plan},
+		{Name: Deploy, Needs: names{Verify}, Check: p.checkDeploy, Run: p.deploy},
+	}
+}
+
+// Stages returns the names of the steps that the goals require, in the order in
+// which reports list them. given says that the image is named by the caller, as
+// [Options.Reference] does, instead of built. It returns an error for an unknown
+// goal.
+func Stages(given bool, goals ...graph.Name) ([]graph.Name, error) {
+	p := &run{}
+	if given {
+		p.Reference = "given"
+	}
+	steps, err := graph.Closure(p.pipeline(), goals...)
+	if err != nil {
+		return nil, err
+	}
+	return graph.Names(steps), nil
+}

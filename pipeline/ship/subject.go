@@ -1,0 +1,232 @@
+package ship
+
+import (
+	"context"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+
+	"github.com/slipway-ci/slipway/pipeline/fault"
+	"github.com/slipway-ci/slipway/pipeline/progress"
+	"github.com/slipway-ci/slipway/pipeline/registry"
+	"github.com/slipway-ci/slipway/pipeline/registry/embedded"
+	"github.com/slipway-ci/slipway/pipeline/sign"
+)
+
+// subject is the image that a run is about: the one it builds, or one that the
+// caller names. This file alone decides which of the two it is, which repository
+// it is in and how that is reached.
+type subject struct {
+	// client reaches all registries of the run. It is made at its first use.
+	client func() (*registry.Client, error)
+	// embedded starts the embedded registry at its first use and returns its
+	// address. It serves until the run ends.
+	embedded func() (string, error)
+	// remote is the given image as it was found in its registry.
+	remote registry.Remote
+}
+
+// given reports whether the caller names the image.
+func (p *run) given() bool { return p.Reference != "" }
+
+// target is the repository that the image is in, or goes to, as the caller or
+// slipway.yaml has it. It is empty for the embedded registry.
+func (p *run) target() string {
+	if p.given() {
+		return p.Reference
+	}
+	return p.Config.Image.Repository
+}
+
+// local reports whether the image is in the embedded registry, or goes there.
+func (p *run) local() bool {
+	if p.RegistryServer != "" {
+		return false
+	}
+	return p.target() == "" || hostOf(p.target()) == embeddedHost()
+}
+
+func hostOf(reference string) string {
+	host, _, _ := strings.Cut(reference, "/")
+	return host
+}
+
+// embeddedHost is the address of the embedded registry.
+func embeddedHost() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(embedded.Port)) }
+
+// resolveSubject prepares what the methods below need. Nothing is asked of a
+// registry yet.
+func (p *run) resolveSubject() {
+	p.subject.client = sync.OnceValues(func() (*registry.Client, error) {
+		host := hostOf(p.target())
+		keychain, err := registry.Keychain(host, p.Credentials, nil)
+		if err != nil {
+			return nil, err
+		}
+		o := registry.Options{Settings: p.Config.Registry, Root: p.Root, Keychain: keychain, Backoff: p.Backoff}
+		if p.RegistryServer != "" {
+			address := host
+			if !strings.Contains(host, ":") {
+				address = net.JoinHostPort(host, "443")
+			}
+			o.Servers = map[string]string{address: p.RegistryServer}
+		}
+		client, err := registry.New(o)
+		if err == nil {
+			p.atEnd(func() error { client.Close(); return nil })
+		}
+		return client, err
+	})
+}
+
+// registry returns the client for all registries of the run.
+func (p *run) registry() (*registry.Client, error) { return p.subject.client() }
+
+// embedded starts the embedded registry unless it already serves, and returns its
+// address.
+func (p *run) embedded(ctx context.Context) (string, error) {
+	p.ending.Lock()
+	if p.subject.embedded == nil {
+		p.subject.embedded = sync.OnceValues(func() (string, error) {
+			server, err := embedded.Start(ctx, p.Cache.Path("registry"), embedded.Port)
+			if err != nil {
+				return "", err
+			}
+			p.atEnd(func() error {
+				stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+				defer cancel()
+				return server.Close(stop)
+			})
+			return server.Addr, nil
+		})
+	}
+	start := p.subject.embedded
+	p.ending.Unlock()
+	return start()
+}
+
+// repository is the repository that the image is in, or goes to. It starts the
+// embedded registry if the image goes there.
+func (p *run) repository(ctx context.Context) (name.Repository, error) {
+	client, err := p.registry()
+	if err != nil {
+		return name.Repository{}, err
+	}
+	switch {
+	case p.given():
+		ref, err := client.Reference(p.Reference)
+		if err != nil {
+			return name.Repository{}, err
+		}
+		return ref.Context(), nil
+	case p.target() == "":
+		address, err := p.embedded(ctx)
+		if err != nil {
+			return name.Repository{}, err
+		}
+		return client.Repository(address + "/" + p.source.Name)
+	}
+	return client.Repository(p.target())
+}
+
+// reference is the image by digest. A built image has one once the step image
+// has run.
+func (p *run) reference(ctx context.Context) (name.Digest, error) {
+	if p.given() {
+		return p.subject.remote.Reference, nil
+	}
+	repository, err := p.repository(ctx)
+	if err != nil {
+		return name.Digest{}, err
+	}
+	return repository.Digest(p.report.Digest), nil
+}
+
+// planned is the reference that the image would have once it is pushed. Unlike
+// reference it does not start the embedded registry.
+func (p *run) planned() (name.Digest, error) {
+	if p.given() {
+		return p.subject.remote.Reference, nil
+	}
+	client, err := p.registry()
+	if err != nil {
+		return name.Digest{}, err
+	}
+	target := p.target()
+	if target == "" {
+		target = embeddedHost() + "/" + p.source.Name
+	}
+	repository, err := client.Repository(target)
+	if err != nil {
+		return name.Digest{}, err
+	}
+	return repository.Digest(p.report.Digest), nil
+}
+
+// subjects are the manifests that are signed and attested, the index first. If
+// the run builds the image too, a given image must be the same.
+func (p *run) subjects(ctx context.Context) ([]sign.Subject, error) {
+	ref, err := p.reference(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if p.report.Image != nil && p.report.Digest != ref.DigestStr() {
+		return nil, fault.Inputf("sign.other-image", "%s is not what this source builds, which is %s", ref, p.report.Digest).
+			WithFix("build with the same commit, version and flags, or attest nothing with --only-signature")
+	}
+	var all []sign.Subject
+	if p.given() {
+		for _, f := range p.subject.remote.Platforms {
+			all = append(all, sign.Subject{Digest: f.Reference, Platform: f.Platform.String()})
+		}
+	} else {
+		for _, f := range p.report.Image.Platforms {
+			all = append(all, sign.Subject{Digest: ref.Context().Digest(f.Digest), Platform: f.Platform})
+		}
+	}
+	if len(all) == 1 && all[0].Digest == ref {
+		return all, nil
+	}
+	return append([]sign.Subject{{Digest: ref}}, all...), nil
+}
+
+// findGiven finds the image that the caller names, before any step starts.
+func (p *run) findGiven(ctx context.Context) error {
+	if !p.given() {
+		return nil
+	}
+	client, err := p.registry()
+	if err != nil {
+		return err
+	}
+	if p.includes(Sign, Plan, Deploy) {
+		ref, err := client.Reference(p.Reference)
+		if err != nil {
+			return err
+		}
+		digest, ok := ref.(name.Digest)
+		if !ok {
+			return fault.Inputf("reference.no-digest", "%s names an image by its tag", p.Reference).
+				WithFix("give repository@sha256:...; a tag can point to another image a moment later")
+		}
+		p.subject.remote.Reference = digest
+	}
+	if !p.includes(Scan, Sign, Attest, Verify) { // a plan does not look into the image
+		return nil
+	}
+	if p.local() {
+		if _, err := p.embedded(ctx); err != nil {
+			return err
+		}
+	}
+	progress.Statusf(ctx, "finding %s", p.Reference)
+	if p.subject.remote, err = client.Open(ctx, p.Reference); err != nil {
+		return err
+	}
+	p.report.Reference = p.subject.remote.Reference.Name()
+	return nil
+}

@@ -1,0 +1,68 @@
+package ship
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/slipway-ci/slipway/pipeline/progress"
+)
+
+// verdict is what a gate found about a source. Only verdicts that passed are kept.
+type verdict[T any] struct {
+	At     time.Time
+	Result T
+}
+
+func (v verdict[T]) age() string { return "(" + humanize.Time(v.At) + ")" }
+
+// verdictKey identifies everything that a verdict depends on.
+func (p *run) verdictKey(stage string, settings, given any) (string, error) {
+	fingerprint, err := p.fingerprint()
+	if err != nil {
+		return "", err
+	}
+	data, err := json.Marshal([]any{"1", stage, fingerprint, p.source.Dir, p.Reports, p.toolchain.Version, p.Config.App, settings, given})
+	if err != nil {
+		return "", fmt.Errorf("identifying the verdict: %w", err)
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:]) + ".json", nil
+}
+
+// recall loads the verdict of an earlier run into v.
+func (p *run) recall(v any, key string) bool {
+	return !p.Force && p.Cache.Load(v, "verdicts", key)
+}
+
+// remember keeps a verdict for later runs. If that fails, the next run only takes
+// longer.
+func (p *run) remember(ctx context.Context, v any, key string) {
+	if err := p.Cache.Store(v, "verdicts", key); err != nil {
+		progress.Warnf(ctx, "the verdict is not kept, so the next run starts over: %v", err)
+	}
+}
+
+func allExist(files []string) bool {
+	return !slices.ContainsFunc(files, func(f string) bool {
+		_, err := os.Stat(f)
+		return f == "" || err != nil
+	})
+}
+
+// hashFile returns the SHA-256 of a file in hex. ok is false if it cannot be read.
+func hashFile(path string) (sum string, ok bool) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return "", false
+	}
+	hash := sha256.Sum256(text)
+	return hex.EncodeToString(hash[:]), true
+}
