@@ -61,27 +61,30 @@ func convertSlice[I any, O any](in []I, f func(I) O) []O {
 
 func (r Slipway) MarshalJSON() ([]byte, error) {
 	var concrete struct {
-		Config        string
-		Root          string
-		App           string
-		Checked       *dagger.Directory
-		Built         *dagger.Directory
-		Git           *dagger.Directory
-		Deployed      *dagger.Directory
-		Commit        string
-		Epoch         string
-		Services      []string
-		Platforms     []string
-		Packed        bool
-		CGO           bool
-		Tools         *dagger.Container
-		GoImage       string
-		LintImage     string
-		PostgresImage string
-		RedisImage    string
-		Mirror        string
-		GoProxy       string
-		Netrc         *dagger.Secret
+		Config       string
+		Root         string
+		App          string
+		Checked      *dagger.Directory
+		Built        *dagger.Directory
+		Git          *dagger.Directory
+		Linked       bool
+		Deployed     *dagger.Directory
+		Commit       string
+		Epoch        string
+		TestServices []string
+		Platforms    []string
+		Repository   string
+		Packed       bool
+		CGO          bool
+		Tools        *dagger.Container
+		Images       []string
+		GoProxy      string
+		Netrc        *dagger.Secret
+		Services     []*dagger.Service
+		Secrets      []*dagger.Secret
+		Registry     Registry
+		Signer       Signer
+		Cluster      Cluster
 	}
 	concrete.Config = r.Config
 	concrete.Root = r.Root
@@ -89,47 +92,53 @@ func (r Slipway) MarshalJSON() ([]byte, error) {
 	concrete.Checked = r.Checked
 	concrete.Built = r.Built
 	concrete.Git = r.Git
+	concrete.Linked = r.Linked
 	concrete.Deployed = r.Deployed
 	concrete.Commit = r.Commit
 	concrete.Epoch = r.Epoch
-	concrete.Services = r.Services
+	concrete.TestServices = r.TestServices
 	concrete.Platforms = r.Platforms
+	concrete.Repository = r.Repository
 	concrete.Packed = r.Packed
 	concrete.CGO = r.CGO
 	concrete.Tools = r.Tools
-	concrete.GoImage = r.GoImage
-	concrete.LintImage = r.LintImage
-	concrete.PostgresImage = r.PostgresImage
-	concrete.RedisImage = r.RedisImage
-	concrete.Mirror = r.Mirror
+	concrete.Images = r.Images
 	concrete.GoProxy = r.GoProxy
 	concrete.Netrc = r.Netrc
+	concrete.Services = r.Services
+	concrete.Secrets = r.Secrets
+	concrete.Registry = r.Registry
+	concrete.Signer = r.Signer
+	concrete.Cluster = r.Cluster
 	return json.Marshal(&concrete)
 }
 
 func (r *Slipway) UnmarshalJSON(bs []byte) error {
 	var concrete struct {
-		Config        string
-		Root          string
-		App           string
-		Checked       *dagger.Directory
-		Built         *dagger.Directory
-		Git           *dagger.Directory
-		Deployed      *dagger.Directory
-		Commit        string
-		Epoch         string
-		Services      []string
-		Platforms     []string
-		Packed        bool
-		CGO           bool
-		Tools         *dagger.Container
-		GoImage       string
-		LintImage     string
-		PostgresImage string
-		RedisImage    string
-		Mirror        string
-		GoProxy       string
-		Netrc         *dagger.Secret
+		Config       string
+		Root         string
+		App          string
+		Checked      *dagger.Directory
+		Built        *dagger.Directory
+		Git          *dagger.Directory
+		Linked       bool
+		Deployed     *dagger.Directory
+		Commit       string
+		Epoch        string
+		TestServices []string
+		Platforms    []string
+		Repository   string
+		Packed       bool
+		CGO          bool
+		Tools        *dagger.Container
+		Images       []string
+		GoProxy      string
+		Netrc        *dagger.Secret
+		Services     []*dagger.Service
+		Secrets      []*dagger.Secret
+		Registry     Registry
+		Signer       Signer
+		Cluster      Cluster
 	}
 	err := json.Unmarshal(bs, &concrete)
 	if err != nil {
@@ -141,21 +150,24 @@ func (r *Slipway) UnmarshalJSON(bs []byte) error {
 	r.Checked = concrete.Checked
 	r.Built = concrete.Built
 	r.Git = concrete.Git
+	r.Linked = concrete.Linked
 	r.Deployed = concrete.Deployed
 	r.Commit = concrete.Commit
 	r.Epoch = concrete.Epoch
-	r.Services = concrete.Services
+	r.TestServices = concrete.TestServices
 	r.Platforms = concrete.Platforms
+	r.Repository = concrete.Repository
 	r.Packed = concrete.Packed
 	r.CGO = concrete.CGO
 	r.Tools = concrete.Tools
-	r.GoImage = concrete.GoImage
-	r.LintImage = concrete.LintImage
-	r.PostgresImage = concrete.PostgresImage
-	r.RedisImage = concrete.RedisImage
-	r.Mirror = concrete.Mirror
+	r.Images = concrete.Images
 	r.GoProxy = concrete.GoProxy
 	r.Netrc = concrete.Netrc
+	r.Services = concrete.Services
+	r.Secrets = concrete.Secrets
+	r.Registry = concrete.Registry
+	r.Signer = concrete.Signer
+	r.Cluster = concrete.Cluster
 	return nil
 }
 
@@ -444,13 +456,6 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg env", err))
 				}
 			}
-			var kubeconfig *dagger.Secret
-			if inputArgs["kubeconfig"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["kubeconfig"]), &kubeconfig)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg kubeconfig", err))
-				}
-			}
 			var image string
 			if inputArgs["image"] != nil {
 				err = json.Unmarshal([]byte(inputArgs["image"]), &image)
@@ -458,18 +463,11 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg image", err))
 				}
 			}
-			var cluster *dagger.Service
-			if inputArgs["cluster"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["cluster"]), &cluster)
+			var tags []string
+			if inputArgs["tags"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["tags"]), &tags)
 				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg cluster", err))
-				}
-			}
-			var secrets []*dagger.Secret
-			if inputArgs["secrets"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["secrets"]), &secrets)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg secrets", err))
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg tags", err))
 				}
 			}
 			var yes bool
@@ -507,77 +505,7 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg noWaitLock", err))
 				}
 			}
-			var address string
-			if inputArgs["address"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["address"]), &address)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg address", err))
-				}
-			}
-			var tags []string
-			if inputArgs["tags"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["tags"]), &tags)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg tags", err))
-				}
-			}
-			var key *dagger.Secret
-			if inputArgs["key"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["key"]), &key)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg key", err))
-				}
-			}
-			var keyPassword *dagger.Secret
-			if inputArgs["keyPassword"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["keyPassword"]), &keyPassword)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg keyPassword", err))
-				}
-			}
-			var identityToken *dagger.Secret
-			if inputArgs["identityToken"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["identityToken"]), &identityToken)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg identityToken", err))
-				}
-			}
-			var username string
-			if inputArgs["username"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["username"]), &username)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg username", err))
-				}
-			}
-			var password *dagger.Secret
-			if inputArgs["password"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["password"]), &password)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg password", err))
-				}
-			}
-			var dockerConfig *dagger.Secret
-			if inputArgs["dockerConfig"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["dockerConfig"]), &dockerConfig)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg dockerConfig", err))
-				}
-			}
-			var registry *dagger.Service
-			if inputArgs["registry"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registry"]), &registry)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registry", err))
-				}
-			}
-			var insecure bool
-			if inputArgs["insecure"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["insecure"]), &insecure)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg insecure", err))
-				}
-			}
-			return (*Slipway).Deploy(&parent, ctx, env, kubeconfig, image, cluster, secrets, yes, gitTag, test, noRollback, noWaitLock, address, tags, key, keyPassword, identityToken, username, password, dockerConfig, registry, insecure)
+			return (*Slipway).Deploy(&parent, ctx, env, image, tags, yes, gitTag, test, noRollback, noWaitLock)
 		case "Lint":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)
@@ -605,28 +533,7 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg image", err))
 				}
 			}
-			var kubeconfig *dagger.Secret
-			if inputArgs["kubeconfig"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["kubeconfig"]), &kubeconfig)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg kubeconfig", err))
-				}
-			}
-			var cluster *dagger.Service
-			if inputArgs["cluster"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["cluster"]), &cluster)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg cluster", err))
-				}
-			}
-			var secrets []*dagger.Secret
-			if inputArgs["secrets"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["secrets"]), &secrets)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg secrets", err))
-				}
-			}
-			return (*Slipway).Plan(&parent, ctx, env, image, kubeconfig, cluster, secrets)
+			return (*Slipway).Plan(&parent, ctx, env, image)
 		case "Publish":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)
@@ -645,41 +552,6 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				err = json.Unmarshal([]byte(inputArgs["tags"]), &tags)
 				if err != nil {
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg tags", err))
-				}
-			}
-			var username string
-			if inputArgs["username"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["username"]), &username)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg username", err))
-				}
-			}
-			var password *dagger.Secret
-			if inputArgs["password"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["password"]), &password)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg password", err))
-				}
-			}
-			var dockerConfig *dagger.Secret
-			if inputArgs["dockerConfig"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["dockerConfig"]), &dockerConfig)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg dockerConfig", err))
-				}
-			}
-			var registry *dagger.Service
-			if inputArgs["registry"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registry"]), &registry)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registry", err))
-				}
-			}
-			var insecure bool
-			if inputArgs["insecure"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["insecure"]), &insecure)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg insecure", err))
 				}
 			}
 			var platforms []string
@@ -710,7 +582,7 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg version", err))
 				}
 			}
-			return (*Slipway).Publish(&parent, ctx, address, tags, username, password, dockerConfig, registry, insecure, platforms, upx, base, version)
+			return (*Slipway).Publish(&parent, ctx, address, tags, platforms, upx, base, version)
 		case "Rollback":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)
@@ -722,13 +594,6 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				err = json.Unmarshal([]byte(inputArgs["env"]), &env)
 				if err != nil {
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg env", err))
-				}
-			}
-			var kubeconfig *dagger.Secret
-			if inputArgs["kubeconfig"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["kubeconfig"]), &kubeconfig)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg kubeconfig", err))
 				}
 			}
 			var revision int
@@ -745,14 +610,7 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg yes", err))
 				}
 			}
-			var cluster *dagger.Service
-			if inputArgs["cluster"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["cluster"]), &cluster)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg cluster", err))
-				}
-			}
-			return (*Slipway).Rollback(&parent, ctx, env, kubeconfig, revision, yes, cluster)
+			return (*Slipway).Rollback(&parent, ctx, env, revision, yes)
 		case "Sbom":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)
@@ -871,25 +729,11 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg env", err))
 				}
 			}
-			var kubeconfig *dagger.Secret
-			if inputArgs["kubeconfig"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["kubeconfig"]), &kubeconfig)
+			var tags []string
+			if inputArgs["tags"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["tags"]), &tags)
 				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg kubeconfig", err))
-				}
-			}
-			var cluster *dagger.Service
-			if inputArgs["cluster"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["cluster"]), &cluster)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg cluster", err))
-				}
-			}
-			var secrets []*dagger.Secret
-			if inputArgs["secrets"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["secrets"]), &secrets)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg secrets", err))
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg tags", err))
 				}
 			}
 			var yes bool
@@ -906,77 +750,7 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg gitTag", err))
 				}
 			}
-			var address string
-			if inputArgs["address"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["address"]), &address)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg address", err))
-				}
-			}
-			var tags []string
-			if inputArgs["tags"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["tags"]), &tags)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg tags", err))
-				}
-			}
-			var key *dagger.Secret
-			if inputArgs["key"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["key"]), &key)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg key", err))
-				}
-			}
-			var keyPassword *dagger.Secret
-			if inputArgs["keyPassword"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["keyPassword"]), &keyPassword)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg keyPassword", err))
-				}
-			}
-			var identityToken *dagger.Secret
-			if inputArgs["identityToken"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["identityToken"]), &identityToken)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg identityToken", err))
-				}
-			}
-			var username string
-			if inputArgs["username"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["username"]), &username)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg username", err))
-				}
-			}
-			var password *dagger.Secret
-			if inputArgs["password"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["password"]), &password)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg password", err))
-				}
-			}
-			var dockerConfig *dagger.Secret
-			if inputArgs["dockerConfig"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["dockerConfig"]), &dockerConfig)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg dockerConfig", err))
-				}
-			}
-			var registry *dagger.Service
-			if inputArgs["registry"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registry"]), &registry)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registry", err))
-				}
-			}
-			var insecure bool
-			if inputArgs["insecure"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["insecure"]), &insecure)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg insecure", err))
-				}
-			}
-			return (*Slipway).Ship(&parent, ctx, env, kubeconfig, cluster, secrets, yes, gitTag, address, tags, key, keyPassword, identityToken, username, password, dockerConfig, registry, insecure)
+			return (*Slipway).Ship(&parent, ctx, env, tags, yes, gitTag)
 		case "Sign":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)
@@ -990,67 +764,11 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg image", err))
 				}
 			}
-			var key *dagger.Secret
-			if inputArgs["key"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["key"]), &key)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg key", err))
-				}
-			}
-			var keyPassword *dagger.Secret
-			if inputArgs["keyPassword"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["keyPassword"]), &keyPassword)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg keyPassword", err))
-				}
-			}
-			var identityToken *dagger.Secret
-			if inputArgs["identityToken"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["identityToken"]), &identityToken)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg identityToken", err))
-				}
-			}
 			var onlySignature bool
 			if inputArgs["onlySignature"] != nil {
 				err = json.Unmarshal([]byte(inputArgs["onlySignature"]), &onlySignature)
 				if err != nil {
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg onlySignature", err))
-				}
-			}
-			var username string
-			if inputArgs["username"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["username"]), &username)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg username", err))
-				}
-			}
-			var password *dagger.Secret
-			if inputArgs["password"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["password"]), &password)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg password", err))
-				}
-			}
-			var dockerConfig *dagger.Secret
-			if inputArgs["dockerConfig"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["dockerConfig"]), &dockerConfig)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg dockerConfig", err))
-				}
-			}
-			var registry *dagger.Service
-			if inputArgs["registry"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registry"]), &registry)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registry", err))
-				}
-			}
-			var insecure bool
-			if inputArgs["insecure"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["insecure"]), &insecure)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg insecure", err))
 				}
 			}
 			var upx bool
@@ -1074,7 +792,7 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg version", err))
 				}
 			}
-			return (*Slipway).Sign(&parent, ctx, image, key, keyPassword, identityToken, onlySignature, username, password, dockerConfig, registry, insecure, upx, base, version)
+			return (*Slipway).Sign(&parent, ctx, image, onlySignature, upx, base, version)
 		case "Status":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)
@@ -1088,21 +806,7 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg env", err))
 				}
 			}
-			var kubeconfig *dagger.Secret
-			if inputArgs["kubeconfig"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["kubeconfig"]), &kubeconfig)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg kubeconfig", err))
-				}
-			}
-			var cluster *dagger.Service
-			if inputArgs["cluster"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["cluster"]), &cluster)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg cluster", err))
-				}
-			}
-			return (*Slipway).Status(&parent, ctx, env, kubeconfig, cluster)
+			return (*Slipway).Status(&parent, ctx, env)
 		case "Test":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)
@@ -1137,6 +841,90 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg key", err))
 				}
 			}
+			return (*Slipway).Verify(&parent, ctx, image, env, key)
+		case "WithCluster":
+			var parent Slipway
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var kubeconfig *dagger.Secret
+			if inputArgs["kubeconfig"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["kubeconfig"]), &kubeconfig)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg kubeconfig", err))
+				}
+			}
+			var service *dagger.Service
+			if inputArgs["service"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["service"]), &service)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg service", err))
+				}
+			}
+			var secrets []*dagger.Secret
+			if inputArgs["secrets"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["secrets"]), &secrets)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg secrets", err))
+				}
+			}
+			return (*Slipway).WithCluster(&parent, kubeconfig, service, secrets), nil
+		case "WithCommit":
+			var parent Slipway
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var revision string
+			if inputArgs["revision"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["revision"]), &revision)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg revision", err))
+				}
+			}
+			var epoch string
+			if inputArgs["epoch"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["epoch"]), &epoch)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg epoch", err))
+				}
+			}
+			return (*Slipway).WithCommit(&parent, revision, epoch), nil
+		case "WithModules":
+			var parent Slipway
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var proxy string
+			if inputArgs["proxy"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["proxy"]), &proxy)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg proxy", err))
+				}
+			}
+			var netrc *dagger.Secret
+			if inputArgs["netrc"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["netrc"]), &netrc)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg netrc", err))
+				}
+			}
+			return (*Slipway).WithModules(&parent, proxy, netrc), nil
+		case "WithRegistry":
+			var parent Slipway
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var address string
+			if inputArgs["address"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["address"]), &address)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg address", err))
+				}
+			}
 			var username string
 			if inputArgs["username"] != nil {
 				err = json.Unmarshal([]byte(inputArgs["username"]), &username)
@@ -1158,11 +946,11 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg dockerConfig", err))
 				}
 			}
-			var registry *dagger.Service
-			if inputArgs["registry"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registry"]), &registry)
+			var service *dagger.Service
+			if inputArgs["service"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["service"]), &service)
 				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registry", err))
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg service", err))
 				}
 			}
 			var insecure bool
@@ -1172,7 +960,35 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg insecure", err))
 				}
 			}
-			return (*Slipway).Verify(&parent, ctx, image, env, key, username, password, dockerConfig, registry, insecure)
+			return (*Slipway).WithRegistry(&parent, address, username, password, dockerConfig, service, insecure), nil
+		case "WithSigner":
+			var parent Slipway
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var key *dagger.Secret
+			if inputArgs["key"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["key"]), &key)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg key", err))
+				}
+			}
+			var password *dagger.Secret
+			if inputArgs["password"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["password"]), &password)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg password", err))
+				}
+			}
+			var identityToken *dagger.Secret
+			if inputArgs["identityToken"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["identityToken"]), &identityToken)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg identityToken", err))
+				}
+			}
+			return (*Slipway).WithSigner(&parent, key, password, identityToken), nil
 		case "":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)
@@ -1200,20 +1016,6 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg config", err))
 				}
 			}
-			var revision string
-			if inputArgs["revision"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["revision"]), &revision)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg revision", err))
-				}
-			}
-			var epoch string
-			if inputArgs["epoch"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["epoch"]), &epoch)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg epoch", err))
-				}
-			}
 			var tools *dagger.Container
 			if inputArgs["tools"] != nil {
 				err = json.Unmarshal([]byte(inputArgs["tools"]), &tools)
@@ -1221,46 +1023,11 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg tools", err))
 				}
 			}
-			var goImage string
-			if inputArgs["goImage"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["goImage"]), &goImage)
+			var images []string
+			if inputArgs["images"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["images"]), &images)
 				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg goImage", err))
-				}
-			}
-			var lintImage string
-			if inputArgs["lintImage"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["lintImage"]), &lintImage)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg lintImage", err))
-				}
-			}
-			var postgresImage string
-			if inputArgs["postgresImage"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["postgresImage"]), &postgresImage)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg postgresImage", err))
-				}
-			}
-			var redisImage string
-			if inputArgs["redisImage"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["redisImage"]), &redisImage)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg redisImage", err))
-				}
-			}
-			var mirror string
-			if inputArgs["mirror"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["mirror"]), &mirror)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg mirror", err))
-				}
-			}
-			var goProxy string
-			if inputArgs["goProxy"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["goProxy"]), &goProxy)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg goProxy", err))
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg images", err))
 				}
 			}
 			var netrc *dagger.Secret
@@ -1270,7 +1037,28 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg netrc", err))
 				}
 			}
-			return New(ctx, ws, source, config, revision, epoch, tools, goImage, lintImage, postgresImage, redisImage, mirror, goProxy, netrc)
+			var kubeconfig *dagger.Secret
+			if inputArgs["kubeconfig"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["kubeconfig"]), &kubeconfig)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg kubeconfig", err))
+				}
+			}
+			var services []*dagger.Service
+			if inputArgs["services"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["services"]), &services)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg services", err))
+				}
+			}
+			var secrets []*dagger.Secret
+			if inputArgs["secrets"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["secrets"]), &secrets)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg secrets", err))
+				}
+			}
+			return New(ctx, ws, source, config, tools, images, netrc, kubeconfig, services, secrets)
 		default:
 			return nil, fmt.Errorf("unknown function %s", fnName)
 		}

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,30 +14,36 @@ import (
 
 // Build the image, as a container that runs, exports and publishes.
 //
-// Of an image for several platforms it is the engine's own; build-layout and
-// publish give all of them.
+// If the image is for several platforms, this is the one of the engine's own
+// platform. build-layout and publish give all of them.
 //
 //	dagger call build as-service up --ports 8080:8080
 //	dagger call build terminal
 //	dagger call build --upx export --path order-service.tar
 func (s *Slipway) Build(
 	ctx context.Context,
-	// Platforms to build for. Default: those of slipway.yaml, else linux/amd64
-	// and linux/arm64.
+	// Platforms to build for. Default: those of slipway.yaml, or linux/amd64 and
+	// linux/arm64.
 	// +optional
 	platforms []string,
 	// Pack the binary with upx --best --lzma.
 	// +optional
 	upx bool,
-	// Base image: scratch, alpine, distroless or any reference. Default: that
-	// of slipway.yaml, else scratch.
+	// Base image: scratch, alpine, distroless or any reference. Default: that of
+	// slipway.yaml, or scratch.
 	// +optional
 	base string,
-	// Version to stamp. Default: from the commit.
+	// Version to stamp. Default: made from the commit.
 	// +optional
 	version string,
 ) (*dagger.Container, error) {
-	built, err := s.build(ctx, request{platforms, upx, base, version})
+	return s.container(ctx, request{platforms, upx, base, version})
+}
+
+// container is the built image as a container: of an image for several platforms,
+// that of the engine's own platform, or else the first.
+func (s *Slipway) container(ctx context.Context, r request) (*dagger.Container, error) {
+	built, err := s.build(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -42,6 +51,7 @@ func (s *Slipway) Build(
 	if err != nil {
 		return nil, err
 	}
+	platforms := r.platforms
 	if len(platforms) == 0 {
 		platforms = s.Platforms
 	}
@@ -51,10 +61,10 @@ func (s *Slipway) Build(
 	return dag.Container(dagger.ContainerOpts{Platform: own}).Import(built.File("/image/oci.tar")), nil
 }
 
-// Run the built image beside the Postgres and Redis of slipway.yaml.
+// Run the built image together with the Postgres and Redis of slipway.yaml.
 //
-// They are empty, and gone when the call ends. The app finds them as its tests
-// do, by DATABASE_URL and REDIS_URL.
+// Both are empty and end with the call. The app finds them in the way its tests do,
+// with DATABASE_URL and REDIS_URL.
 //
 //	dagger call serve up --ports 8080:8080
 //	dagger call serve --args /server,--debug up --ports 8080:8080
@@ -65,11 +75,12 @@ func (s *Slipway) Serve(
 	// Command to run, with its arguments. Default: the image's own.
 	// +optional
 	args []string,
-	// More environment, each as NAME=VALUE. Nothing secret: it is part of a cache key.
+	// Further environment, each as NAME=VALUE. Never a secret: it is part of a cache
+	// key.
 	// +optional
 	env []string,
 ) (*dagger.Service, error) {
-	c, err := s.Build(ctx, nil, false, "", "")
+	c, err := s.container(ctx, request{})
 	if err != nil {
 		return nil, err
 	}
@@ -86,25 +97,25 @@ func (s *Slipway) Serve(
 
 // Build the image, as an OCI layout folder.
 //
-// It has the exact bytes and digest that the slipway program gives for the
+// It has exactly the bytes and the digest that the slipway program gives for the
 // same commit.
 //
-//	dagger call build-layout export --path image
-//	dagger call build-layout --platforms linux/arm64 export --path image
+//	dagger call build-layout export --path .slipway/image
+//	dagger call build-layout --platforms linux/arm64 export --path .slipway/image
 func (s *Slipway) BuildLayout(
 	ctx context.Context,
-	// Platforms to build for. Default: those of slipway.yaml, else linux/amd64
-	// and linux/arm64.
+	// Platforms to build for. Default: those of slipway.yaml, or linux/amd64 and
+	// linux/arm64.
 	// +optional
 	platforms []string,
 	// Pack the binary with upx --best --lzma.
 	// +optional
 	upx bool,
-	// Base image: scratch, alpine, distroless or any reference. Default: that
-	// of slipway.yaml, else scratch.
+	// Base image: scratch, alpine, distroless or any reference. Default: that of
+	// slipway.yaml, or scratch.
 	// +optional
 	base string,
-	// Version to stamp. Default: from the commit.
+	// Version to stamp. Default: made from the commit.
 	// +optional
 	version string,
 ) (*dagger.Directory, error) {
@@ -117,65 +128,79 @@ func (s *Slipway) BuildLayout(
 
 // Build the image and push it; gives its reference by digest.
 //
-// A push of what the registry has already changes nothing.
+// Pushing what the registry has already changes nothing. with-registry says which
+// registry, and how to log in.
 //
-//	dagger call publish --address ghcr.io/acme/orders --tags v1.2.3,latest \
-//	  --username ci --password env:REGISTRY_TOKEN
-//	dagger call publish --address localhost:5000/orders --registry tcp://localhost:5000
+//	dagger call publish --address ghcr.io/acme/orders --tags v1.2.3,latest
+//	dagger call with-registry --address ghcr.io/acme/orders --username ci --password env:REGISTRY_TOKEN publish
 //
 // +cache="never"
 func (s *Slipway) Publish(
 	ctx context.Context,
 	// Repository to push to, for example ghcr.io/acme/orders. Default: that of
-	// slipway.yaml.
+	// with-registry, or of slipway.yaml.
 	// +optional
 	address string,
-	// Tags of the image. Default: the commit's first twelve digits.
+	// Tags of the image. Default: the first twelve digits of the commit.
 	// +optional
 	tags []string,
-	// User at the registry.
-	// +optional
-	username string,
-	// Password or token at the registry: env:NAME, file:PATH or cmd:COMMAND.
-	// +optional
-	password *dagger.Secret,
-	// Docker's config.json with logins, in place of user and password.
-	// +optional
-	dockerConfig *dagger.Secret,
-	// A registry on the caller's own machine, as tcp://localhost:PORT; the
-	// address names the same port. It is spoken to over plain HTTP.
-	// +optional
-	registry *dagger.Service,
-	// Speak plain HTTP to the registry.
-	// +optional
-	insecure bool,
-	// Platforms to build for. Default: those of slipway.yaml, else linux/amd64
-	// and linux/arm64.
+	// Platforms to build for. Default: those of slipway.yaml, or linux/amd64 and
+	// linux/arm64.
 	// +optional
 	platforms []string,
 	// Pack the binary with upx --best --lzma.
 	// +optional
 	upx bool,
-	// Base image: scratch, alpine, distroless or any reference. Default: that
-	// of slipway.yaml, else scratch.
+	// Base image: scratch, alpine, distroless or any reference. Default: that of
+	// slipway.yaml, or scratch.
 	// +optional
 	base string,
-	// Version to stamp. Default: from the commit.
+	// Version to stamp. Default: made from the commit.
 	// +optional
 	version string,
 ) (string, error) {
-	c, args, err := s.prepare(ctx, "publish", request{platforms, upx, base, version})
+	return s.push(ctx, cmp.Or(address, s.Registry.Address), tags, request{platforms, upx, base, version})
+}
+
+func (s *Slipway) push(ctx context.Context, address string, tags []string, r request) (string, error) {
+	if address == "" && s.Repository == "" {
+		return "", errors.New("there is no repository to push to: set image.repository in slipway.yaml, " +
+			"or name it with --address or with-registry --address")
+	}
+	c, args, err := s.prepare(ctx, "publish", r)
 	if err != nil {
 		return "", err
 	}
+	c, more, err := s.atRegistry(ctx, c)
+	if err != nil {
+		return "", err
+	}
+	args = append(args, more...)
 	for _, tag := range tags {
 		args = append(args, "--tag", tag)
 	}
-	a := access{username, password, dockerConfig, registry, insecure}
-	return a.run(ctx, c, args, "--repository", address)
+	if address != "" {
+		args = append(args, "--repository", address)
+	}
+	return reference(ctx, c, args)
 }
 
-// request is what a build is asked for beside slipway.yaml.
+// reference runs the program and returns the reference of the image in its report.
+func reference(ctx context.Context, c *dagger.Container, args []string) (string, error) {
+	out, err := c.WithExec(append(args, "-o", "json")).Stdout(ctx)
+	if err != nil {
+		return "", explain(err)
+	}
+	var report struct {
+		Reference string `json:"reference"`
+	}
+	if err := json.Unmarshal([]byte(out), &report); err != nil {
+		return "", fmt.Errorf("reading the report of the program: %w", err)
+	}
+	return report.Reference, nil
+}
+
+// request is what a build is asked for in addition to slipway.yaml.
 type request struct {
 	platforms []string
 	upx       bool
@@ -198,7 +223,10 @@ func (s *Slipway) build(ctx context.Context, r request) (*dagger.Container, erro
 
 // prepare gives a container and the call of the program that builds in it.
 func (s *Slipway) prepare(ctx context.Context, command string, r request) (*dagger.Container, []string, error) {
-	c := s.stage(s.Built)
+	c, err := s.stage(ctx, s.Built)
+	if err != nil {
+		return nil, nil, err
+	}
 	if r.upx || s.Packed {
 		c = c.With(debian("upx", "upx-ucl"))
 	}
@@ -218,8 +246,8 @@ func (s *Slipway) prepare(ctx context.Context, command string, r request) (*dagg
 	if r.version != "" {
 		args = append(args, "--version", r.version)
 	}
-	if s.Mirror != "" {
-		args = append(args, "--mirror", s.Mirror)
+	if m := s.images().Mirror; m != "" {
+		args = append(args, "--mirror", m)
 	}
 	return s.stamped(ctx, c, args)
 }

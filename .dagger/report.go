@@ -91,8 +91,12 @@ func (r *Report) failed() error {
 // +check
 // +cache="session"
 func (s *Slipway) Lint(ctx context.Context) (*Report, error) {
-	program := s.image(s.LintImage).File("/usr/bin/golangci-lint")
-	return s.gate(ctx, "lint", s.stage(s.Checked).WithMountedFile("/usr/local/bin/golangci-lint", program))
+	c, err := s.stage(ctx, s.Checked)
+	if err != nil {
+		return nil, err
+	}
+	program := s.pull(s.images().Lint).File("/usr/bin/golangci-lint")
+	return s.gate(ctx, "lint", c.WithMountedFile("/usr/local/bin/golangci-lint", program))
 }
 
 // Run the app's tests with the race detector.
@@ -107,7 +111,11 @@ func (s *Slipway) Lint(ctx context.Context) (*Report, error) {
 // +check
 // +cache="session"
 func (s *Slipway) Test(ctx context.Context) (*Report, error) {
-	return s.gate(ctx, "test", s.stage(s.Checked).With(s.withServices))
+	c, err := s.stage(ctx, s.Checked)
+	if err != nil {
+		return nil, err
+	}
+	return s.gate(ctx, "test", c.With(s.withServices))
 }
 
 // Run lint and test side by side: the gate before a push.
@@ -140,7 +148,7 @@ func (s *Slipway) Check(ctx context.Context) (*Report, error) {
 
 // withServices puts the services of slipway.yaml beside a container.
 func (s *Slipway) withServices(c *dagger.Container) *dagger.Container {
-	for _, name := range s.Services {
+	for _, name := range s.TestServices {
 		switch name {
 		case "postgres":
 			c = c.WithServiceBinding("postgres", s.postgres()).
@@ -155,7 +163,7 @@ func (s *Slipway) withServices(c *dagger.Container) *dagger.Container {
 
 // The credentials are no secret: the servers live as long as the call.
 func (s *Slipway) postgres() *dagger.Service {
-	return s.image(s.PostgresImage).
+	return s.pull(s.images().Postgres).
 		WithEnvVariable("POSTGRES_USER", "test").
 		WithEnvVariable("POSTGRES_PASSWORD", "test").
 		WithEnvVariable("POSTGRES_DB", "testdb").
@@ -164,7 +172,7 @@ func (s *Slipway) postgres() *dagger.Service {
 }
 
 func (s *Slipway) redis() *dagger.Service {
-	return s.image(s.RedisImage).
+	return s.pull(s.images().Redis).
 		WithExposedPort(6379).
 		AsService(dagger.ContainerAsServiceOpts{
 			UseEntrypoint: true,
@@ -205,7 +213,7 @@ func (s *Slipway) gate(ctx context.Context, stage string, c *dagger.Container, a
 		}
 		return r, nil
 	case errors.As(err, &failed) && failed.ExitCode == 1:
-		reports := s.image(s.GoImage).
+		reports := s.base().
 			WithMountedCache("/kept", volume).
 			WithEnvVariable("SLIPWAY_RUN", nonce()).
 			WithExec([]string{"cp", "-r", path.Join("/kept", kept), "/reports"}).

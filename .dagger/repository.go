@@ -42,12 +42,10 @@ func (r repository) read(ctx context.Context, config string) (scope.Files, error
 	if err != nil {
 		return f, err
 	}
-	if _, file := first[".git"]; file {
-		return f, fmt.Errorf(".git is a file: this is a linked work tree or a submodule, whose history lies elsewhere; " +
-			"give --revision $(git rev-parse HEAD) --epoch $(git log -1 --format=%%ct)")
-	}
-	data, found := first[f.Config]
-	if !found && config != "" {
+	_, f.Linked = first[".git"] // a folder has no contents
+	var data []byte
+	data, f.Found = first[f.Config]
+	if !f.Found && config != "" {
 		return f, fmt.Errorf("there is no %s in the repository", config)
 	}
 	f.Settings = scope.Read(data)

@@ -32,7 +32,8 @@ type Settings struct {
 		Platforms []string `yaml:"platforms"`
 	} `yaml:"app"`
 	Image struct {
-		UPX bool `yaml:"upx"`
+		Repository string `yaml:"repository"`
+		UPX        bool   `yaml:"upx"`
 	} `yaml:"image"`
 	Lint struct {
 		Config string `yaml:"config"`
@@ -94,7 +95,8 @@ func Read(data []byte) Settings {
 // Files are the small files that decide the rest. The zero value stands for a
 // file that is not there.
 type Files struct {
-	Config string // slipway.yaml's path from the repository's root
+	Config string // path of slipway.yaml, or of where it would be, from the repository's root
+	Found  bool   // there is a slipway.yaml
 	Root   string // its folder
 	App    string // the app's folder, from the repository's root
 	Ignore []byte // the app's ignore file
@@ -103,6 +105,7 @@ type Files struct {
 	RootIgnore []byte
 	Module     []byte // the app's go.mod
 	Workspace  string // folder of the go.work that governs the app; "" for none
+	Linked     bool   // .git is a file: this is a linked work tree or a submodule
 	Settings   Settings
 }
 

@@ -1,4 +1,4 @@
-package mirror
+package references
 
 import "testing"
 
@@ -14,8 +14,22 @@ func TestReference(t *testing.T) {
 		{"localhost/x", "m", "m/x"},
 		{"127.0.0.1:5000/a/b:c", "m", "m/a/b:c"},
 	} {
-		if got := Reference(tc.image, tc.mirror); got != tc.want {
+		if got := (Set{Mirror: tc.mirror}).Reference(tc.image); got != tc.want {
 			t.Errorf("%s at %q: got %s, want %s", tc.image, tc.mirror, got, tc.want)
+		}
+	}
+}
+
+func TestParse(t *testing.T) {
+	s, err := Parse([]string{"go=localhost:5000/go:1", "mirror=m.example.com"})
+	want := Pinned()
+	want.Go, want.Mirror = "localhost:5000/go:1", "m.example.com"
+	if err != nil || s != want {
+		t.Errorf("got %+v, %v", s, err)
+	}
+	for _, entry := range []string{"golang=x", "go", "go=", "=x", ""} {
+		if _, err := Parse([]string{entry}); err == nil {
+			t.Errorf("%q was accepted", entry)
 		}
 	}
 }

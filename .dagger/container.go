@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"dagger/slipway/internal/dagger"
+	"dagger/slipway/references"
+)
+
+// images are the images of the module. The constructor has checked the list.
+func (s *Slipway) images() references.Set {
+	set, err := references.Parse(s.Images)
+	if err != nil {
+		return references.Pinned()
+	}
+	return set
+}
+
+// pull is a container of an image, from the mirror if there is one.
+func (s *Slipway) pull(reference string) *dagger.Container {
+	return dag.Container().From(s.images().Reference(reference))
+}
+
+// base is a container of the Go image.
+func (s *Slipway) base() *dagger.Container { return s.pull(s.images().Go) }
+
+// golang is a container with Go and the caches that all functions share.
+func (s *Slipway) golang() *dagger.Container {
+	c := s.base().
+		WithEnvVariable("GOMODCACHE", "/go/pkg/mod").
+		WithEnvVariable("GOCACHE", "/root/.cache/go-build").
+		WithEnvVariable("GOTOOLCHAIN", "auto").
+		WithMountedCache("/go/pkg/mod", dag.CacheVolume("go-mod")).
+		WithMountedCache("/root/.cache/go-build", dag.CacheVolume("go-build"))
+	if s.GoProxy != "" {
+		c = c.WithEnvVariable("GOPROXY", s.GoProxy)
+	}
+	return c
+}
+
+// program adds the slipway program without scanner and signer, and its cache, to a
+// container.
+func (s *Slipway) program(c *dagger.Container) *dagger.Container {
+	return s.with(c, dag.Tools().Core(s.golang()))
+}
+
+// signer adds the slipway program without its scanner, and its cache, to a
+// container.
+func (s *Slipway) signer(c *dagger.Container) *dagger.Container {
+	return s.with(c, dag.Tools().Signer(s.golang()))
+}
+
+// deployer adds the slipway program with what deploys but without its scanner, and
+// its cache, to a container.
+func (s *Slipway) deployer(c *dagger.Container) *dagger.Container {
+	return s.with(c, dag.Tools().Deployer(s.golang()))
+}
+
+// scanner adds the whole slipway program and its cache to a container.
+func (s *Slipway) scanner(c *dagger.Container) *dagger.Container {
+	return s.with(c, dag.Tools().Program(s.golang()))
+}
+
+func (s *Slipway) with(c *dagger.Container, program *dagger.File) *dagger.Container {
+	if s.Tools != nil {
+		program = s.Tools.File("/usr/local/bin/slipway")
+	}
+	return c.
+		WithEnvVariable("SLIPWAY_CACHE", "/cache").
+		WithMountedCache("/cache", dag.CacheVolume("slipway")).
+		WithMountedFile("/usr/local/bin/slipway", program)
+}
+
+// modules is a container with the app's modules downloaded. It depends on go.mod
+// and go.sum files alone, so a changed source does not repeat the download.
+func (s *Slipway) modules(ctx context.Context) (*dagger.Container, error) {
+	pins := s.Checked.Filter(dagger.DirectoryFilterOpts{Include: []string{"**/go.mod", "**/go.sum", "**/go.work", "**/go.work.sum"}})
+	c := s.golang()
+	if s.Netrc != nil {
+		// Slipway itself is compiled without it, or it would be compiled again.
+		c = c.WithMountedSecret("/root/.netrc", s.Netrc)
+	}
+	variables, err := s.variables(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if proxy := variables[proxyVariable]; proxy != nil {
+		c = c.WithSecretVariable(proxyVariable, proxy)
+	}
+	return c.
+		WithDirectory("/src", pins).
+		WithWorkdir(path.Join("/src", s.App)).
+		// The step that needs a module which cannot be downloaded reports it better.
+		WithExec([]string{"go", "mod", "download"}, dagger.ContainerWithExecOpts{Expect: dagger.ReturnTypeAny}), nil
+}
+
+// stage is a container in which the program can run a stage on a tree.
+func (s *Slipway) stage(ctx context.Context, tree *dagger.Directory) (*dagger.Container, error) {
+	c, err := s.modules(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.on(s.program(c), tree), nil
+}
+
+func (s *Slipway) on(c *dagger.Container, tree *dagger.Directory) *dagger.Container {
+	return c.
+		WithMountedDirectory("/src", tree).
+		WithWorkdir(path.Join("/src", s.Root))
+}
+
+// flags are the flags that every call of the program has.
+func (s *Slipway) flags() []string {
+	flags := []string{"--progress", "plain"}
+	if s.Config != "" {
+		flags = append(flags, "--config", path.Join("/src", s.Config))
+	}
+	return flags
+}
+
+// stamp is what a build stamps into the program and the image.
+type stamp struct {
+	Revision string    `json:"revision"`
+	Dirty    bool      `json:"dirty"`
+	Time     time.Time `json:"time"`
+}
+
+// revision finds commit and time, in a step by itself: what follows depends on them
+// and not on the history that they were read from.
+func (s *Slipway) revision(ctx context.Context) (stamp, error) {
+	if s.Commit != "" {
+		commit, dirty := strings.CutSuffix(s.Commit, "-dirty")
+		return stamp{Revision: commit, Dirty: dirty, Time: time.Unix(0, 0)}, nil
+	}
+	if s.Linked {
+		return stamp{}, errors.New("this is a linked work tree or a submodule, whose history is in another folder: " +
+			"name the commit with with-commit --revision $(git rev-parse HEAD) --epoch $(git log -1 --format=%ct)")
+	}
+	out, err := s.program(s.base()).
+		WithMountedDirectory("/src", s.Built.WithDirectory("/", s.Git)).
+		WithWorkdir(path.Join("/src", s.Root)).
+		WithExec(append([]string{"slipway", "source", "-o", "json"}, s.flags()...)).
+		Stdout(ctx)
+	if err != nil {
+		return stamp{}, explain(err)
+	}
+	var v stamp
+	if err := json.Unmarshal([]byte(out), &v); err != nil {
+		return stamp{}, fmt.Errorf("reading the revision: %w", err)
+	}
+	return v, nil
+}
+
+// stamped adds revision and time to a call of the program.
+func (s *Slipway) stamped(ctx context.Context, c *dagger.Container, args []string) (*dagger.Container, []string, error) {
+	v, err := s.revision(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if v.Revision != "" {
+		revision := v.Revision
+		if v.Dirty {
+			revision += "-dirty"
+		}
+		args = append(args, "--revision", revision)
+	}
+	epoch := s.Epoch
+	if epoch == "" {
+		epoch = strconv.FormatInt(v.Time.Unix(), 10)
+	}
+	return c.WithEnvVariable("SOURCE_DATE_EPOCH", epoch), args, nil
+}
+
+// nonce keeps the engine from answering a step from its cache.
+func nonce() string { return strconv.FormatInt(time.Now().UnixNano(), 36) }
