@@ -13,7 +13,7 @@ SOURCES := $(shell find pipeline -name '*.go' -not -name '*_test.go') pipeline/c
 
 .PHONY: help
 help: ## show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: ship
 ship: tools $(SLIPWAY) ## run the pipeline on the sample app, to pods on a cluster of this machine
@@ -24,29 +24,39 @@ down: bin/devcluster ## take the cluster of make ship away
 	@bin/devcluster down
 
 .PHONY: test
-test: tools $(SLIPWAY) ## run all tests
+test: lint ## lint every module and run all tests
 	go test -timeout 60m ./...
 	./scripts/with-cluster $(MAKE) test-on-cluster
 	CGO_ENABLED=0 go -C devcluster test -count=1 -timeout 20m . ./pause
 	go -C charts test -count=1 ./...
+	go -C bench test ./...
 	go -C bench build -o /dev/null .
 	go -C .dagger vet ./...
 	go -C .dagger test ./...
 	$(SLIPWAY) test --progress plain
 
+.PHONY: test-short
+test-short: tools $(SLIPWAY) ## run the tests that need no cluster and no heavy builds
+	go test -short ./...
+	go -C charts test ./...
+	go -C .dagger test ./...
+	$(SLIPWAY) test --progress plain
+
 # What scripts/with-cluster runs; alone it skips what needs a cluster. One package
-# at a time: what is tested is a node's behaviour, not that of an overloaded one.
+# at a time: the tests are about a node, not about an overloaded node.
 .PHONY: test-on-cluster
 test-on-cluster:
 	go test -p 1 -count=1 -timeout 60m ./pipeline/deploy/...
 	go test -count=1 -timeout 60m -run TestDeploy ./pipeline/command
 	go -C e2e test -v -count=1 -timeout 60m ./...
 
+# Every module of this repository, with the one configuration .golangci.yml.
+MODULES := .dagger bench charts devcluster e2e sample-app
+
 .PHONY: lint
-lint: tools $(SLIPWAY) ## lint slipway itself and the sample app
+lint: tools $(SLIPWAY) ## lint every module of this repository
 	$(SLIPWAY) lint --config .slipway-self.yaml --progress plain
-	$(SLIPWAY) lint --config .slipway-dagger.yaml --progress plain
-	$(SLIPWAY) lint --progress plain
+	for module in $(MODULES); do $(SLIPWAY) lint --config .slipway-lint.yaml --dir $$module --progress plain; done
 
 .PHONY: bench
 bench: tools $(SLIPWAY) ## measure against go build and ko, into docs/bench

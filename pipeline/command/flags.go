@@ -3,9 +3,11 @@ package command
 import (
 	"bytes"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -98,6 +100,11 @@ func declare(f *pflag.FlagSet, value any, name, usage string) {
 	}
 }
 
+// sourceFlags say which app is meant.
+func sourceFlags(r *request, f *pflag.FlagSet) {
+	setting(r, f, "dir", "the app's module `FOLDER`, relative to slipway.yaml", func(c *config.Config) *string { return &c.App.Dir })
+}
+
 func verdictFlags(r *request, f *pflag.FlagSet) {
 	f.BoolVar(&r.Force, "force", false, "run lint and tests even if nothing changed since they passed")
 	reportsFlag(r, f)
@@ -156,7 +163,31 @@ func accessFlags(r *request, f *pflag.FlagSet) {
 	f.StringVar(&r.Credentials.Username, "username", "", "user `NAME` at the registry (or SLIPWAY_REGISTRY_USERNAME)")
 	f.BoolVar(&r.passwordStdin, "password-stdin", false, "read the password for the registry from standard input (or SLIPWAY_REGISTRY_PASSWORD)")
 	f.BoolVar(&r.insecure, "insecure", false, "use plain HTTP for the registry")
+	forwardFlag(r, f)
 	f.StringVar(&r.RegistryServer, "registry-server", "", "connect to the registry at `HOST[:PORT]` instead of its own address")
+}
+
+// forwardFlag says where ports of this machine's loopback are reached.
+func forwardFlag(r *request, f *pflag.FlagSet) {
+	if f.Lookup("forward") != nil { // it is about registries and about clusters
+		return
+	}
+	list := f.StringArray("forward", nil, "for a container: reach 127.0.0.1:PORT at `PORT=HOST[:PORT]`; repeatable")
+	r.overrides = append(r.overrides, func(*config.Config) error {
+		r.Forward = map[string]string{}
+		for _, entry := range *list {
+			port, server, ok := strings.Cut(entry, "=")
+			if _, err := strconv.ParseUint(port, 10, 16); err != nil || !ok || server == "" {
+				return fault.Inputf("usage", "--forward %q is not PORT=HOST or PORT=HOST:PORT", entry)
+			}
+			if _, _, err := net.SplitHostPort(server); err != nil {
+				server = net.JoinHostPort(server, port)
+			}
+			r.Forward[port] = server
+		}
+		r.Deployment.Forward = r.Forward
+		return nil
+	})
 }
 
 // imageFlag names an image in a registry.
@@ -247,6 +278,7 @@ func policyFlags(r *request, f *pflag.FlagSet) {
 func clusterFlags(r *request, f *pflag.FlagSet) {
 	f.StringVar(&r.Environment, "env", "", "`ENVIRONMENT` of slipway.yaml")
 	f.StringVar(&r.Deployment.Kubeconfig, "kubeconfig", "", "kubeconfig `FILE` (default: KUBECONFIG or ~/.kube/config)")
+	forwardFlag(r, f)
 	f.StringVar(&r.Deployment.Server, "cluster-server", "", "connect to the API server at `HOST[:PORT]` instead of the kubeconfig's; the name in its certificate stays")
 }
 

@@ -49,25 +49,27 @@ func everything() []graph.Name {
 }
 
 // stageCommands are the commands that run steps of the pipeline.
+//
+//nolint:funlen // a table
 func stageCommands() []stageCommand {
 	return []stageCommand{
 		{
 			name: "check", short: "Run lint and tests: the gate before a push", goals: want(ship.Lint, ship.Test),
 			example: `  slipway check
   slipway check --force               even if nothing changed`,
-			flags: []flagGroup{verdictFlags},
+			flags: []flagGroup{sourceFlags, verdictFlags},
 		},
 		{
 			name: "lint", short: "Run golangci-lint on the app's code", goals: want(ship.Lint),
 			example: `  slipway lint
   slipway lint -o json | jq .lint.findings`,
-			flags: []flagGroup{verdictFlags},
+			flags: []flagGroup{sourceFlags, verdictFlags},
 		},
 		{
 			name: "test", short: "Run the tests with the race detector and the services they need", goals: want(ship.Test),
 			example: `  slipway test
   slipway test --coverage 80          fail below 80 % of statements`,
-			flags: []flagGroup{verdictFlags, testFlags},
+			flags: []flagGroup{sourceFlags, verdictFlags, testFlags},
 		},
 		{
 			name: "build", short: "Build the image for every platform", goals: want(), builds: true,
@@ -76,14 +78,14 @@ func stageCommands() []stageCommand {
   slipway build -o docker-archive:app.tar --platforms linux/amd64
   slipway build --upx --base distroless
   SOURCE_DATE_EPOCH=0 slipway build   with a time other than the commit's`,
-			flags: []flagGroup{buildFlags, digestFlags},
+			flags: []flagGroup{sourceFlags, buildFlags, digestFlags},
 		},
 		{
 			name: "publish", short: "Build the image and push it", goals: want(ship.Push), builds: true,
 			example: `  slipway publish --repository ghcr.io/acme/orders
   slipway publish --tag v1.2.3 --tag latest --digest-file digest.txt
   echo "$TOKEN" | slipway publish --username ci --password-stdin`,
-			flags: []flagGroup{buildFlags, digestFlags, pushFlags, accessFlags},
+			flags: []flagGroup{sourceFlags, buildFlags, digestFlags, pushFlags, accessFlags},
 		},
 		{
 			name: "scan", short: "Scan for vulnerabilities, secrets and misconfiguration", goals: want(ship.Scan), builds: true,
@@ -100,13 +102,13 @@ the vulnerable function.
 
 The plain binary is scanned, so packing with UPX hides nothing. Without a
 vulnerability database the scan fails. Reports are written to .slipway/reports.`,
-			flags: []flagGroup{verdictFlags, buildFlags, digestFlags, scanFlags, accessFlags, imageFlag("scan this `IMAGE` in a registry as it is, instead of building one"), scanFormatFlag},
+			flags: []flagGroup{sourceFlags, verdictFlags, buildFlags, digestFlags, scanFlags, accessFlags, imageFlag("scan this `IMAGE` in a registry as it is, instead of building one"), scanFormatFlag},
 		},
 		{
 			name: "sbom", short: "List what is in the image: a software bill of materials", goals: want(ship.SBOMs), builds: true,
 			example: `  slipway sbom                        SPDX and CycloneDX of every platform, into .slipway/reports
   slipway sbom --platforms linux/amd64 --as spdx-json > sbom.spdx.json`,
-			flags: []flagGroup{buildFlags, digestFlags, reportsFlag, sbomFormatFlag},
+			flags: []flagGroup{sourceFlags, buildFlags, digestFlags, reportsFlag, sbomFormatFlag},
 		},
 		{
 			name: "sign", short: "Sign an image by digest and attest what is known of it", builds: true, needsImage: true,
@@ -123,7 +125,7 @@ vulnerability database the scan fails. Reports are written to .slipway/reports.`
 the SBOM, the provenance and the scan result. An attestation says how the image
 was made, so the image must be what this source builds: the same commit gives the
 same digest. Signing an image again adds nothing.`,
-			flags: []flagGroup{buildFlags, digestFlags, scanFlags, signFlags, accessFlags, imageFlag("the `IMAGE`, as repository@sha256:..."), onlySignatureFlag},
+			flags: []flagGroup{sourceFlags, buildFlags, digestFlags, scanFlags, signFlags, accessFlags, imageFlag("the `IMAGE`, as repository@sha256:..."), onlySignatureFlag},
 		},
 		{
 			name: "verify", short: "Check an image's signatures, attestations and the age of its scan", goals: want(ship.Verify), needsImage: true,
@@ -143,7 +145,7 @@ Secrets are hidden. Nothing is pushed or changed.
 
 Exit codes: 0 if nothing would change, 3 if something would. The others are those
 of every command.`,
-			flags: []flagGroup{buildFlags, digestFlags, clusterFlags, accessFlags, imageFlag("the `IMAGE`, as repository@sha256:... (default: what this source builds)")},
+			flags: []flagGroup{sourceFlags, buildFlags, digestFlags, clusterFlags, accessFlags, imageFlag("the `IMAGE`, as repository@sha256:... (default: what this source builds)")},
 		},
 		{
 			name: "deploy", short: "Deploy an image to a cluster and follow the rollout", builds: true,
@@ -165,7 +167,7 @@ build, scan, push, sign and attest.
 
 A release is locked while it is deployed. A release that a dead run left pending is
 recovered. Deploying what is already running changes nothing.`,
-			flags: []flagGroup{verdictFlags, buildFlags, digestFlags, pushFlags, accessFlags, clusterFlags, deployFlags, scanFlags, signFlags,
+			flags: []flagGroup{sourceFlags, verdictFlags, buildFlags, digestFlags, pushFlags, accessFlags, clusterFlags, deployFlags, scanFlags, signFlags,
 				imageFlag("the `IMAGE`, as repository@sha256:... (default: what this source builds)")},
 		},
 		{
@@ -184,7 +186,7 @@ recovered. Deploying what is already running changes nothing.`,
   slipway ship --repository registry.example.com/acme/orders
   slipway ship --key env://SIGNING_KEY
   slipway ship -o json | jq -r .reference`,
-			flags: []flagGroup{verdictFlags, buildFlags, digestFlags, pushFlags, accessFlags, scanFlags, signFlags, clusterFlags, deployFlags, unsignedFlag},
+			flags: []flagGroup{sourceFlags, verdictFlags, buildFlags, digestFlags, pushFlags, accessFlags, scanFlags, signFlags, clusterFlags, deployFlags, unsignedFlag},
 		},
 	}
 }

@@ -18,9 +18,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/service"
@@ -249,5 +251,24 @@ func untilReady(t *testing.T, url string, ended <-chan error, log *bytes.Buffer)
 				return status
 			}
 		}
+	}
+}
+
+// TestForward: a port of the loopback that is forwarded is reached elsewhere, and the
+// image keeps its name.
+func TestForward(t *testing.T) {
+	p := here(t, testkit.Repository(t, hello()))
+	host := testkit.Registry(t)
+	const nobody = "127.0.0.1:9" // nobody listens there
+	r := p.report(t, "publish", "--repository", nobody+"/hello", "--forward", "9="+host)
+	if !strings.HasPrefix(r.Reference, nobody+"/hello@sha256:") {
+		t.Errorf("reference %s", r.Reference)
+	}
+	ref, err := name.NewDigest(host + "/hello@" + r.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := remote.Head(ref); err != nil {
+		t.Error(err)
 	}
 }

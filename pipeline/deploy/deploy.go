@@ -44,6 +44,9 @@ type Options struct {
 	// Server replaces the host and port of the API server, for a kubeconfig whose
 	// server cannot be reached from here. The name in its certificate stays.
 	Server string
+	// Forward are addresses, host:port, at which ports of this machine's loopback
+	// are reached, by port. It applies to a kubeconfig whose server is there.
+	Forward map[string]string
 
 	Secrets    []SecretData // written before the release, with values that are never printed
 	PullSecret *PullSecret  // with which the nodes log in to the image's registry

@@ -25,7 +25,9 @@ import (
 type Deployment struct {
 	Kubeconfig string // file; default: $KUBECONFIG or ~/.kube/config
 	Server     string // host:port instead of the kubeconfig's; the name in its certificate stays
-	Run        string // who deploys, for the lock and the history
+	// Forward is [Options.Forward].
+	Forward map[string]string
+	Run     string // who deploys, for the lock and the history
 }
 
 // The variables with the login that the nodes pull with, if it is not slipway's
@@ -66,7 +68,7 @@ func DeployOptions(root string, c config.Config, environment string, d Deploymen
 	}
 	o := deploy.Options{
 		Environment: environment, Settings: e, Release: cmp.Or(c.Deploy.Release, name), ImageValues: c.Deploy.ImageValues,
-		Kubeconfig: d.Kubeconfig, Server: d.Server, Run: d.Run,
+		Kubeconfig: d.Kubeconfig, Server: d.Server, Forward: d.Forward, Run: d.Run,
 	}
 	o.Namespace = cmp.Or(e.Namespace, o.Release)
 	if getenv == nil {

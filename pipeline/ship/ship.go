@@ -58,9 +58,13 @@ type Options struct {
 	// RegistryServer is an address at which the image's registry is reached
 	// instead of the one in its name.
 	RegistryServer string
-	Environment    string // whose policy is checked, and where the image is deployed
-	Signing        Signing
-	Deployment     Deployment
+	// Forward are addresses, host:port, at which ports of this machine's loopback
+	// are reached, by port. A container is given them for a registry or a cluster
+	// on the machine that started it.
+	Forward     map[string]string
+	Environment string // whose policy is checked, and where the image is deployed
+	Signing     Signing
+	Deployment  Deployment
 
 	Scanner  scan.Scanner // nil in a program that cannot scan
 	Signer   sign.Tool    // nil in a program that cannot sign

@@ -44,10 +44,14 @@ func (p *run) target() string {
 
 // local reports whether the image is in the embedded registry, or goes there.
 func (p *run) local() bool {
-	if p.RegistryServer != "" {
+	switch host := hostOf(p.target()); {
+	case p.RegistryServer != "":
 		return false
+	case host == embeddedHost():
+		return p.Forward[strconv.Itoa(embedded.Port)] == "" // else it is that of another machine
+	default:
+		return host == ""
 	}
-	return p.target() == "" || hostOf(p.target()) == embeddedHost()
 }
 
 func hostOf(reference string) string {
@@ -68,12 +72,18 @@ func (p *run) resolveSubject() {
 			return nil, err
 		}
 		o := registry.Options{Settings: p.Config.Registry, Root: p.Root, Keychain: keychain, Backoff: p.Backoff}
+		o.Servers = map[string]string{}
+		for port, server := range p.Forward {
+			for _, loopback := range []string{"127.0.0.1", "localhost"} {
+				o.Servers[net.JoinHostPort(loopback, port)] = server
+			}
+		}
 		if p.RegistryServer != "" {
 			address := host
 			if !strings.Contains(host, ":") {
 				address = net.JoinHostPort(host, "443")
 			}
-			o.Servers = map[string]string{address: p.RegistryServer}
+			o.Servers[address] = p.RegistryServer
 		}
 		client, err := registry.New(o)
 		if err == nil {

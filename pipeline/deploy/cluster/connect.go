@@ -83,8 +83,8 @@ func connect(o deploy.Options, c config.Cluster, transport func(http.RoundTrippe
 	if k.watching, err = k.loader.ClientConfig(); err != nil {
 		return nil, fault.Inputf("deploy.kubeconfig", "context %s of the kubeconfig: %w", name, err)
 	}
-	if o.Server != "" {
-		if err := redirect(k.watching, o.Server); err != nil {
+	if server := cmp.Or(o.Server, forwarded(k.watching.Host, o.Forward)); server != "" {
+		if err := redirect(k.watching, server); err != nil {
 			return nil, err
 		}
 	}
@@ -108,6 +108,19 @@ func connect(o deploy.Options, c config.Cluster, transport func(http.RoundTrippe
 	k.discovery = memory.NewMemCacheClient(k.client.Discovery())
 	k.mapper = restmapper.NewShortcutExpander(restmapper.NewDeferredDiscoveryRESTMapper(k.discovery), k.discovery, nil)
 	return k, nil
+}
+
+// forwarded is where a server on this machine's loopback is reached; empty if it is
+// not forwarded.
+func forwarded(server string, forward map[string]string) string {
+	u, err := url.Parse(server)
+	if err != nil {
+		return ""
+	}
+	if ip := net.ParseIP(u.Hostname()); u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback() && !ip.IsUnspecified()) {
+		return ""
+	}
+	return forward[cmp.Or(u.Port(), "443")]
 }
 
 // redirect sends requests to another host and port and keeps the name that the

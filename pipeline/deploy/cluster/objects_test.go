@@ -55,3 +55,24 @@ func TestMaskHidesTheLongerValueFirst(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+func TestForwarded(t *testing.T) {
+	forward := map[string]string{"6443": "cluster:6443", "443": "cluster:443"}
+	for server, want := range map[string]string{
+		"https://127.0.0.1:6443":           "cluster:6443",
+		"https://localhost:6443":           "cluster:6443",
+		"https://[::1]:6443":               "cluster:6443",
+		"https://0.0.0.0:6443":             "cluster:6443", // k3d writes it
+		"https://127.0.0.1":                "cluster:443",
+		"https://127.0.0.1:7443":           "",
+		"https://10.0.0.1:6443":            "",
+		"https://kubernetes.example.com":   "",
+		"https://127.0.0.1.example.com":    "",
+		"https://localhost.example.com:80": "",
+		"":                                 "",
+	} {
+		if got := forwarded(server, forward); got != want {
+			t.Errorf("%s is forwarded to %q, want %q", server, got, want)
+		}
+	}
+}

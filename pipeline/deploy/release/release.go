@@ -11,6 +11,7 @@
 package release
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 
+	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/deploy"
 )
 
@@ -45,7 +47,7 @@ type Options struct {
 	Getter     genericclioptions.RESTClientGetter // its requests must have a timeout: Helm gives them none
 	Name       string
 	Namespace  string
-	MaxHistory int // revisions kept; default 10
+	MaxHistory int // revisions to keep; default: that of [config.DefaultEnvironment]
 	Waiter     Waiter
 	Log        func(format string, args ...any)
 }
@@ -59,9 +61,7 @@ type Client struct {
 
 // New returns a client. It does not speak to the cluster yet.
 func New(o Options) (*Client, error) {
-	if o.MaxHistory == 0 {
-		o.MaxHistory = 10
-	}
+	o.MaxHistory = cmp.Or(o.MaxHistory, config.DefaultEnvironment().History)
 	if o.Log == nil {
 		o.Log = func(string, ...any) {}
 	}

@@ -45,9 +45,10 @@ type KindInfo struct {
 // a kind explains: if several problems stand at the same time, the first of them
 // in this table is the verdict. docs/deploy.md is generated from it.
 func Kinds() []KindInfo {
-	restarts := fmt.Sprintf("after `restarts` restarts, %d by default", Patience{}.withDefaults().Restarts)
-	readiness := fmt.Sprintf("`readiness`, %s by default", Patience{}.withDefaults().Readiness)
-	short := Patience{}.withDefaults().Image.String()
+	patience := DefaultPatience()
+	restarts := fmt.Sprintf("after `restarts` restarts, %d by default", patience.Restarts)
+	readiness := fmt.Sprintf("`readiness`, %s by default", patience.Readiness)
+	short := "after " + patience.Image.String()
 	const warns = "a warning at first; at the timeout, because it can pass by itself"
 	return []KindInfo{
 		{Kind: Deleted, Logs: true, Means: "the object was deleted during the rollout", When: "at once"},

@@ -75,12 +75,19 @@ type Patience struct {
 	Create time.Duration
 }
 
+// DefaultPatience returns the patience that is used where [Options] says nothing.
+func DefaultPatience() Patience {
+	const short = 3 * time.Second
+	return Patience{Image: short, Config: short, Restarts: 2, Readiness: 30 * time.Second, Create: short}
+}
+
 func (p Patience) withDefaults() Patience {
-	p.Image = cmp.Or(p.Image, 3*time.Second)
-	p.Config = cmp.Or(p.Config, 3*time.Second)
-	p.Restarts = cmp.Or(p.Restarts, 2)
-	p.Readiness = cmp.Or(p.Readiness, 30*time.Second)
-	p.Create = cmp.Or(p.Create, 3*time.Second)
+	d := DefaultPatience()
+	p.Image = cmp.Or(p.Image, d.Image)
+	p.Config = cmp.Or(p.Config, d.Config)
+	p.Restarts = cmp.Or(p.Restarts, d.Restarts)
+	p.Readiness = cmp.Or(p.Readiness, d.Readiness)
+	p.Create = cmp.Or(p.Create, d.Create)
 	return p
 }
 
