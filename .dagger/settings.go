@@ -195,6 +195,9 @@ func (s *Slipway) variables(ctx context.Context) (map[string]*dagger.Secret, err
 func (s *Slipway) reaching(ctx context.Context, c *dagger.Container) (*dagger.Container, []string, error) {
 	var args []string
 	for _, service := range s.Services {
+		if _, err := service.Start(ctx); err != nil { // only a running service tells its ports
+			return nil, nil, fmt.Errorf("connecting to a port of your machine: %w", err)
+		}
 		ports, err := service.Ports(ctx)
 		if err != nil {
 			return nil, nil, fmt.Errorf("reading the ports of a service: %w", err)
