@@ -221,7 +221,7 @@ func (s *Slipway) build(ctx context.Context, r request) (*dagger.Container, erro
 	return c, nil
 }
 
-// prepare gives a container and the call of the program that builds in it.
+// prepare returns a container and the call of the program that builds in it.
 func (s *Slipway) prepare(ctx context.Context, command string, r request) (*dagger.Container, []string, error) {
 	c, err := s.stage(ctx, s.Built)
 	if err != nil {
@@ -252,8 +252,9 @@ func (s *Slipway) prepare(ctx context.Context, command string, r request) (*dagg
 	return s.stamped(ctx, c, args)
 }
 
-// install puts a program into a Debian container that lacks it, from backports
-// at the same mirror where the release itself has none.
+// install is a script that installs a program in a Debian container that lacks it. It
+// adds the release's backports, from the same mirror, for programs that only they
+// have.
 const install = `command -v "$1" >/dev/null && exit
 . /etc/os-release
 apt-get update -qq

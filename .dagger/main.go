@@ -172,8 +172,9 @@ func (s *Slipway) upload(ctx context.Context) error {
 	return nil
 }
 
-// gitFiles is what tells commit, time and changed files. Git's configuration
-// stays behind, because CI systems keep tokens in it, and so do hooks and logs.
+// gitFiles selects what is needed to read the commit, its time and the changed files.
+// Git's configuration, hooks and logs are not uploaded, because CI systems keep tokens
+// in them.
 func gitFiles() scope.Filter {
 	var f scope.Filter
 	for _, name := range []string{"HEAD", "index", "shallow", "packed-refs", "refs/heads", "objects", "info/exclude"} {

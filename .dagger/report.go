@@ -13,8 +13,8 @@ import (
 	"dagger/slipway/internal/dagger"
 )
 
-// Report is how a gate ended, whether it passed or failed. Called for itself,
-// or as a check, a failed one is an error.
+// Report is the result of a gate that passed or failed. If it is called by itself or
+// as a check, a gate that failed is an error.
 type Report struct {
 	// Whether the gate passed.
 	Passed bool
@@ -30,9 +30,9 @@ type Report struct {
 	Failure string
 }
 
-// Fail where the gate failed.
+// Fail if the gate failed.
 //
-// dagger call lint, dagger call test and dagger check call it by themselves.
+// Dagger calls it by itself for dagger call lint, dagger call test and dagger check.
 func (r *Report) Sync(ctx context.Context) (string, error) {
 	if err := r.failed(); err != nil {
 		return "", err
@@ -41,9 +41,9 @@ func (r *Report) Sync(ctx context.Context) (string, error) {
 	return string(id), err
 }
 
-// Give one line, and fail where the gate failed.
+// Give one line, and fail if the gate failed.
 //
-// In one call with the reports:
+// In one session with the reports:
 //
 //	dagger -c 'test | report | export reports; test | verdict'
 func (r *Report) Verdict() (string, error) {
@@ -101,8 +101,8 @@ func (s *Slipway) Lint(ctx context.Context) (*Report, error) {
 
 // Run the app's tests with the race detector.
 //
-// The Postgres and Redis that slipway.yaml asks for run beside them. It fails
-// on a failed test and on coverage below the floor, and keeps its report.
+// The Postgres and Redis that slipway.yaml asks for are started for them. It fails if
+// a test fails or the coverage is below the floor, and keeps its report.
 //
 //	dagger call test
 //	dagger call test text
@@ -118,7 +118,7 @@ func (s *Slipway) Test(ctx context.Context) (*Report, error) {
 	return s.gate(ctx, "test", c.With(s.withServices))
 }
 
-// Run lint and test side by side: the gate before a push.
+// Run lint and test at the same time: the gate before a push.
 //
 //	dagger call check
 //	dagger call check report export --path reports
@@ -146,7 +146,7 @@ func (s *Slipway) Check(ctx context.Context) (*Report, error) {
 	return all, nil
 }
 
-// withServices puts the services of slipway.yaml beside a container.
+// withServices binds the services of slipway.yaml to a container.
 func (s *Slipway) withServices(c *dagger.Container) *dagger.Container {
 	for _, name := range s.TestServices {
 		switch name {
@@ -161,7 +161,7 @@ func (s *Slipway) withServices(c *dagger.Container) *dagger.Container {
 	return c
 }
 
-// The credentials are no secret: the servers live as long as the call.
+// The credentials are not secret: the servers end with the call.
 func (s *Slipway) postgres() *dagger.Service {
 	return s.pull(s.images().Postgres).
 		WithEnvVariable("POSTGRES_USER", "test").
@@ -176,15 +176,14 @@ func (s *Slipway) redis() *dagger.Service {
 		WithExposedPort(6379).
 		AsService(dagger.ContainerAsServiceOpts{
 			UseEntrypoint: true,
-			// Without a password Redis answers only its own machine.
+			// Without a password, Redis answers only its own machine by default.
 			Args: []string{"redis-server", "--protected-mode", "no"},
 		})
 }
 
-// run runs a gate. The engine keeps the result of a step that passed and
-// forgets one that failed, so that a flaky test is not failed for good; with
-// the failed step its files are gone too. Therefore a failed gate leaves its
-// reports in a cache volume, from which gate takes them.
+// run is the script that runs a gate. The engine caches a step that passed and forgets
+// a step that failed, together with its files. So a gate that fails runs again on the
+// next call, and leaves its reports in a cache volume, from which gate reads them.
 const run = `stage=$1 kept=/kept/$2; shift 2
 mkdir -p /reports
 slipway "$stage" --reports /reports "$@" && exit
@@ -232,7 +231,7 @@ func text(ctx context.Context, c *dagger.Container) (string, error) {
 	return stderr + stdout, err
 }
 
-// explain makes the program's own words the error, where it ran and spoke.
+// explain returns the program's own message as the error, if there is one.
 func explain(err error) error {
 	if failed, ok := errors.AsType[*dagger.ExecError](err); ok {
 		if said := lines(failed.Stderr); said != "" {
@@ -242,7 +241,7 @@ func explain(err error) error {
 	return err
 }
 
-// lines are the lines in which the program says why it ended.
+// lines are the lines in which the program reports why it failed.
 func lines(stderr string) string {
 	var said []string
 	for line := range strings.Lines(stderr) {

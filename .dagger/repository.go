@@ -15,8 +15,8 @@ import (
 	"dagger/slipway/scope"
 )
 
-// repository is the caller's source: the workspace dagger is called in, of
-// which only what is asked for is uploaded, or a directory that was given.
+// repository is the caller's source: the workspace in which dagger is called, of which
+// only what is selected is uploaded, or a directory that the caller gives.
 type repository struct {
 	ws  *dagger.Workspace
 	dir *dagger.Directory
@@ -29,7 +29,7 @@ func (r repository) files(f scope.Filter) *dagger.Directory {
 	return r.ws.Directory("/", dagger.WorkspaceDirectoryOpts{Include: f.Include, Exclude: f.Exclude})
 }
 
-// read finds slipway.yaml and the small files that say what else is needed.
+// read finds slipway.yaml and the small files that determine what else is needed.
 func (r repository) read(ctx context.Context, config string) (scope.Files, error) {
 	var f scope.Files
 	var err error
@@ -37,7 +37,7 @@ func (r repository) read(ctx context.Context, config string) (scope.Files, error
 		return f, err
 	}
 	f.Root = path.Dir(f.Config)
-	// Mostly the app lies beside slipway.yaml, and one look is enough.
+	// The app is usually in the folder of slipway.yaml; then one query is enough.
 	first, err := r.contents(ctx, append(appFiles(f.Root, f.Root), f.Config, ".git")...)
 	if err != nil {
 		return f, err
@@ -71,8 +71,8 @@ func (r repository) read(ctx context.Context, config string) (scope.Files, error
 	return f, nil
 }
 
-// appFiles are the small files of an app that say what else it needs: go.work
-// from its folder up to root, as the program looks for it.
+// appFiles are the small files of an app that determine what else it needs. go.work is
+// searched for from the app's folder up to root, as the program does.
 func appFiles(app, root string) []string {
 	names := []string{path.Join(app, scope.IgnoreFile), path.Join(app, "go.mod")}
 	for dir := app; ; dir = path.Dir(dir) {
@@ -83,8 +83,8 @@ func appFiles(app, root string) []string {
 	}
 }
 
-// find is the path of slipway.yaml from the repository's root; where there is
-// none, the path it would have.
+// find returns the path of slipway.yaml from the root of the repository, or the path
+// that it would have if there is none.
 func (r repository) find(ctx context.Context, config string) (string, error) {
 	const name = "slipway.yaml"
 	if config != "" || r.dir != nil {
@@ -107,7 +107,7 @@ func (r repository) find(ctx context.Context, config string) (string, error) {
 	return strings.TrimPrefix(found, "/"), nil
 }
 
-// contents reads those of the files that are there. It uploads nothing else.
+// contents reads those of the files that exist. It uploads nothing else.
 func (r repository) contents(ctx context.Context, names ...string) (map[string][]byte, error) {
 	dir := r.files(scope.Filter{Include: names, Exclude: []string{".git/**"}})
 	there, err := dir.Glob(ctx, "**")

@@ -1,8 +1,8 @@
-// Package scope settles what of a repository goes to the engine.
+// Package scope determines which files of a repository are uploaded to the engine.
 //
-// A build gets the app's folder without what its ignore file hides, and the
-// folders its module replaces others with; nothing else is uploaded, so that
-// nothing else can change a cache key. Lint and tests see the hidden files too.
+// A build gets the app's folder without what its ignore file excludes, and the folders
+// that its module uses in replace directives. Nothing else is uploaded, so nothing else
+// can change a cache key. Lint and tests also get the excluded files.
 package scope
 
 import (
@@ -16,15 +16,15 @@ import (
 	"golang.org/x/mod/modfile"
 )
 
-// IgnoreFile is the name of the ignore file, in the app's folder or beside
+// IgnoreFile is the name of the ignore file, in the app's folder or next to
 // slipway.yaml.
 const IgnoreFile = ".dockerignore"
 
-// OutputDir is the folder slipway itself writes to; it is never uploaded.
+// OutputDir is the folder that slipway itself writes to. It is never uploaded.
 const OutputDir = ".slipway"
 
-// Settings are the few settings of slipway.yaml that decide what a container
-// must hold. The program reads the file in full and reports its mistakes.
+// Settings are the few settings of slipway.yaml that determine what a container needs.
+// The program reads the whole file and reports its mistakes.
 type Settings struct {
 	App struct {
 		Dir       string   `yaml:"dir"`
@@ -66,7 +66,7 @@ type Settings struct {
 	} `yaml:"registry"`
 }
 
-// Trust names files that say who may have signed.
+// Trust names the files that determine whose signature counts.
 type Trust struct {
 	Keys        []string `yaml:"keys"`
 	TrustedRoot string   `yaml:"trustedRoot"`
@@ -74,8 +74,8 @@ type Trust struct {
 
 func (t Trust) files() []string { return append(slices.Clone(t.Keys), t.TrustedRoot) }
 
-// policies are the files and folders beside the app that say what a scan
-// passes and whose signature counts.
+// policies are the files and folders outside the app that determine what a scan passes
+// and whose signature counts.
 func (s Settings) policies() []string {
 	files := []string{".trivyignore", ".trivyignore.yaml", s.Scan.IgnoreFile}
 	files = slices.Concat(files, s.Scan.VEX, s.Scan.Charts, s.Sign.Keyless.files(), s.Verify.files())
@@ -85,23 +85,23 @@ func (s Settings) policies() []string {
 	return slices.DeleteFunc(files, func(f string) bool { return f == "" || strings.Contains(f, "://") })
 }
 
-// Read reads slipway.yaml. A malformed file gives what could be read of it.
+// Read reads slipway.yaml. Of a malformed file it returns what could be read.
 func Read(data []byte) Settings {
 	var s Settings
-	_ = yaml.Unmarshal(data, &s) // the program names the line and the fix
+	_ = yaml.Unmarshal(data, &s) // the program reports the line and the fix
 	return s
 }
 
-// Files are the small files that decide the rest. The zero value stands for a
-// file that is not there.
+// Files are the small files that determine the rest. A nil field is a file that does
+// not exist.
 type Files struct {
 	Config string // path of slipway.yaml, or of where it would be, from the repository's root
 	Found  bool   // there is a slipway.yaml
 	Root   string // its folder
 	App    string // the app's folder, from the repository's root
 	Ignore []byte // the app's ignore file
-	// RootIgnore is the ignore file beside slipway.yaml; it counts where the
-	// app has none.
+	// RootIgnore is the ignore file next to slipway.yaml. It is used if the app has
+	// none.
 	RootIgnore []byte
 	Module     []byte // the app's go.mod
 	Workspace  string // folder of the go.work that governs the app; "" for none
@@ -109,18 +109,20 @@ type Files struct {
 	Settings   Settings
 }
 
-// Filter says which files are uploaded, as patterns from the repository's root.
+// Filter selects the files that are uploaded, with patterns from the root of the
+// repository.
 type Filter struct {
-	Include []string // none: all
+	Include []string // empty: all files
 	Exclude []string
 }
 
-// Check is what lint and tests see.
+// Check selects what lint and tests get.
 func (f Files) Check() Filter {
 	return Filter{Include: f.include(), Exclude: f.never()}
 }
 
-// Build is what a build and what follows it see.
+// Build selects what a build, and everything after it, gets. It returns an error if the
+// ignore file is malformed.
 func (f Files) Build() (Filter, error) {
 	exclude := f.never()
 	for _, ignore := range []struct {
@@ -137,24 +139,24 @@ func (f Files) Build() (Filter, error) {
 		for _, p := range patterns {
 			p, negated := strings.CutPrefix(p, "!")
 			if p = path.Join(ignore.base, p); !inside(f.App, p) {
-				continue // it hides nothing of the app
+				continue // it excludes nothing of the app
 			}
 			if negated {
 				p = "!" + p
 			}
 			exclude = append(exclude, p)
 		}
-		break // the app's own ignore file replaces the one beside slipway.yaml
+		break // the app's own ignore file replaces the one next to slipway.yaml
 	}
-	// The program reads these whatever the ignore file says.
+	// The program reads these even if the ignore file excludes them.
 	for _, name := range []string{f.Config, path.Join(f.App, IgnoreFile), path.Join(f.Root, IgnoreFile)} {
 		exclude = append(exclude, "!"+name)
 	}
 	return Filter{Include: f.include(f.Settings.policies()...), Exclude: exclude}, nil
 }
 
-// Deploy is what a deployment sees beside that: the chart and its values. They
-// are apart, because nothing of them is in an image.
+// Deploy selects what a deployment needs in addition: the chart and its values. They are
+// uploaded separately because they do not change the image.
 func (f Files) Deploy() Filter {
 	charts := []string{"chart", "charts"}
 	if c := f.Settings.Deploy.Chart; c != "" {
@@ -182,14 +184,15 @@ func (f Files) never() []string {
 	return never
 }
 
-// include lists the folders of the app and of the modules beside it, and the
-// files above them that the program reads; more are relative to slipway.yaml.
+// include lists the folders of the app and of the modules that it uses from the
+// repository, and the files above them that the program reads. The paths in more are
+// relative to slipway.yaml.
 func (f Files) include(more ...string) []string {
 	dirs := []string{f.App}
 	if f.Workspace != "" {
 		dirs = append(dirs, f.Workspace)
 	}
-	// Not ParseLax, which passes over replacements. The go command reports a
+	// Not ParseLax, which ignores replace directives. The go command reports a
 	// malformed file.
 	if mod, err := modfile.Parse("go.mod", f.Module, nil); err == nil {
 		for _, r := range mod.Replace {

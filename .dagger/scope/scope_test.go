@@ -6,16 +6,20 @@ import (
 	"testing"
 )
 
-func TestFiltersFollowTheApp(t *testing.T) {
-	for _, tc := range []struct {
-		name    string
-		files   Files
-		include []string
-		exclude []string
-		// policies are files from slipway.yaml's folder that only a build and
-		// what follows it see; hidden are those nothing sees.
-		policies, hidden []string
-	}{
+// layout is a shape of a repository and what is uploaded of it.
+type layout struct {
+	name    string
+	files   Files
+	include []string
+	exclude []string
+	// policies are files from the folder of slipway.yaml that only a build and what
+	// follows it get; hidden are those that nothing gets.
+	policies, hidden []string
+}
+
+//nolint:funlen // a table
+func layouts() []layout {
+	return []layout{
 		{
 			name:    "the app is the repository",
 			files:   Files{Config: "slipway.yaml", Root: ".", App: ".", RootIgnore: []byte("docs\n!docs/api\n")},
@@ -34,8 +38,8 @@ func TestFiltersFollowTheApp(t *testing.T) {
 			},
 		},
 		{
-			// Outside the app the program hides nothing either.
-			name:    "the ignore file above hides only what is the app's",
+			// Outside the app the program excludes nothing either.
+			name:    "the ignore file above the app excludes only files of the app",
 			files:   Files{Config: "slipway.yaml", Root: ".", App: "app", RootIgnore: []byte("lib\n*/tmp\n**/*.md\napp/x\n!app/x/y\n")},
 			include: []string{".dockerignore", ".golangci.json", ".golangci.toml", ".golangci.yaml", ".golangci.yml", "app", "slipway.yaml"},
 			exclude: []string{
@@ -44,7 +48,7 @@ func TestFiltersFollowTheApp(t *testing.T) {
 			},
 		},
 		{
-			name: "modules beside the app come along",
+			name: "modules outside the app are uploaded too",
 			files: Files{
 				Config: "slipway.yaml", Root: ".", App: "services/orders",
 				Module: []byte("module m\n\nreplace example.com/lib => ../../lib\nreplace example.com/far => example.com/near v1.0.0\n"),
@@ -57,7 +61,7 @@ func TestFiltersFollowTheApp(t *testing.T) {
 			exclude: []string{".git", "**/.slipway", "!slipway.yaml", "!services/orders/.dockerignore", "!.dockerignore"},
 		},
 		{
-			name: "what the scan and the policies name comes along, the private key does not",
+			name: "what the scan and the policies name is uploaded, the private key is not",
 			files: Files{
 				Config: "deploy/slipway.yaml", Root: "deploy", App: "deploy/app",
 				Settings: Read([]byte("scan: {ignoreFile: accepted.yaml, vex: [vex.json], charts: [charts/app]}\n" +
@@ -84,7 +88,11 @@ func TestFiltersFollowTheApp(t *testing.T) {
 			include: []string{".golangci.json", ".golangci.toml", ".golangci.yaml", ".golangci.yml", "lint.yml", "svc", "svc/.dockerignore", "svc/ca.pem", "svc/slipway.yaml"},
 			exclude: []string{".git", "**/.slipway", "svc/vendor", "!svc/slipway.yaml", "!svc/.dockerignore", "!svc/.dockerignore"},
 		},
-	} {
+	}
+}
+
+func TestFiltersFollowTheApp(t *testing.T) {
+	for _, tc := range layouts() {
 		t.Run(tc.name, func(t *testing.T) {
 			f, err := tc.files.Build()
 			if err != nil {
