@@ -1,5 +1,7 @@
-// Package command is the slipway program: its commands, what they print and
-// how they exit. Which heavy parts a program holds is for its main to say.
+// Package command is the slipway program: its commands, what they print, and how they
+// exit. The main of each program chooses which of the heavy parts it includes.
+//
+// The package promises no compatibility to programs other than slipway.
 package command
 
 import (
@@ -25,13 +27,14 @@ type Program struct {
 	Version string // as stamped; "" is a development build
 	Commit  string
 	Date    string
-	// Scanner makes what looks for vulnerabilities and lists what is in images.
-	// It is most of the program's size and compile time, so there is a program
-	// without it.
+	// Scanner makes the scanner, which finds vulnerabilities and lists what is in
+	// images. It is most of the program's size and compile time, so there are
+	// programs without it; there it is nil.
 	Scanner func(cache.Dir) scan.Scanner
-	// Signer makes keys, signs, attests and verifies; nil in a program without.
+	// Signer makes keys, signs, attests and verifies. It is nil in a program that
+	// cannot.
 	Signer sign.Tool
-	// Deployer brings images to clusters; nil in a program without.
+	// Deployer deploys images to clusters. It is nil in a program that cannot.
 	Deployer deploy.Tool
 }
 
@@ -40,14 +43,14 @@ func (p Program) Main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	go func() {
 		<-ctx.Done()
-		stop() // a second signal ends the program at once
+		stop() // so that a second signal ends the program at once
 	}()
 	code := p.run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
 
-// run is the program without the process around it.
+// run runs the program without ending the process, and returns the exit code.
 func (p Program) run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if p.Version == "" {
 		p.Version = "dev"
@@ -58,8 +61,8 @@ func (p Program) run(ctx context.Context, args []string, stdin io.Reader, stdout
 	return a.exit(root.ExecuteContext(ctx))
 }
 
-// traced gives a command a span around it. What goes wrong with that is told
-// only to those who asked for every step, and never fails the command.
+// traced runs a command inside a span. A problem with the trace is only shown with
+// --verbose, and never fails the command.
 func (a *app) traced(cmd *cobra.Command) {
 	tell := func(err error) {
 		if err != nil && a.verbose {

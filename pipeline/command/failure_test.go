@@ -78,11 +78,11 @@ func badInputs() map[string]badInput {
 		"report":            {hello(), []string{"scan", "--as", "xml"}, nil, `--as "xml" is not table, json`},
 		"documents":         {hello(), []string{"sbom", "--as", "cyclonedx", "--platforms", "linux/amd64,linux/arm64"}, nil, "--as prints the document of one platform, but this app has 2"},
 		"key is there":      {with(map[string]string{"cosign.pub": ""}), []string{"keys", "generate"}, []string{"COSIGN_PASSWORD="}, "cosign.pub exists"},
-		"key password":      {hello(), []string{"keys", "generate"}, nil, "no password is given for the key (set SLIPWAY_KEY_PASSWORD"},
+		"key password":      {hello(), []string{"keys", "generate"}, nil, "there is no password for the key (set SLIPWAY_KEY_PASSWORD"},
 		"plan and push":     {hello(), []string{"plan", "-o", "registry:127.0.0.1:1/a"}, nil, `-o "registry:127.0.0.1:1/a": plan does not push anything (use slipway publish)`},
 		"scan and write":    {hello(), []string{"scan", "--image", "127.0.0.1:1/a", "-o", "oci:x"}, nil, `-o "oci:x": with --image, scan builds no image`},
 		"deploy and push":   {hello(), []string{"deploy", "--image", "127.0.0.1:1/a", "-o", "registry:127.0.0.1:1/b"}, nil, "is in a registry already"},
-		"initialized":       {hello(), []string{"init"}, nil, "is there already"},
+		"initialized":       {hello(), []string{"init"}, nil, "exists already"},
 	}
 }
 

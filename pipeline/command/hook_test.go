@@ -31,7 +31,7 @@ func TestInitHooks(t *testing.T) {
 			t.Fatalf("exit %d, want %q\n%s%s", e.code, want, e.stdout, e.stderr)
 		}
 	}
-	if e := p.run(t, "init", "--hooks"); e.code != fault.ExitOK || e.stdout != path+" is there already, nothing to do\n" {
+	if e := p.run(t, "init", "--hooks"); e.code != fault.ExitOK || e.stdout != path+" exists already, nothing to do\n" {
 		t.Errorf("exit %d\n%s%s", e.code, e.stdout, e.stderr)
 	}
 	if _, err := os.Stat(filepath.Join(dir, ".dockerignore")); err == nil {

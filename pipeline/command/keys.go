@@ -12,14 +12,14 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/sign"
 )
 
-// Variables that may hold the password of a private key; the second is
-// cosign's.
+// The variables that may hold the password of a private key. The second is the one
+// that cosign reads.
 const (
 	passwordVariable       = "SLIPWAY_KEY_PASSWORD"
 	cosignPasswordVariable = "COSIGN_PASSWORD"
 )
 
-// keyPassword is the password in the environment, which may be empty there.
+// keyPassword returns the password in the environment, which may be empty.
 func keyPassword() (password sign.Secret, set bool) {
 	for _, name := range []string{passwordVariable, cosignPasswordVariable} {
 		if v, ok := os.LookupEnv(name); ok {
@@ -31,14 +31,14 @@ func keyPassword() (password sign.Secret, set bool) {
 
 func (a *app) keysCommand() *cobra.Command {
 	keys := &cobra.Command{
-		Use: "keys", Short: "Make keys for signing", Args: cobra.NoArgs,
+		Use: "keys", Short: "Generate keys for signing", Args: cobra.NoArgs,
 		Example: "  slipway keys generate",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	var private, public string
 	var force, stdin bool
 	generate := &cobra.Command{
-		Use: "generate", Short: "Make a private key and its public key, in cosign's format", Args: cobra.NoArgs,
+		Use: "generate", Short: "Generate a private key and its public key, in cosign's format", Args: cobra.NoArgs,
 		Example: `  slipway keys generate               asks for a password; cosign.key and cosign.pub
   ` + passwordVariable + `=... slipway keys generate --private release.key --public release.pub
   pass show slipway | slipway keys generate --password-stdin`,
@@ -47,7 +47,7 @@ func (a *app) keysCommand() *cobra.Command {
 				return err
 			}
 			if a.program.Signer == nil {
-				return fault.Inputf("sign.no-signer", "this slipway was built without what makes keys").WithFix("use the slipway program")
+				return fault.Inputf("sign.no-signer", "this slipway was built without what generates keys").WithFix("use the slipway program")
 			}
 			password, err := a.newPassword(stdin)
 			if err != nil {
@@ -69,14 +69,15 @@ func (a *app) keysCommand() *cobra.Command {
 	f := generate.Flags()
 	f.StringVar(&private, "private", "cosign.key", "`FILE` of the private key")
 	f.StringVar(&public, "public", "cosign.pub", "`FILE` of the public key")
-	f.BoolVar(&force, "force", false, "replace files that are there")
+	f.BoolVar(&force, "force", false, "replace existing files")
 	f.BoolVar(&stdin, "password-stdin", false, "read the password from standard input (or "+passwordVariable+")")
 	keys.AddCommand(generate)
 	return keys
 }
 
-// newPassword is the password of a new key: a person at a terminal types it
-// twice. An empty one must be meant: it is set as an empty variable.
+// newPassword returns the password for a new key. A person at a terminal types it
+// twice. An empty password has to be intended, so it is only taken from a variable
+// that is set and empty.
 func (a *app) newPassword(stdin bool) (sign.Secret, error) {
 	if stdin {
 		text, err := readPassword(a.stdin)
@@ -87,7 +88,7 @@ func (a *app) newPassword(stdin bool) (sign.Secret, error) {
 	}
 	in, ok := a.stdin.(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) {
-		return sign.Secret{}, fault.Inputf("usage", "no password is given for the key").
+		return sign.Secret{}, fault.Inputf("usage", "there is no password for the key").
 			WithFix("set %s, which may be empty, or use --password-stdin", passwordVariable)
 	}
 	ask := func(what string) ([]byte, error) {
@@ -108,7 +109,7 @@ func (a *app) newPassword(stdin bool) (sign.Secret, error) {
 		return sign.Secret{}, fault.Inputf("usage", "the passwords differ")
 	}
 	if len(first) == 0 {
-		return sign.Secret{}, fault.Inputf("usage", "the password is empty").WithFix("a key without one is made with %s set and empty", passwordVariable)
+		return sign.Secret{}, fault.Inputf("usage", "the password is empty").WithFix("to generate a key without a password, set %s to the empty string", passwordVariable)
 	}
 	return sign.Hide(first), nil
 }

@@ -32,29 +32,30 @@ type app struct {
 
 	json    bool // report as JSON, from outputs
 	places  []string
-	started bool // flags and arguments were right
+	started bool // flags and arguments were valid
 }
 
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "slipway",
-		Short: "From a Go service's source to running pods, the same everywhere",
+		Short: "Take a Go service from source to running pods, the same way everywhere",
 		Long: `Slipway lints, race-tests, builds, scans, pushes, signs and deploys a Go service.
 The same commit gives the same image digest on a laptop, in GitHub Actions and
 in GitLab CI.
 
-Settings come from slipway.yaml at the root of the repository; every setting has
-a default, so the file may be empty or missing. Results go to standard output,
-progress to standard error.
+Settings come from slipway.yaml at the root of the repository. Every setting has
+a default, so the file may be empty or missing. Flags win over the file; a default
+in the help of a flag is that of a file without the setting. Results go to standard
+output, and progress goes to standard error.
 
-Exit codes: 0 done, 1 a gate or stage failed, 2 wrong usage or configuration,
+Exit codes: 0 success, 1 a gate or stage failed, 2 wrong usage or configuration,
 3 a plan found changes, 130 interrupted.`,
 		Example: `  slipway init                        write a slipway.yaml for this repository
-  slipway check                       lint and test, as before a push
-  slipway build                       make the image into .slipway/image
+  slipway check                       run lint and tests, as before a push
+  slipway build                       build the image into .slipway/image
   slipway publish --repository ghcr.io/acme/orders
-  slipway ship --env staging          all of it, to running pods
-  slipway rollback --env staging      back to what ran before`,
+  slipway ship --env staging          run everything, to running pods
+  slipway rollback --env staging      roll back to the revision before`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
@@ -66,7 +67,7 @@ Exit codes: 0 done, 1 a gate or stage failed, 2 wrong usage or configuration,
 	flags := root.PersistentFlags()
 	flags.StringVarP(&a.dir, "directory", "C", ".", "work in `DIR`")
 	flags.StringVar(&a.configFile, "config", "", "configuration `FILE` (default: slipway.yaml in DIR or above it)")
-	flags.StringArrayVarP(&a.outputs, "output", "o", nil, "report as `text|json`; build also takes oci:DIR, docker-archive:FILE, registry:REPOSITORY")
+	flags.StringArrayVarP(&a.outputs, "output", "o", nil, "report as `text|json`; a command that builds also takes oci:DIR, docker-archive:FILE, registry:REPOSITORY")
 	flags.StringVar(&a.progress, "progress", "auto", "show progress as `auto|plain|json`")
 	flags.BoolVarP(&a.verbose, "verbose", "v", false, "show every step")
 	root.PersistentPreRunE = func(*cobra.Command, []string) error { return a.start() }
@@ -93,7 +94,7 @@ Exit codes: 0 done, 1 a gate or stage failed, 2 wrong usage or configuration,
 	return root
 }
 
-// start settles the global flags once cobra has read them.
+// start evaluates the global flags after cobra has parsed them.
 func (a *app) start() error {
 	a.started = true
 	for _, o := range a.outputs {
@@ -114,7 +115,7 @@ func (a *app) start() error {
 	return nil
 }
 
-// only refuses outputs other than text and json for commands without an image.
+// only rejects outputs other than text and json, for commands that build no image.
 func (a *app) only() error {
 	if len(a.places) > 0 {
 		return fault.Inputf("usage", "-o %q is not text or json", a.places[0])
@@ -122,8 +123,8 @@ func (a *app) only() error {
 	return nil
 }
 
-// load finds and reads the configuration; root is the folder all of its paths
-// are relative to.
+// load finds and reads the configuration. root is the folder that all of its paths are
+// relative to.
 func (a *app) load() (root string, c config.Config, err error) {
 	fi, err := os.Stat(a.dir)
 	if err != nil {
@@ -157,7 +158,7 @@ func (a *app) load() (root string, c config.Config, err error) {
 	return filepath.Dir(file), c, err
 }
 
-// display chooses how progress is shown.
+// display returns the display that shows progress in the requested way.
 func (a *app) display(stages []string) display.Display {
 	system := ci.Detect(nil)
 	switch {
@@ -179,7 +180,7 @@ func (a *app) terminal() bool {
 	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
 }
 
-// failure is the error of a JSON report.
+// failure is the error in a JSON report.
 type failure struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
@@ -198,7 +199,7 @@ type reported struct{ error }
 
 func (r reported) Unwrap() error { return r.error }
 
-// exit prints what went wrong, one line each, and returns the exit code.
+// exit prints each error on a line and returns the exit code.
 func (a *app) exit(err error) int {
 	if err == nil {
 		return fault.ExitOK

@@ -44,7 +44,7 @@ func (a *app) versionCommand() *cobra.Command {
 func (a *app) registryCommand() *cobra.Command {
 	var port int
 	cmd := &cobra.Command{
-		Use: "registry", Short: "Serve the embedded registry on 127.0.0.1, to pull from what was shipped", Args: cobra.NoArgs,
+		Use: "registry", Short: "Serve the embedded registry on 127.0.0.1, to pull what was shipped", Args: cobra.NoArgs,
 		Example: "  slipway registry &\n  crane ls 127.0.0.1:5077/orders",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dir, err := cache.User()
@@ -59,7 +59,7 @@ func (a *app) registryCommand() *cobra.Command {
 			return server.Wait(cmd.Context())
 		},
 	}
-	cmd.Flags().IntVar(&port, "port", embedded.Port, "`PORT` to listen on; 0 takes a free one")
+	cmd.Flags().IntVar(&port, "port", embedded.Port, "`PORT` to listen on; 0 chooses a free one")
 	return cmd
 }
 
@@ -80,16 +80,16 @@ func (a *app) initCommand() *cobra.Command {
 			return a.initialize(cmd.Context(), force)
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "replace a slipway.yaml that is there; with --hooks a foreign pre-push hook, which is kept as "+hook.KeptName)
-	cmd.Flags().BoolVar(&hooks, "hooks", false, "only install a git pre-push hook that runs slipway check; skip it once with git push --no-verify")
+	cmd.Flags().BoolVar(&force, "force", false, "replace an existing slipway.yaml; with --hooks, replace another pre-push hook, which is kept as "+hook.KeptName)
+	cmd.Flags().BoolVar(&hooks, "hooks", false, "only install a git pre-push hook that runs slipway check; git push --no-verify skips it once")
 	return cmd
 }
 
-// installHook installs the hook for the app that slipway check would take in
-// DIR. The configuration may be broken: that is for the check to say.
+// installHook installs the hook for the app that slipway check would use in DIR. The
+// configuration may be malformed; the check reports that when it runs.
 func (a *app) installHook(ctx context.Context, force bool) error {
 	if a.configFile != "" {
-		return fault.Inputf("usage", "--config does not go with --hooks: the hook runs slipway check with the slipway.yaml it finds")
+		return fault.Inputf("usage", "--config cannot be used with --hooks: the hook runs slipway check with the slipway.yaml that it finds")
 	}
 	if _, err := os.Stat(a.dir); err != nil {
 		return fault.Inputf("usage", "-C %s: %w", a.dir, err)
@@ -119,7 +119,7 @@ func (a *app) installHook(ctx context.Context, force bool) error {
 		return nil
 	}
 	if !r.Written {
-		fmt.Fprintln(a.stdout, r.Path, "is there already, nothing to do")
+		fmt.Fprintln(a.stdout, r.Path, "exists already, nothing to do")
 		return nil
 	}
 	if r.Kept != "" {
@@ -127,7 +127,7 @@ func (a *app) installHook(ctx context.Context, force bool) error {
 	}
 	fmt.Fprintln(a.stdout, "wrote", r.Path)
 	if r.Shared {
-		fmt.Fprintln(a.stdout, "note: core.hooksPath is outside this repository, so others that use it run the hook too")
+		fmt.Fprintln(a.stdout, "note: core.hooksPath is outside this repository, so other repositories that use it run the hook too")
 	}
 	fmt.Fprintln(a.stdout, "git push now runs slipway check first; skip it once with: git push --no-verify")
 	return nil
@@ -140,7 +140,7 @@ func (a *app) initialize(ctx context.Context, force bool) error {
 	}
 	target := filepath.Join(dir, config.FileName)
 	if _, err := os.Stat(target); err == nil && !force {
-		return fault.Inputf("init.exists", "%s is there already", target).WithFix("replace it with --force")
+		return fault.Inputf("init.exists", "%s exists already", target).WithFix("replace it with --force")
 	}
 	mains, err := source.Mains(ctx, source.Options{Root: dir})
 	if err != nil {
@@ -156,7 +156,7 @@ func (a *app) initialize(ctx context.Context, force bool) error {
 	written := map[string]string{target: starter(mains, pin)}
 	ignore := filepath.Join(dir, source.IgnoreFile)
 	if _, err := os.Stat(ignore); errors.Is(err, fs.ErrNotExist) {
-		written[ignore] = "# What never enters a build: changing these rebuilds nothing.\n.git\n.slipway\n**/*.md\n"
+		written[ignore] = "# These files never enter a build, and changing them rebuilds nothing.\n.git\n.slipway\n**/*.md\n"
 	}
 	for file, text := range written {
 		if err := renameio.WriteFile(file, []byte(text), 0o644); err != nil {
@@ -188,7 +188,7 @@ func starter(mains []string, pin string) string {
 		fmt.Fprintf(&b, "  # others: %s\n", strings.Join(mains[1:], ", "))
 	}
 	if pin != "" {
-		fmt.Fprintf(&b, "  toolchain: %s # the same everywhere, so that digests are\n", pin)
+		fmt.Fprintf(&b, "  toolchain: %s # pinned, so that every machine builds the same digest\n", pin)
 	}
 	b.WriteString(`  # platforms: [linux/amd64, linux/arm64]
 

@@ -14,8 +14,8 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/source"
 )
 
-// sourceCommand shows what a build would stamp. The Dagger module asks it, so
-// that revision and time reach a build that has no .git.
+// sourceCommand shows what a build would stamp. The Dagger module calls it to get the
+// revision and the time for a build that has no .git.
 func (a *app) sourceCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "source", Short: "Show what would be built: app, commit, time, version, changed files", Args: cobra.NoArgs,

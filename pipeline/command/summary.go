@@ -20,8 +20,8 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/sign"
 )
 
-// longest is how much of a stage's summary fits a line; an error follows in
-// full below the table.
+// longest is how much of a stage's summary is shown in the table. An error is printed
+// in full below it.
 const longest = 84
 
 // printSummary writes what a person wants to know about a run.
@@ -112,7 +112,7 @@ func ending(o progress.Outcome) string {
 	return "done"
 }
 
-// title is the app with its version, where the run was about its source.
+// title is the app, with its version if the run was about its source.
 func title(r ship.Report) string {
 	if r.Source == nil {
 		return r.App
@@ -120,7 +120,7 @@ func title(r ship.Report) string {
 	return r.App + " " + r.Source.Version
 }
 
-// writeVerified writes what was found about each manifest of an image.
+// writeVerified writes the result of verification for each manifest of an image.
 func writeVerified(w io.Writer, r sign.VerifyResult) {
 	for _, s := range r.Subjects {
 		what := s.Platform
@@ -150,7 +150,7 @@ func seconds(s float64) string {
 	return display.Seconds(time.Duration(s * float64(time.Second)))
 }
 
-// markdown is the summary on a CI run's page.
+// markdown is the summary for the page of a CI run.
 func markdown(r ship.Report) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "### %s\n\n| stage | outcome | time | |\n|---|---|---|---|\n", title(r))

@@ -1,6 +1,6 @@
-// Command slipway-core is slipway without scanner and signer: lint, test, build
-// and publish. It compiles in half a minute where the whole takes five, so the
-// Dagger module does these with it.
+// Command slipway-core is slipway without the scanner, the signer and what deploys. It
+// compiles in half a minute, and the whole program in five, so the Dagger module uses
+// it for lint, test, build and publish.
 package main
 
 import "github.com/slipway-ci/slipway/pipeline/command"

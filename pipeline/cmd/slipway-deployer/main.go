@@ -1,5 +1,5 @@
-// Command slipway-deployer is slipway without the scanner. The Dagger module
-// deploys with it, and does not wait for Trivy to compile.
+// Command slipway-deployer is slipway without the scanner. The Dagger module deploys
+// with it, so that a deployment does not wait for Trivy to compile.
 package main
 
 import (

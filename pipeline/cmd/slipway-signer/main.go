@@ -1,5 +1,5 @@
-// Command slipway-signer is slipway without the scanner. The Dagger module
-// verifies with it, and does not wait for Trivy to compile.
+// Command slipway-signer is slipway without the scanner and what deploys. The Dagger
+// module verifies with it, so that a verification does not wait for Trivy to compile.
 package main
 
 import (
