@@ -1,6 +1,7 @@
-# Every target sets what it needs; nothing is to be exported by hand.
-# GOEXPERIMENT=jsonv2: Trivy does not compile without it. One -trimpath setting
-# for all builds: another one would compile everything a second time.
+# Every target sets what it needs, so nothing has to be exported.
+# GOEXPERIMENT=jsonv2: Trivy does not compile without it.
+# GOFLAGS=-trimpath: the same for all builds, because builds with and without it do
+# not share compiled packages.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -20,7 +21,7 @@ ship: tools $(SLIPWAY) ## run the pipeline on the sample app, to pods on a clust
 	@./scripts/ship
 
 .PHONY: down
-down: bin/devcluster ## take the cluster of make ship away
+down: bin/devcluster ## remove the cluster of make ship
 	@bin/devcluster down
 
 .PHONY: test
@@ -42,7 +43,7 @@ test-short: tools $(SLIPWAY) ## run the tests that need no cluster and no heavy 
 	go -C .dagger test ./...
 	$(SLIPWAY) test --progress plain
 
-# What scripts/with-cluster runs; alone it skips what needs a cluster. One package
+# scripts/with-cluster runs this. Without a cluster the tests skip. One package
 # at a time: the tests are about a node, not about an overloaded node.
 .PHONY: test-on-cluster
 test-on-cluster:
@@ -88,5 +89,5 @@ $(SLIPWAY): $(SOURCES)
 	@go build -ldflags "-s -w" -o $@ ./pipeline/cmd/slipway
 
 .PHONY: clean
-clean: ## remove what make made here; the user's cache stays
+clean: ## remove what make has built here, but not the user's cache
 	rm -rf bin .slipway
