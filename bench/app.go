@@ -15,34 +15,34 @@ import (
 	"golang.org/x/mod/module"
 )
 
-// app is a program to build.
+// app is an application to build.
 type app struct {
 	Name string
-	// Dir is the app's folder in slipway's repository; without one the app is
-	// the module at that version, from the module proxy.
+	// Dir is the application's directory in slipway's repository. If it is empty,
+	// the application is Module at Version from the module proxy.
 	Dir             string
 	Module, Version string
 	Main            string // main package
-	Tag             string // build tag; empty for none
+	Tag             string // build tag, or empty
 	Edit            edit
-	Untested        *edit  // one that no test of the app sees; nil leaves the whole way out
-	Start           *start // how an image of it starts; nil leaves image variants out
+	Untested        *edit  // an edit that breaks no test; if nil, the complete pipeline is not measured
+	Start           *start // how to start it; if nil, the image variants are not measured
 }
 
-// edit is the one-line change: another string constant, in a package that the
-// program is linked from.
+// edit is a one-line change. It changes a string constant in a package of the
+// program.
 type edit struct {
-	File string // relative to the module
-	Old  string // occurs once
-	New  string // with a %d, which is another number every time
+	File string // path relative to the module
+	Old  string // text that occurs exactly once in the file
+	New  string // replacement with a %d for the number of the change
 }
 
-// start says how to start the app without anything else running.
+// start describes how to start an application without the services it depends on.
 type start struct {
-	Version []string // arguments that make it print its version and exit
-	Args    []string // arguments that make it serve
+	Version []string // arguments with which it prints its version and exits
+	Args    []string // arguments with which it serves
 	Env     func(port, other string) []string
-	Health  string // path that answers 200 as soon as it serves
+	Health  string // path that responds with status 200 as soon as it serves
 }
 
 func apps() []app {
@@ -61,7 +61,7 @@ func apps() []app {
 				Version: []string{"version"},
 				Env: func(port, other string) []string {
 					return []string{
-						"DATABASE_URL=postgres://app@127.0.0.1:1/orders", // nobody answers there; liveness does not care
+						"DATABASE_URL=postgres://app@127.0.0.1:1/orders", // nothing listens there, which does not affect liveness
 						"APP_SERVER_LISTEN=127.0.0.1:" + port,
 						"APP_SERVER_METRICS_LISTEN=127.0.0.1:" + other,
 					}
@@ -81,7 +81,7 @@ func apps() []app {
 	}
 }
 
-// origin is the folder with the app's files.
+// origin returns the directory with the application's files.
 func (a app) origin(ctx context.Context, root string) (string, error) {
 	if a.Dir != "" {
 		return filepath.Join(root, a.Dir), nil
@@ -97,7 +97,7 @@ func (a app) origin(ctx context.Context, root string) (string, error) {
 	return found.Dir, nil
 }
 
-// tree is a contestant's own copy of the app, a git repository.
+// tree is a contestant's copy of the application, in a git repository.
 type tree struct {
 	dir      string
 	edit     edit
@@ -106,14 +106,14 @@ type tree struct {
 	when     time.Time
 }
 
-// newTree copies an app and commits it.
+// newTree copies an application and commits it to a new repository.
 func newTree(ctx context.Context, origin, dir, tag string, e edit) (*tree, error) {
 	if err := os.CopyFS(dir, os.DirFS(origin)); err != nil {
-		return nil, fmt.Errorf("copying the app: %w", err)
+		return nil, fmt.Errorf("copying the application: %w", err)
 	}
 	if tag != "" {
 		if err := os.WriteFile(filepath.Join(dir, "slipway.yaml"), []byte("app:\n  tags: ["+tag+"]\n"), 0o600); err != nil {
-			return nil, fmt.Errorf("configuring the app: %w", err)
+			return nil, fmt.Errorf("configuring the application: %w", err)
 		}
 	}
 	text, err := os.ReadFile(filepath.Join(dir, e.File))
@@ -121,7 +121,7 @@ func newTree(ctx context.Context, origin, dir, tag string, e edit) (*tree, error
 		return nil, fmt.Errorf("reading the file to change: %w", err)
 	}
 	if n := strings.Count(string(text), e.Old); n != 1 {
-		return nil, fmt.Errorf("%s has %s %d times, not once: the benchmark's edit must follow the app", e.File, e.Old, n)
+		return nil, fmt.Errorf("%s contains %s %d times instead of once; adapt the edit in bench/app.go to the application", e.File, e.Old, n)
 	}
 	t := &tree{dir: dir, edit: e, original: string(text), when: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
 	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"add", "-A", "-f"}} {
@@ -132,16 +132,17 @@ func newTree(ctx context.Context, origin, dir, tag string, e edit) (*tree, error
 	return t, t.record(ctx)
 }
 
-// change makes and commits the one-line change with the number n.
+// change applies the edit with the number n and commits it.
 func (t *tree) change(ctx context.Context, n int) error {
 	text := strings.Replace(t.original, t.edit.Old, fmt.Sprintf(t.edit.New, n), 1)
 	if err := os.WriteFile(filepath.Join(t.dir, t.edit.File), []byte(text), 0o600); err != nil {
-		return fmt.Errorf("changing the app: %w", err)
+		return fmt.Errorf("changing the application: %w", err)
 	}
 	t.when = t.when.Add(time.Minute)
 	return t.record(ctx)
 }
 
+// record commits all changes and stores the commit's hash.
 func (t *tree) record(ctx context.Context) error {
 	if _, err := t.git(ctx, "commit", "-q", "-a", "-m", "bench"); err != nil {
 		return err
@@ -161,7 +162,7 @@ func (t *tree) git(ctx context.Context, args ...string) ([]byte, error) {
 	return output(ctx, t.dir, env, "git", args...)
 }
 
-// ldflags are the linker flags that slipway gives to this commit.
+// ldflags returns the linker flags that slipway uses for this commit.
 func (t *tree) ldflags() string {
 	return strings.Join([]string{
 		"-s", "-w",
@@ -171,7 +172,7 @@ func (t *tree) ldflags() string {
 	}, " ")
 }
 
-// output runs a program that is not measured and returns what it prints.
+// output runs a program without measuring it and returns its standard output.
 func output(ctx context.Context, dir string, env []string, program string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
 	var stderr bytes.Buffer

@@ -5,7 +5,7 @@ import (
 	"math"
 )
 
-// bar is a limit that slipway sets itself, and how it stands.
+// bar compares a measured value with the limit that slipway's design sets for it.
 type bar struct {
 	App   string  `json:"app"`
 	What  string  `json:"what"`
@@ -15,7 +15,7 @@ type bar struct {
 	OK    bool    `json:"ok"`
 }
 
-// The limits, from slipway's design.
+// The limits. Those without a unit are ratios.
 const (
 	maxZstdToGo   = 1.15
 	maxGzipToGo   = 1.30
@@ -27,7 +27,7 @@ const (
 	maxToScript   = 0.7
 )
 
-// bars compares the medians with the limits.
+// bars compares the medians of all results with the limits.
 func bars(results []appResult, ship *shipResult) []bar {
 	var all []bar
 	for i := range results {
@@ -48,20 +48,20 @@ func bars(results []appResult, ship *shipResult) []bar {
 			if s == nil || plain == nil || ko == nil || s.Image == nil || ko.Image == nil {
 				continue
 			}
-			add(c.name+", one-line change, against go build", " x", s.wall(changed).Median/plain.wall(changed).Median, c.toGo)
-			add(c.name+", one-line change, against ko", " x", s.wall(changed).Median/ko.wall(changed).Median, maxToKo)
+			add(c.name+", one-line change, compared with go build", " x", s.wall(changed).Median/plain.wall(changed).Median, c.toGo)
+			add(c.name+", one-line change, compared with ko", " x", s.wall(changed).Median/ko.wall(changed).Median, maxToKo)
 			add(c.name+", nothing changed", " s", s.wall(unchanged).Median, maxUnchanged)
-			add(c.name+", nothing changed, against ko", " x", s.wall(unchanged).Median/ko.wall(unchanged).Median, maxIdleToKo)
-			add(c.name+", image, against ko", " x", float64(s.Image.Compressed)/float64(ko.Image.Compressed), maxSizeToKo)
-			add(c.name+", image beyond the compressed program", " MB", megabytes(s.Image.Compressed-c.packed), maxOverheadMB)
+			add(c.name+", nothing changed, compared with ko", " x", s.wall(unchanged).Median/ko.wall(unchanged).Median, maxIdleToKo)
+			add(c.name+", image, compared with ko", " x", float64(s.Image.Compressed)/float64(ko.Image.Compressed), maxSizeToKo)
+			add(c.name+", image size beyond the compressed program", " MB", megabytes(s.Image.Compressed-c.packed), maxOverheadMB)
 		}
 	}
 	if ship != nil {
 		ours, theirs := ship.of(ourShip), ship.of(script)
-		for _, k := range []kase{changed, unchanged} {
+		for _, k := range []scenario{changed, unchanged} {
 			value := ours.wall(k).Median / theirs.wall(k).Median
 			all = append(all, bar{
-				App: ship.App, What: ourShip + ", " + title(k) + ", against " + script, Limit: fmt.Sprintf("%.2f x", maxToScript), Value: value,
+				App: ship.App, What: ourShip + ", " + title(k) + ", compared with " + script, Limit: fmt.Sprintf("%.2f x", maxToScript), Value: value,
 				Shown: fmt.Sprintf("%.2f x", value), OK: value <= maxToScript && !math.IsNaN(value),
 			})
 		}
@@ -69,5 +69,5 @@ func bars(results []appResult, ship *shipResult) []bar {
 	return all
 }
 
-// megabytes counts as registries do, in powers of ten.
+// megabytes converts bytes to megabytes of a million bytes, as registries do.
 func megabytes(n int64) float64 { return float64(n) / 1e6 }

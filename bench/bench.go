@@ -21,18 +21,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kase is what changed before a run.
-type kase string
+// scenario is the situation in which a run is measured.
+type scenario string
 
 const (
-	cold      kase = "cold"      // a change, and empty caches except the module cache
-	changed   kase = "changed"   // a one-line change
-	unchanged kase = "unchanged" // nothing
+	cold      scenario = "cold"      // all caches except the module cache are empty
+	changed   scenario = "changed"   // one line has changed since the last run
+	unchanged scenario = "unchanged" // nothing has changed since the last run
 )
 
-func cases() []kase { return []kase{cold, changed, unchanged} }
+func scenarios() []scenario { return []scenario{cold, changed, unchanged} }
 
-// results is what results.json holds.
+// results is the content of results.json.
 type results struct {
 	Machine    machine     `json:"machine"`
 	Tools      tools       `json:"tools"`
@@ -44,26 +44,28 @@ type results struct {
 	Bars       []bar       `json:"bars"`
 }
 
+// appResult is the result of one application.
 type appResult struct {
 	Name        string             `json:"name"`
 	Module      string             `json:"module"`
-	Version     string             `json:"version,omitempty"` // from the module proxy
-	Main        string             `json:"main"`
-	EditFile    string             `json:"edit_file"`
-	Program     int64              `json:"program_bytes"`      // what go build links
-	ProgramGzip int64              `json:"program_gzip_bytes"` // of it, gzip's level 6
-	ProgramZstd int64              `json:"program_zstd_bytes"` // of it, zstd's default level
+	Version     string             `json:"version,omitempty"`  // if it comes from the module proxy
+	Main        string             `json:"main"`               // main package
+	EditFile    string             `json:"edit_file"`          // file with the one-line change
+	Program     int64              `json:"program_bytes"`      // the program that go build links
+	ProgramGzip int64              `json:"program_gzip_bytes"` // compressed with gzip, level 6
+	ProgramZstd int64              `json:"program_zstd_bytes"` // compressed with zstd, default level
 	Contestants []contestantResult `json:"contestants"`
 }
 
+// contestantResult is the result of one contestant for one application.
 type contestantResult struct {
-	Name  string             `json:"name"`
-	Note  string             `json:"note"`
-	Runs  map[kase][]reading `json:"runs"`
-	Image *imageSize         `json:"image,omitempty"` // of the last run
+	Name  string                 `json:"name"`
+	Note  string                 `json:"note"`
+	Runs  map[scenario][]reading `json:"runs"`
+	Image *imageSize             `json:"image,omitempty"` // the image of the last run
 }
 
-// of returns a contestant's result.
+// of returns the result of the named contestant, or nil if there is none.
 func (a *appResult) of(name string) *contestantResult {
 	i := slices.IndexFunc(a.Contestants, func(c contestantResult) bool { return c.Name == name })
 	if i < 0 {
@@ -72,8 +74,8 @@ func (a *appResult) of(name string) *contestantResult {
 	return &a.Contestants[i]
 }
 
-// tools are the programs that are run: their paths stay here, their versions
-// go into the results.
+// tools are the programs that the benchmark runs. The results contain their
+// versions, but not their paths.
 type tools struct {
 	Go             string `json:"-"`
 	Goroot         string `json:"-"`
@@ -85,6 +87,7 @@ type tools struct {
 	UPXVersion     string `json:"upx,omitempty"`
 }
 
+// bench is one run of the benchmark.
 type bench struct {
 	options
 	work    string
@@ -93,28 +96,28 @@ type bench struct {
 	tools   tools
 	goEnv   map[string]string
 	supply  supply
-	number  int // of the next change; never the same twice
+	number  int // of the last change; every change has another number
 	results results
 }
 
-// newBench finds or builds the tools.
+// newBench returns a bench with all tools found or built.
 func newBench(ctx context.Context, o options, work string, stderr io.Writer) (*bench, error) {
 	b := &bench{options: o, work: work, log: slog.New(slog.NewTextHandler(stderr, nil))}
-	b.number = int(time.Now().Unix()) // the caller's build cache may hold earlier ones
+	b.number = int(time.Now().Unix()) // the user's build cache may contain the changes of an earlier run
 	var err error
 	if b.self, err = os.Executable(); err != nil {
-		return nil, fmt.Errorf("finding this program: %w", err)
+		return nil, fmt.Errorf("finding the path of this program: %w", err)
 	}
 	for _, program := range []string{"go", "git"} {
 		if _, err := exec.LookPath(program); err != nil {
-			return nil, fmt.Errorf("%s is needed: %w", program, err)
+			return nil, fmt.Errorf("the benchmark needs the program %s: %w", program, err)
 		}
 	}
 	if b.results.Machine, err = describeMachine(ctx); err != nil {
 		return nil, err
 	}
 	if m := b.results.Machine; m.busy() {
-		b.log.Warn("this machine is busy: the figures will be noisy", "load", m.Load, "cpus", m.CPUs)
+		b.log.Warn("this machine is busy, so the measurements will vary", "load", m.Load, "cpus", m.CPUs)
 	}
 	if err := b.buildTools(ctx); err != nil {
 		return nil, err
@@ -123,6 +126,8 @@ func newBench(ctx context.Context, o options, work string, stderr io.Writer) (*b
 	return b, nil
 }
 
+// buildTools builds ko, and slipway unless --slipway names it, and reads the
+// versions of all tools.
 func (b *bench) buildTools(ctx context.Context) error {
 	b.log.Info("building ko")
 	b.tools.Ko = filepath.Join(b.work, "ko")
@@ -156,7 +161,7 @@ func (b *bench) buildTools(ctx context.Context) error {
 	return nil
 }
 
-// useToolchain takes the Go toolchain that the app in dir asks for.
+// useToolchain selects the Go toolchain that the application in dir requires.
 func (b *bench) useToolchain(ctx context.Context, dir string) error {
 	names := []string{"GOVERSION", "GOROOT", "GOMODCACHE", "GOCACHE", "GOOS", "GOARCH"}
 	out, err := output(ctx, dir, os.Environ(), "go", append([]string{"env", "-json"}, names...)...)
@@ -165,10 +170,10 @@ func (b *bench) useToolchain(ctx context.Context, dir string) error {
 	}
 	b.goEnv = map[string]string{}
 	if err := json.Unmarshal(out, &b.goEnv); err != nil {
-		return fmt.Errorf("reading go env: %w", err)
+		return fmt.Errorf("reading the output of go env: %w", err)
 	}
 	if platform := b.goEnv["GOOS"] + "/" + b.goEnv["GOARCH"]; platform != "linux/amd64" {
-		return fmt.Errorf("the benchmark runs on linux/amd64, not on %s", platform)
+		return fmt.Errorf("the benchmark runs only on linux/amd64, not on %s", platform)
 	}
 	b.tools.Goroot, b.tools.GoVersion = b.goEnv["GOROOT"], b.goEnv["GOVERSION"]
 	b.tools.Go = filepath.Join(b.tools.Goroot, "bin", "go")
@@ -176,8 +181,8 @@ func (b *bench) useToolchain(ctx context.Context, dir string) error {
 	return nil
 }
 
-// environ is what all contestants get. Nothing of the caller's settings
-// reaches them, and nothing can be downloaded.
+// environ returns the environment that all contestants have in common. It contains
+// no settings of the user, and it prevents downloads.
 func (b *bench) environ() []string {
 	return []string{
 		"PATH=" + filepath.Join(b.tools.Goroot, "bin") + string(os.PathListSeparator) + os.Getenv("PATH"),
@@ -186,7 +191,7 @@ func (b *bench) environ() []string {
 	}
 }
 
-// app measures one app.
+// app measures one application.
 func (b *bench) app(ctx context.Context, name string) (err error) {
 	all := apps()
 	a := all[slices.IndexFunc(all, func(a app) bool { return a.Name == name })]
@@ -198,9 +203,9 @@ func (b *bench) app(ctx context.Context, name string) (err error) {
 		return err
 	}
 	work := filepath.Join(b.work, a.Name)
-	defer func() { err = errors.Join(err, os.RemoveAll(work)) }() // one app's caches at a time on the disk
+	defer func() { err = errors.Join(err, os.RemoveAll(work)) }() // the caches of several applications would need too much disk space
 	if err := os.MkdirAll(filepath.Join(work, "registry"), 0o755); err != nil {
-		return fmt.Errorf("making a work folder: %w", err)
+		return fmt.Errorf("creating a temporary directory: %w", err)
 	}
 	reg, err := serve(ctx, filepath.Join(work, "registry"))
 	if err != nil {
@@ -233,7 +238,7 @@ func (b *bench) app(ctx context.Context, name string) (err error) {
 		Contestants: make([]contestantResult, len(sites)),
 	}
 	for i, s := range sites {
-		r.Contestants[i] = contestantResult{Name: s.Name, Note: s.Note, Runs: map[kase][]reading{}}
+		r.Contestants[i] = contestantResult{Name: s.Name, Note: s.Note, Runs: map[scenario][]reading{}}
 	}
 	if err := b.measureAll(ctx, sites, r.Contestants, b.rounds, b.coldRounds); err != nil {
 		return err
@@ -253,15 +258,15 @@ func (b *bench) app(ctx context.Context, name string) (err error) {
 	return b.measureVariants(ctx, a, sites[0], reg.addr, filepath.Join(work, "variants"), files)
 }
 
-// place is where an app's contestants work.
+// place is what the contestants of one application have in common.
 type place struct {
 	app            app
-	origin         string // folder with the app's files
+	origin         string // directory with the application's files
 	work           string
 	registry, base string
 }
 
-// sites gives each contestant a place of its own.
+// sites prepares a separate working directory for each contestant.
 func (b *bench) sites(ctx context.Context, p place, all []contestant) ([]*site, error) {
 	var sites []*site
 	for _, c := range all {
@@ -285,12 +290,14 @@ func (b *bench) sites(ctx context.Context, p place, all []contestant) ([]*site, 
 	return sites, nil
 }
 
-// measureAll runs the rounds. Contestants take turns within a round, another
-// one first each time, so that whatever else this machine does hits all alike.
+// measureAll runs all rounds. In every round each contestant runs once, and every
+// round starts with another contestant, so that other load on the machine affects
+// all contestants equally.
 //
-// Without cold rounds an unmeasured one fills the contestants' own caches.
+// If there are no cold rounds, each contestant first runs once without being
+// measured, to fill its caches.
 func (b *bench) measureAll(ctx context.Context, sites []*site, into []contestantResult, rounds, coldRounds int) error {
-	turn := func(k kase, round, rounds int) error {
+	turn := func(k scenario, round, rounds int) error {
 		for i := range sites {
 			n := (round + i) % len(sites)
 			if err := b.measureOne(ctx, k, sites[n], &into[n]); err != nil {
@@ -307,7 +314,7 @@ func (b *bench) measureAll(ctx context.Context, sites []*site, into []contestant
 			break
 		}
 		s.goCache = b.goEnv["GOCACHE"]
-		if err := b.measureOne(ctx, cold, s, &contestantResult{Runs: map[kase][]reading{}}); err != nil {
+		if err := b.measureOne(ctx, cold, s, &contestantResult{Runs: map[scenario][]reading{}}); err != nil {
 			return err
 		}
 	}
@@ -317,7 +324,7 @@ func (b *bench) measureAll(ctx context.Context, sites []*site, into []contestant
 		}
 	}
 	for round := range rounds {
-		for _, k := range []kase{changed, unchanged} {
+		for _, k := range []scenario{changed, unchanged} {
 			if err := turn(k, round, rounds); err != nil {
 				return err
 			}
@@ -326,17 +333,18 @@ func (b *bench) measureAll(ctx context.Context, sites []*site, into []contestant
 	return nil
 }
 
-func (b *bench) measureOne(ctx context.Context, k kase, s *site, into *contestantResult) error {
+// measureOne measures one run of one contestant.
+func (b *bench) measureOne(ctx context.Context, k scenario, s *site, into *contestantResult) error {
 	if k == cold {
 		for _, name := range []string{"gocache", "cache", "out", "home", "tmp"} {
 			if err := os.RemoveAll(s.path(name)); err != nil {
-				return fmt.Errorf("emptying a cache: %w", err)
+				return fmt.Errorf("deleting a cache: %w", err)
 			}
 			if name == "cache" {
-				continue // its owner makes it
+				continue // the contestant creates its own cache directory
 			}
 			if err := os.MkdirAll(s.path(name), 0o755); err != nil {
-				return fmt.Errorf("making a folder: %w", err)
+				return fmt.Errorf("creating a directory: %w", err)
 			}
 		}
 	}
@@ -346,7 +354,7 @@ func (b *bench) measureOne(ctx context.Context, k kase, s *site, into *contestan
 			return err
 		}
 	}
-	unix.Sync() // what the one before wrote is not this one's to wait for
+	unix.Sync() // this run must not wait until data of the run before has been written
 	r, stdout, err := measure(ctx, b.self, s.tree.dir, s.environ(), s.command(s))
 	if err != nil {
 		return fmt.Errorf("%s, %s: %w", s.Name, k, err)
@@ -363,7 +371,8 @@ func (b *bench) measureOne(ctx context.Context, k kase, s *site, into *contestan
 	return err
 }
 
-// weighProgram compresses what go build linked: no image of it can be smaller.
+// weighProgram records the size of the program that go build linked, uncompressed
+// and compressed. An image cannot be smaller than its compressed program.
 func (a *appResult) weighProgram(file string) error {
 	program, err := os.ReadFile(file)
 	if err != nil {
@@ -388,9 +397,10 @@ func (a *appResult) weighProgram(file string) error {
 	return nil
 }
 
-// spread is the middle and the ends of some figures.
+// spread is the median and the range of a set of values.
 type spread struct{ Median, Min, Max float64 }
 
+// spreadOf returns the spread of one value of each item.
 func spreadOf[T any](items []T, of func(T) float64) spread {
 	if len(items) == 0 {
 		return spread{}
@@ -404,7 +414,7 @@ func spreadOf[T any](items []T, of func(T) float64) spread {
 	return spread{Median: (values[(n-1)/2] + values[n/2]) / 2, Min: values[0], Max: values[n-1]}
 }
 
-// wall is the spread of a case's times in seconds.
-func (c *contestantResult) wall(k kase) spread {
+// wall returns the spread of the wall-clock times in a scenario, in seconds.
+func (c *contestantResult) wall(k scenario) spread {
 	return spreadOf(c.Runs[k], func(r reading) float64 { return r.Wall })
 }

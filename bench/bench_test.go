@@ -29,7 +29,7 @@ func TestSpread(t *testing.T) {
 
 func sample() results {
 	result := func(name string, change, idle float64, size int64) contestantResult {
-		c := contestantResult{Name: name, Runs: map[kase][]reading{cold: {{Wall: 9}}, changed: {{Wall: change}}, unchanged: {{Wall: idle}}}}
+		c := contestantResult{Name: name, Runs: map[scenario][]reading{cold: {{Wall: 9}}, changed: {{Wall: change}}, unchanged: {{Wall: idle}}}}
 		if size > 0 {
 			c.Image = &imageSize{Compressed: size}
 		}
@@ -78,7 +78,7 @@ func TestRenderIsRepeatable(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(first, again) {
-			t.Errorf("%s differs when it is written again", name)
+			t.Errorf("%s differs when it is rendered again", name)
 		}
 	}
 }
@@ -109,18 +109,18 @@ func TestTreeChanges(t *testing.T) {
 	}
 	e.Old = "absent"
 	if _, err := newTree(t.Context(), origin, filepath.Join(t.TempDir(), "app"), "", e); err == nil {
-		t.Error("an edit that fits nowhere is no error")
+		t.Error("no error for an edit whose text is not in the file")
 	}
 }
 
-func TestImagesComeBack(t *testing.T) {
+func TestPushedImageIsWeighed(t *testing.T) {
 	reg, err := serve(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer reg.close()
 	if !strings.HasPrefix(reg.addr, "127.0.0.1:") {
-		t.Errorf("the registry listens on %s", reg.addr)
+		t.Errorf("the registry listens on %s, not on 127.0.0.1", reg.addr)
 	}
 	reference, err := pushBase(t.Context(), reg.addr+"/base", append(accountFiles(), file{path: "bin/a", mode: 0o755, data: make([]byte, 5000)}, file{path: "bin/b", link: "a"}))
 	if err != nil {

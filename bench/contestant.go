@@ -17,37 +17,38 @@ const (
 	ourGzip   = "slipway gzip"
 )
 
-// contestant is a way from source to a program or to an image.
+// contestant is a way to build a program or an image from source.
 type contestant struct {
 	Name string
-	// Note says what it does, for the reader of the results.
+	// Note describes the contestant in the results.
 	Note string
-	// command is what is measured; it runs in the app's folder.
+	// command returns the command that is measured. It runs in the
+	// application's directory.
 	command func(s *site) []string
-	// env comes after what all contestants get.
+	// env returns environment variables in addition to those of all contestants.
 	env func(s *site) []string
-	// reference finds the pushed image in what the command printed; nil for a
-	// contestant that pushes none.
+	// reference returns the reference of the pushed image from the command's
+	// standard output. It is nil if the contestant pushes no image.
 	reference func(stdout []byte) (string, error)
 }
 
-// site is a contestant's own place: nothing in it is shared with another.
+// site is the working directory of a contestant. Contestants share nothing in it.
 type site struct {
 	contestant
 	app        app
 	tree       *tree
 	tools      tools
-	repository string // where it pushes
+	repository string // the repository it pushes to
 	base       string // ko's base image
 	dir        string
 	goCache    string
-	common     []string // environment of all contestants
+	common     []string // the environment of all contestants
 }
 
 func (s *site) path(name string) string { return filepath.Join(s.dir, name) }
 
-// program is where go build leaves its result; it stays, so that the next
-// build is an incremental one.
+// program returns the path of the program that go build writes. The program is not
+// deleted between runs, so that the next build is incremental.
 func (s *site) program() string { return s.path("out/program") }
 
 func (s *site) environ() []string {
@@ -59,14 +60,14 @@ func (s *site) environ() []string {
 func contestants() []contestant {
 	all := []contestant{
 		{
-			Name: goBuild, Note: "`CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags \"-s -w -X ...\"`, the program slipway builds; no image",
+			Name: goBuild, Note: "`CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags \"-s -w -X ...\"`, which builds the same program as slipway, but no image",
 			command: func(s *site) []string {
 				return []string{s.tools.Go, "build", "-trimpath", "-buildvcs=false", "-o", s.program(), "-ldflags", s.tree.ldflags(), "-tags", s.app.Tag, s.app.Main}
 			},
 			env: func(*site) []string { return []string{"CGO_ENABLED=0", "GOFLAGS=-trimpath"} },
 		},
-		ko(koDefault, "`ko build --bare --platform=linux/amd64`, everything else by default, so with an SPDX document", nil),
-		ko(koNoSBOM, "the same with `--sbom=none`", nil, "--sbom=none"),
+		ko(koDefault, "`ko build --bare --platform=linux/amd64`, with default settings otherwise, which includes an SPDX document", nil),
+		ko(koNoSBOM, "the same as ko, with `--sbom=none`", nil, "--sbom=none"),
 		ko(koCache, "the same as ko, with `KOCACHE` set", func(s *site) []string { return []string{"KOCACHE=" + s.path("cache")} }),
 		slipway(ourZstd, "zstd"),
 		slipway(ourGzip, "gzip"),

@@ -1,5 +1,6 @@
-// Command bench measures slipway against go build and ko, side by side in one
-// run: from a service's source to an image in a registry on this machine.
+// Command bench compares slipway with go build and ko. In one run it measures how
+// long each of them takes from the source of a service to an image in a registry
+// on this machine.
 package main
 
 import (
@@ -23,10 +24,10 @@ const (
 	exitInterrupted = 130
 )
 
-const usage = `bench measures slipway against go build and ko, side by side, and writes
-README.md, results.json and SVG plots.
+const usage = `bench compares slipway with go build and ko, and writes the results to README.md,
+results.json and SVG plots.
 
-Usage, in the bench folder of slipway's repository:
+Usage, in the directory bench of slipway's repository:
   go run . [flags]
 
 Flags:
@@ -49,21 +50,21 @@ type options struct {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	context.AfterFunc(ctx, stop) // a second signal terminates the program immediately
 	if len(os.Args) > 1 && os.Args[1] == meterCommand {
 		os.Exit(meter(ctx, os.Args[2:]))
 	}
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run is the program without the process around it. It returns the exit code.
+// run runs the program with the given arguments and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o, err := parse(args, stdout)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return exitOK
 	case err != nil:
-		fmt.Fprintf(stderr, "bench: %v: see --help\n", err)
+		fmt.Fprintf(stderr, "bench: %v; run bench --help for usage\n", err)
 		return exitUsage
 	}
 	if o.render {
@@ -82,6 +83,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return exitOK
 }
 
+// parse parses the flags. It prints the help text to stdout if it is requested.
 func parse(args []string, stdout io.Writer) (options, error) {
 	var o options
 	var names []string
@@ -90,17 +92,17 @@ func parse(args []string, stdout io.Writer) (options, error) {
 	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	list := flags.String("apps", strings.Join(names, ","), "what to build, separated by commas")
-	flags.StringVar(&o.root, "root", "..", "slipway's repository, `DIR`")
-	flags.StringVar(&o.slipway, "slipway", "", "slipway's program, `PATH` (default: built from --root)")
-	flags.StringVar(&o.out, "out", "../docs/bench", "write the results to `DIR`")
-	flags.IntVar(&o.rounds, "rounds", 7, "rounds of the warm cases")
-	flags.IntVar(&o.coldRounds, "cold-rounds", 1, "rounds of the cold case; 0 leaves it out and starts with the caller's build cache")
-	flags.IntVar(&o.shipRounds, "ship-rounds", 3, "rounds of the whole way, lint to verification, against a script of programs; 0 leaves it out")
-	flags.IntVar(&o.starts, "starts", 20, "starts of each image variant; 0 leaves the variants out")
-	flags.StringVar(&o.busybox, "busybox", "/bin/busybox", "static busybox for the alpine-like base, `PATH`")
-	flags.StringVar(&o.pngs, "png", "", "write the plots as PNG, too, to `DIR`")
-	flags.BoolVar(&o.render, "render", false, "measure nothing; write README and plots again from results.json")
+	list := flags.String("apps", strings.Join(names, ","), "comma-separated `LIST` of the applications to build")
+	flags.StringVar(&o.root, "root", "..", "root `DIR` of slipway's repository")
+	flags.StringVar(&o.slipway, "slipway", "", "`PATH` of the slipway program (default: built from --root)")
+	flags.StringVar(&o.out, "out", "../docs/bench", "`DIR` for the results")
+	flags.IntVar(&o.rounds, "rounds", 7, "number of rounds with warm caches")
+	flags.IntVar(&o.coldRounds, "cold-rounds", 1, "number of rounds with cold caches; 0 skips them and starts with the build cache of the user")
+	flags.IntVar(&o.shipRounds, "ship-rounds", 3, "number of rounds of the complete pipeline, from lint to verification, compared with a shell script that runs separate programs; 0 skips it")
+	flags.IntVar(&o.starts, "starts", 20, "number of starts of each image variant; 0 skips the variants")
+	flags.StringVar(&o.busybox, "busybox", "/bin/busybox", "`PATH` of a statically linked busybox, for the alpine-like base image")
+	flags.StringVar(&o.pngs, "png", "", "also write the plots as PNG files to `DIR`")
+	flags.BoolVar(&o.render, "render", false, "measure nothing; write README.md and the plots again from results.json")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			fmt.Fprint(stdout, usage)
@@ -115,11 +117,11 @@ func parse(args []string, stdout io.Writer) (options, error) {
 	o.apps = strings.Split(*list, ",")
 	for _, name := range o.apps {
 		if !slices.Contains(names, name) {
-			return o, fmt.Errorf("--apps: %q is none of %s", name, strings.Join(names, ", "))
+			return o, fmt.Errorf("invalid value for --apps: %q is not one of %s", name, strings.Join(names, ", "))
 		}
 	}
 	if o.rounds < 1 || o.coldRounds < 0 || o.shipRounds < 0 || o.starts < 0 {
-		return o, errors.New("--rounds must be at least 1, --cold-rounds, --ship-rounds and --starts at least 0")
+		return o, errors.New("--rounds must be at least 1; --cold-rounds, --ship-rounds and --starts must be at least 0")
 	}
 	for _, path := range []*string{&o.root, &o.slipway, &o.out, &o.pngs} {
 		if *path == "" {
@@ -134,11 +136,11 @@ func parse(args []string, stdout io.Writer) (options, error) {
 	return o, nil
 }
 
-// benchmark measures everything and writes the results.
+// benchmark runs all measurements and writes the results.
 func benchmark(ctx context.Context, o options, stderr io.Writer) (err error) {
 	work, err := os.MkdirTemp("", "slipway-bench-")
 	if err != nil {
-		return fmt.Errorf("making a work folder: %w", err)
+		return fmt.Errorf("creating a temporary directory: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
 	b, err := newBench(ctx, o, work, stderr)

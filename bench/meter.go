@@ -14,21 +14,22 @@ import (
 	"time"
 )
 
-// meterCommand makes this program run another one and print a reading. It is
-// there because Linux counts the parent's memory at the moment of the fork
-// into a child's peak: a parent that has just started is small.
+// meterCommand is the argument with which this program runs another program and
+// reports a reading. The benchmark measures through such a process because Linux
+// includes the memory of the parent at the time of the fork in the peak of the
+// child, and a parent that has just started uses little memory.
 const meterCommand = "meter"
 
-// reading is one measured run of a program.
+// reading is the measurement of one run of a program.
 type reading struct {
 	Wall float64 `json:"wall_s"` // seconds from start to exit
-	CPU  float64 `json:"cpu_s"`  // user and system seconds of the program and all it waited for
-	// Peak is the largest resident set of any one process among the program
-	// and all it waited for, in bytes; it is no sum.
+	CPU  float64 `json:"cpu_s"`  // user and system time in seconds, of the program and all children it waited for
+	// Peak is the largest resident set of any single process among the program
+	// and all children it waited for, in bytes. It is not a sum.
 	Peak int64 `json:"peak_rss_bytes"`
 }
 
-// grace is how long an interrupted program may clean up.
+// grace is how long an interrupted program may take to clean up.
 const grace = 10 * time.Second
 
 // meter runs args and writes the reading to file descriptor 3.
@@ -50,7 +51,7 @@ func meter(ctx context.Context, args []string) int {
 	}
 	report := os.NewFile(3, "reading")
 	if err := errors.Join(json.NewEncoder(report).Encode(r), report.Close()); err != nil {
-		fmt.Fprintf(os.Stderr, "reporting the reading: %v\n", err)
+		fmt.Fprintf(os.Stderr, "reporting the measurement: %v\n", err)
 		return exitFailed
 	}
 	return exitOK
@@ -68,7 +69,8 @@ func measure(ctx context.Context, self, dir string, env, command []string) (read
 	cmd := exec.CommandContext(ctx, self, append([]string{meterCommand}, command...)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = dir, env, &stdout, &stderr, []*os.File{out}
-	// Of its own process group, so that a terminal's interrupt comes once.
+	// In its own process group the program gets an interrupt from the terminal only
+	// once, from cmd.Cancel.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
 	cmd.WaitDelay = grace + time.Second

@@ -17,18 +17,19 @@ import (
 	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// chart is a picture of panels of grouped bars, side by side.
+// chart is an image with panels next to each other.
 type chart struct {
 	name   string
 	panels []panel
 }
 
-// panel is a group of bars for each label, a bar for each series.
+// panel is a bar chart with one group for each label and, in every group, one bar
+// for each series.
 type panel struct {
 	title, unit string
 	labels      []string
 	series      []series
-	format      string // of the figure on a bar
+	format      string // format of the value above a bar
 }
 
 type series struct {
@@ -42,7 +43,7 @@ const (
 	panelHeight = 10 * vg.Centimeter
 )
 
-// plots are the pictures of the results.
+// plots returns the charts of the results.
 func plots(r results) []chart {
 	times := chart{name: "times"}
 	sizes := chart{name: "sizes"}
@@ -76,8 +77,8 @@ func plots(r results) []chart {
 	return append(all, chart{name: "variants", panels: []panel{size, wait}})
 }
 
-// hue gives each contestant a colour of its own that differs in lightness, too
-// (Okabe and Ito's palette).
+// hue returns the color of a contestant. The colors are from the palette of Okabe
+// and Ito and also differ in lightness.
 func hue(name string) color.Color {
 	switch name {
 	case goBuild:
@@ -97,13 +98,15 @@ func hue(name string) color.Color {
 
 func (c chart) size() (w, h vg.Length) { return panelWidth * vg.Length(len(c.panels)), panelHeight }
 
-// svg draws the chart. The fonts after the first are for machines that lack it.
+// svg returns the chart as SVG. It adds fallback fonts for machines without the
+// font Liberation Sans.
 func (c chart) svg() ([]byte, error) {
 	canvas := vgsvg.New(c.size())
 	data, err := c.draw(canvas, canvas)
 	return bytes.ReplaceAll(data, []byte("font-family:Liberation Sans;"), []byte("font-family:Liberation Sans,Arial,Helvetica,sans-serif;")), err
 }
 
+// png returns the chart as PNG.
 func (c chart) png() ([]byte, error) {
 	canvas := vgimg.PngCanvas{Canvas: vgimg.New(c.size())}
 	return c.draw(canvas, canvas)
@@ -132,8 +135,8 @@ func (c chart) draw(canvas vg.CanvasSizer, out io.WriterTo) ([]byte, error) {
 func (p panel) plot() (*plot.Plot, error) {
 	const (
 		titleSize, textSize = 15, 11
-		headroom            = 1.08 // above the highest bar, for its figure
-		legendRoom          = 0.07 // for a line of the legend, as part of the height
+		headroom            = 1.08 // space above the highest bar, for its value
+		legendRoom          = 0.07 // height of one line of the legend, as a fraction of the panel's height
 	)
 	sans := font.Font{Typeface: "Liberation", Variant: "Sans"}
 	out := plot.New()
@@ -180,7 +183,7 @@ func (p panel) plot() (*plot.Plot, error) {
 	out.X.Padding = 0
 	out.Legend.Top, out.Legend.Padding = true, 2
 	lines := 0.0
-	if len(p.labels) < 2 { // else the last group is low and leaves room beside the first
+	if len(p.labels) < 2 { // otherwise the last group is low, and the legend fits above it
 		lines = float64(len(p.series))
 	}
 	if out.Y.Min, out.Y.Max = 0, highest*headroom; len(p.series) > 1 {

@@ -29,14 +29,14 @@ import (
 	"golang.org/x/crypto/x509roots/fallback/bundle"
 )
 
-// server is a registry on an ephemeral port of 127.0.0.1.
+// server is an image registry on an ephemeral port of 127.0.0.1.
 type server struct {
 	addr string
 	http *http.Server
 	done chan error
 }
 
-// serve starts a registry that keeps its blobs in dir.
+// serve starts a registry that stores its blobs in dir.
 func serve(ctx context.Context, dir string) (*server, error) {
 	var listen net.ListenConfig
 	ln, err := listen.Listen(ctx, "tcp", "127.0.0.1:0")
@@ -67,7 +67,7 @@ func (s *server) close() error {
 	return nil
 }
 
-// file is a file of a base image; one with a link is a symbolic link.
+// file is a file in a base image. If link is not empty, it is a symbolic link.
 type file struct {
 	path string
 	mode int64
@@ -75,19 +75,19 @@ type file struct {
 	link string
 }
 
-// staticFiles are what a base for static programs holds: certificate roots,
-// zone data and accounts. All of it comes from pinned sources.
+// staticFiles returns the files of a base image for static programs: root
+// certificates, time zone data and accounts. All of them come from pinned sources.
 func staticFiles(goroot string) ([]file, error) {
 	var roots bytes.Buffer
 	for root := range bundle.Roots() {
 		if err := pem.Encode(&roots, &pem.Block{Type: "CERTIFICATE", Bytes: root.Certificate}); err != nil {
-			return nil, fmt.Errorf("writing certificate roots: %w", err)
+			return nil, fmt.Errorf("writing root certificates: %w", err)
 		}
 	}
 	files := append(accountFiles(), file{path: "etc/ssl/certs/ca-certificates.crt", mode: 0o644, data: roots.Bytes()})
 	zones, err := zip.OpenReader(filepath.Join(goroot, "lib", "time", "zoneinfo.zip"))
 	if err != nil {
-		return nil, fmt.Errorf("reading zone data: %w", err)
+		return nil, fmt.Errorf("reading time zone data: %w", err)
 	}
 	defer zones.Close()
 	for _, z := range zones.File {
@@ -96,11 +96,11 @@ func staticFiles(goroot string) ([]file, error) {
 		}
 		r, err := z.Open()
 		if err != nil {
-			return nil, fmt.Errorf("reading zone data: %w", err)
+			return nil, fmt.Errorf("reading time zone data: %w", err)
 		}
 		data, err := io.ReadAll(io.LimitReader(r, 1<<20))
 		if err := errors.Join(err, r.Close()); err != nil {
-			return nil, fmt.Errorf("reading zone data: %w", err)
+			return nil, fmt.Errorf("reading time zone data: %w", err)
 		}
 		files = append(files, file{path: "usr/share/zoneinfo/" + z.Name, mode: 0o644, data: data})
 	}
@@ -114,7 +114,7 @@ func accountFiles() []file {
 	}
 }
 
-// shellFiles are a user land in one program.
+// shellFiles returns the files of a minimal userland with a shell.
 func shellFiles(busybox string) ([]file, error) {
 	program, err := os.ReadFile(busybox)
 	if err != nil {
@@ -126,7 +126,8 @@ func shellFiles(busybox string) ([]file, error) {
 	}, nil
 }
 
-// pushBase pushes an image of one layer and returns its reference by digest.
+// pushBase pushes a base image with one layer and returns its reference with the
+// digest.
 func pushBase(ctx context.Context, repository string, files []file) (string, error) {
 	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
 		var b bytes.Buffer
@@ -134,30 +135,31 @@ func pushBase(ctx context.Context, repository string, files []file) (string, err
 		return io.NopCloser(&b), err
 	}, tarball.WithMediaType(types.OCILayer))
 	if err != nil {
-		return "", fmt.Errorf("making a base: %w", err)
+		return "", fmt.Errorf("creating a base image: %w", err)
 	}
 	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	if img, err = mutate.AppendLayers(img, layer); err != nil {
-		return "", fmt.Errorf("making a base: %w", err)
+		return "", fmt.Errorf("creating a base image: %w", err)
 	}
 	img, err = mutate.ConfigFile(img, configured(img))
 	if err != nil {
-		return "", fmt.Errorf("making a base: %w", err)
+		return "", fmt.Errorf("creating a base image: %w", err)
 	}
 	digest, err := img.Digest()
 	if err != nil {
-		return "", fmt.Errorf("making a base: %w", err)
+		return "", fmt.Errorf("creating a base image: %w", err)
 	}
 	repo, err := name.NewRepository(repository, name.Insecure)
 	if err != nil {
-		return "", fmt.Errorf("naming a base: %w", err)
+		return "", fmt.Errorf("parsing the name of a base image: %w", err)
 	}
 	if err := remote.Write(repo.Tag("latest"), img, remote.WithContext(ctx)); err != nil {
-		return "", fmt.Errorf("pushing a base: %w", err)
+		return "", fmt.Errorf("pushing a base image: %w", err)
 	}
 	return repo.Digest(digest.String()).Name(), nil
 }
 
+// configured returns the configuration of a base image.
 func configured(img v1.Image) *v1.ConfigFile {
 	cf, err := img.ConfigFile()
 	if err != nil {
@@ -201,28 +203,28 @@ func writeTar(w io.Writer, files []file) error {
 	return tw.Close()
 }
 
-// imageSize describes a pushed image.
+// imageSize contains the sizes of a pushed image.
 type imageSize struct {
-	Compressed int64   `json:"compressed_bytes"` // layers, configuration and manifest
+	Compressed int64   `json:"compressed_bytes"` // layers, configuration and manifest together
 	Layers     []int64 `json:"layer_bytes"`
-	Unpacked   int64   `json:"unpacked_bytes"` // all files
-	Program    int64   `json:"program_bytes"`  // the largest of them
+	Unpacked   int64   `json:"unpacked_bytes"` // all files together
+	Program    int64   `json:"program_bytes"`  // the largest file
 }
 
-// pull finds an image for linux/amd64.
+// pull returns an image for linux/amd64 from a registry.
 func pull(ctx context.Context, reference string) (v1.Image, error) {
 	ref, err := name.ParseReference(reference, name.Insecure)
 	if err != nil {
-		return nil, fmt.Errorf("reading a reference: %w", err)
+		return nil, fmt.Errorf("parsing an image reference: %w", err)
 	}
 	img, err := remote.Image(ref, remote.WithContext(ctx), remote.WithPlatform(v1.Platform{OS: "linux", Architecture: "amd64"}))
 	if err != nil {
-		return nil, fmt.Errorf("finding the pushed image: %w", err)
+		return nil, fmt.Errorf("reading the pushed image: %w", err)
 	}
 	return img, nil
 }
 
-// weigh reads the sizes of a pushed image.
+// weigh returns the sizes of a pushed image.
 func weigh(ctx context.Context, reference string) (*imageSize, error) {
 	img, err := pull(ctx, reference)
 	if err != nil {
@@ -256,7 +258,8 @@ func weigh(ctx context.Context, reference string) (*imageSize, error) {
 	}
 }
 
-// unpack writes an image's files to dir and returns its entry point.
+// unpack writes an image's files to the new directory dir and returns the image's
+// entry point.
 func unpack(ctx context.Context, reference, dir string) (string, error) {
 	img, err := pull(ctx, reference)
 	if err != nil {
@@ -270,11 +273,11 @@ func unpack(ctx context.Context, reference, dir string) (string, error) {
 		return "", errors.New("the pushed image has no entry point")
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil {
-		return "", fmt.Errorf("unpacking: %w", err)
+		return "", fmt.Errorf("unpacking the image: %w", err)
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return "", fmt.Errorf("unpacking: %w", err)
+		return "", fmt.Errorf("unpacking the image: %w", err)
 	}
 	defer root.Close()
 	files := mutate.Extract(img)
@@ -288,7 +291,7 @@ func unpack(ctx context.Context, reference, dir string) (string, error) {
 			err = unpackEntry(root, h, tr)
 		}
 		if err != nil {
-			return "", fmt.Errorf("unpacking: %w", err)
+			return "", fmt.Errorf("unpacking the image: %w", err)
 		}
 	}
 }
@@ -313,6 +316,6 @@ func unpackEntry(root *os.Root, h *tar.Header, content io.Reader) error {
 		_, err = io.Copy(f, io.LimitReader(content, h.Size))
 		return errors.Join(err, f.Close())
 	default:
-		return fmt.Errorf("%s is neither a file nor a folder nor a link", h.Name)
+		return fmt.Errorf("%s is neither a file, nor a directory, nor a symbolic link", h.Name)
 	}
 }

@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// The names of the files that are written.
+// The names of the files that the benchmark writes.
 const (
 	readmeFile  = "README.md"
 	resultsFile = "results.json"
 )
 
-// render writes the README and the plots of results that are there already.
+// render writes the README and the plots again from an existing results.json.
 func render(o options) error {
 	data, err := os.ReadFile(filepath.Join(o.out, resultsFile))
 	if err != nil {
@@ -37,7 +37,7 @@ func write(o options, r results) error {
 		return fmt.Errorf("encoding the results: %w", err)
 	}
 	if err := os.MkdirAll(o.out, 0o755); err != nil {
-		return fmt.Errorf("making the folder for results: %w", err)
+		return fmt.Errorf("creating the directory for the results: %w", err)
 	}
 	files := map[string][]byte{resultsFile: append(data, '\n')}
 	for _, p := range plots(r) {
@@ -64,28 +64,28 @@ func write(o options, r results) error {
 	return nil
 }
 
-// readme is the results for a person.
+// readme returns the results as Markdown.
 func readme(r results) []byte {
 	var w bytes.Buffer
-	fmt.Fprintf(&w, "# Benchmark\n\n%s, side by side in one run: from a service's source to an image in a registry on the same machine, for linux/amd64.\n"+
-		"Written by `make bench`; the raw figures are in [%s](%s).\n\n", "slipway, `go build` and ko", resultsFile, resultsFile)
+	fmt.Fprintf(&w, "# Benchmark\n\nThis benchmark compares slipway, `go build` and ko in a single run. It measures the time from the source of a service to an image in a registry on the same machine, for linux/amd64.\n"+
+		"`make bench` writes this page; the measured values are in [%s](%s).\n\n", resultsFile, resultsFile)
 	writeMachine(&w, r)
 	writeBars(&w, r.Bars)
 	fmt.Fprintf(&w, "## Times\n\n![Seconds by contestant, for a one-line change and for no change](times.svg)\n\n"+
-		"Seconds from start to exit: median (lowest to highest). *Cold*: all caches empty but the module cache, %s. "+
-		"*One-line change*: another string constant in a package of the program, committed, caches warm, %s. "+
+		"Seconds from start to exit: median (lowest to highest). *Cold*: all caches except the module cache are empty, %s. "+
+		"*One-line change*: one string constant in a package of the program has been changed and committed, and the caches are warm, %s. "+
 		"*Nothing changed*: the same command again.\n\n", rounds(r.ColdRounds), rounds(r.Rounds))
 	for i := range r.Apps {
 		writeTimes(&w, &r.Apps[i])
 	}
 	fmt.Fprint(&w, "## Sizes\n\n![Compressed size of the image by contestant](sizes.svg)\n\n"+
-		"*Image* is what a node pulls: the compressed layers, the configuration and the manifest. *Unpacked* is all files. 1 MB is a million bytes.\n\n")
+		"*Image* is what a node pulls: the compressed layers, the configuration and the manifest. *Unpacked* is the size of all files. 1 MB is a million bytes.\n\n")
 	for i := range r.Apps {
 		writeSizes(&w, &r.Apps[i])
 	}
 	fmt.Fprint(&w, "## Memory and processor\n\n"+
-		"*Peak* is the largest resident set of any one process among the command and all its children (`ru_maxrss`), in MB; it is no sum. "+
-		"*Processor* is user and system time of all of them, in seconds. Medians.\n\n")
+		"*Peak* is the largest resident set of any single process among the command and its children (`ru_maxrss`), in MB. It is not a sum. "+
+		"*Processor* is the user and system time of all of them, in seconds. All values are medians.\n\n")
 	for i := range r.Apps {
 		writeMemory(&w, &r.Apps[i])
 	}
@@ -119,12 +119,12 @@ func writeMachine(w *bytes.Buffer, r results) {
 	}
 	fmt.Fprintln(w)
 	if m.busy() {
-		fmt.Fprint(w, "**The machine was busy with other work when this started: take the figures with care.**\n\n")
+		fmt.Fprint(w, "**The machine was busy with other work when the benchmark started, so the measurements may vary more than usual.**\n\n")
 	}
 }
 
 func writeBars(w *bytes.Buffer, all []bar) {
-	fmt.Fprint(w, "## Bars\n\nRatios are of medians.\n\n| app | what | limit | measured | |\n|---|---|--:|--:|---|\n")
+	fmt.Fprint(w, "## Limits\n\nslipway's design sets these limits. Ratios compare medians.\n\n| app | what | limit | measured | |\n|---|---|--:|--:|---|\n")
 	for _, b := range all {
 		verdict := "ok"
 		if !b.OK {
@@ -141,7 +141,7 @@ func writeTimes(w *bytes.Buffer, a *appResult) {
 	for i := range a.Contestants {
 		c := &a.Contestants[i]
 		fmt.Fprintf(w, "| %s | %s | %s |", c.Name, seconds(c.wall(cold)), ratio(c, plain, cold))
-		for _, k := range []kase{changed, unchanged} {
+		for _, k := range []scenario{changed, unchanged} {
 			fmt.Fprintf(w, " %s | %s | %s |", seconds(c.wall(k)), ratio(c, plain, k), ratio(c, ko, k))
 		}
 		fmt.Fprintln(w)
@@ -150,7 +150,7 @@ func writeTimes(w *bytes.Buffer, a *appResult) {
 }
 
 func writeSizes(w *bytes.Buffer, a *appResult) {
-	fmt.Fprintf(w, "### %s\n\nThe stripped program: %.2f MB, in gzip %.2f MB, in zstd %.2f MB.\n\n", a.Name, megabytes(a.Program), megabytes(a.ProgramGzip), megabytes(a.ProgramZstd))
+	fmt.Fprintf(w, "### %s\n\nThe stripped program takes up %.2f MB, compressed with gzip %.2f MB, and compressed with zstd %.2f MB.\n\n", a.Name, megabytes(a.Program), megabytes(a.ProgramGzip), megabytes(a.ProgramZstd))
 	fmt.Fprint(w, "| | program MB | image MB | x ko | unpacked MB |\n|---|--:|--:|--:|--:|\n")
 	ko := a.of(koDefault)
 	for i := range a.Contestants {
@@ -169,13 +169,13 @@ func writeSizes(w *bytes.Buffer, a *appResult) {
 
 func writeMemory(w *bytes.Buffer, a *appResult) {
 	fmt.Fprintf(w, "### %s\n\n| |", a.Name)
-	for _, k := range cases() {
+	for _, k := range scenarios() {
 		fmt.Fprintf(w, " %s: peak | processor |", title(k))
 	}
 	fmt.Fprint(w, "\n|---|--:|--:|--:|--:|--:|--:|\n")
 	for _, c := range a.Contestants {
 		fmt.Fprintf(w, "| %s |", c.Name)
-		for _, k := range cases() {
+		for _, k := range scenarios() {
 			if len(c.Runs[k]) == 0 {
 				fmt.Fprint(w, " - | - |")
 				continue
@@ -189,7 +189,7 @@ func writeMemory(w *bytes.Buffer, a *appResult) {
 	fmt.Fprintln(w)
 }
 
-func title(k kase) string {
+func title(k scenario) string {
 	switch k {
 	case changed:
 		return "one-line change"
@@ -201,15 +201,15 @@ func title(k kase) string {
 }
 
 func writeShip(w *bytes.Buffer, r *shipResult) {
-	fmt.Fprintf(w, "## The whole way\n\nFrom source to a verified image, %s of %s, warm: lint, race tests, build, scan, SBOMs, push, signature, three attestations, verification. "+
-		"The script runs golangci-lint %s, ko, trivy %s and cosign %s one after another; both ways have the same linter configuration and the same vulnerability database, "+
-		"and the tests that need Postgres or Redis are skipped in both.\n\n| | one-line change | x script | nothing changed | x script |\n|---|--:|--:|--:|--:|\n",
+	fmt.Fprintf(w, "## The complete pipeline\n\nFrom source to a verified image, %s of %s with warm caches: lint, race tests, build, scan, SBOMs, push, signature, three attestations, verification. "+
+		"The script runs golangci-lint %s, ko, trivy %s and cosign %s one after another. Both contestants use the same linter configuration and the same vulnerability database, "+
+		"and both skip the tests that need Postgres or Redis.\n\n| | one-line change | x script | nothing changed | x script |\n|---|--:|--:|--:|--:|\n",
 		rounds(r.Rounds), r.App, r.Tools.LinterVersion, r.Tools.TrivyVersion, r.Tools.CosignVersion)
 	base := r.of(script)
 	for i := range r.Contestants {
 		c := &r.Contestants[i]
 		fmt.Fprintf(w, "| %s |", c.Name)
-		for _, k := range []kase{changed, unchanged} {
+		for _, k := range []scenario{changed, unchanged} {
 			fmt.Fprintf(w, " %s | %s |", seconds(c.wall(k)), ratio(c, base, k))
 		}
 		fmt.Fprintln(w)
@@ -224,14 +224,14 @@ func writeShip(w *bytes.Buffer, r *shipResult) {
 func writeVariants(w *bytes.Buffer, v *variants) {
 	where := "directly"
 	if v.Chroot {
-		where = "in the unpacked image as its root, as user 65534"
+		where = "in a chroot of the unpacked image, as user 65534"
 	}
 	fmt.Fprintf(w, "## Kinds of image\n\n![Compressed size and start-up by kind of image](variants.svg)\n\n"+
-		"The %s in each kind of image, pulled from the registry, its program started %s. *Version*: from exec until it has printed its version and exited. "+
-		"*Healthy*: from exec to the first good answer of the liveness probe, asked every half millisecond. Milliseconds, median (lowest to highest). "+
-		"*Memory*: peak resident set until then. The first start after the files came into memory does not count.\n\n", v.App, where)
-	fmt.Fprint(w, "**No public base image was pulled.** *distroless-like* is certificate roots, zone data and accounts; *alpine-like* is a static busybox and accounts. "+
-		"Both were made here and stand in for the real ones (the real Alpine is larger by its package manager and C library). slipway adds certificate roots and zone data to every base.\n\n")
+		"Each image contains the %s. It is pulled from the registry, and its program is started %s. *Version*: from exec until the program has printed its version and exited. "+
+		"*Healthy*: from exec to the first successful response of the liveness probe, which is requested every half millisecond. Milliseconds, median (lowest to highest). "+
+		"*Memory*: peak resident set up to that response. The first start of each image is not measured, because it reads the files from disk.\n\n", v.App, where)
+	fmt.Fprint(w, "**No public base image was pulled.** *distroless-like* contains root certificates, time zone data and accounts; *alpine-like* contains a statically linked busybox and accounts. "+
+		"The benchmark builds both as substitutes for the real images (the real Alpine image also contains a package manager and a C library, so it is larger). slipway adds root certificates and time zone data to every base image.\n\n")
 	fmt.Fprint(w, "| | program MB | image MB | unpacked MB | version ms | healthy ms | memory MB |\n|---|--:|--:|--:|--:|--:|--:|\n")
 	for _, k := range v.Kinds {
 		if k.Skipped != "" {
@@ -247,27 +247,29 @@ func writeVariants(w *bytes.Buffer, v *variants) {
 }
 
 func writeMethod(w *bytes.Buffer, r results) {
-	fmt.Fprint(w, "## How it is measured\n\n")
+	fmt.Fprint(w, "## Method\n\n")
 	if len(r.Apps) > 0 {
 		for _, c := range r.Apps[0].Contestants {
 			fmt.Fprintf(w, "- **%s**: %s\n", c.Name, c.Note)
 		}
 	}
 	fmt.Fprint(w, `
-Each contestant has its own copy of the app (a git repository), its own build
-cache and its own settings; the module cache is shared and full, and nothing can
-be downloaded. Contestants take turns within each round, another one first each
-time. Every change is another value, so nobody's work is in anybody's cache, and
-every cold or changed run has to upload a new program. The disk is synced before
-each run. All push to the same registry, go-containerregistry's, in the
-benchmark's own process on 127.0.0.1; its work counts as everybody's.
+Each contestant has its own copy of the application in a git repository, its own
+build cache and its own settings. All contestants share the module cache, which
+already contains all modules, and nothing can be downloaded. In each round every
+contestant runs once, and each round starts with another contestant. Every change
+has a unique value, so no cache contains its result, and every run that is cold or
+follows a change uploads a new program. The file systems are synced before each run.
+All contestants push to the same registry, go-containerregistry's, which runs on
+127.0.0.1 in the process of the benchmark. The time it needs is part of every
+measurement.
 
-ko's default base cannot be pulled on every machine, so ko's base here is one of
-certificate roots, zone data and accounts, pushed to the same registry.
+ko's default base image cannot be pulled on every machine. Here ko uses a base image
+with root certificates, time zone data and accounts from the same registry.
 
-    make bench                          # all of it
-    cd bench && go run . --help         # the choices
-    cd bench && go run . --render       # this page and the plots again from `+resultsFile+`
+    make bench                          # run the complete benchmark
+    cd bench && go run . --help         # show all flags
+    cd bench && go run . --render       # write this page and the plots again from `+resultsFile+`
 `)
 }
 
@@ -282,7 +284,7 @@ func milliseconds(s spread) string {
 	return fmt.Sprintf("%.1f (%.1f to %.1f)", s.Median*1e3, s.Min*1e3, s.Max*1e3)
 }
 
-func ratio(c, to *contestantResult, k kase) string {
+func ratio(c, to *contestantResult, k scenario) string {
 	if to == nil || to.wall(k).Median == 0 {
 		return "-"
 	}

@@ -10,29 +10,30 @@ import (
 	"strings"
 )
 
-// The contestants of the whole way, from source to a verified image.
+// The contestants for the complete pipeline, from source to a verified image.
 const (
 	ourShip = "slipway ship"
 	script  = "a script of programs"
 )
 
-// keyPassword protects a key that lives as long as the benchmark.
+// keyPassword protects a key that exists only during the benchmark.
 const keyPassword = "benchmark"
 
-// supply are the programs that a script runs after ko, and what both ways share.
+// supply contains the programs that the script runs in addition to ko, and the
+// files that both contestants use.
 type supply struct {
 	Trivy         string `json:"-"`
 	Cosign        string `json:"-"`
 	Linter        string `json:"-"`
-	Key           string `json:"-"` // without its extension
-	Database      string `json:"-"` // a folder as Trivy keeps it
+	Key           string `json:"-"` // path of the key pair, without extension
+	Database      string `json:"-"` // Trivy's cache directory
 	TrivyVersion  string `json:"trivy"`
 	CosignVersion string `json:"cosign"`
 	LinterVersion string `json:"golangci_lint"`
 }
 
-// steps is the script: each program after the other, as CI files have it.
-// Nothing is looked up on the network, in either way.
+// steps is the shell script. Like a typical CI job, it runs one program after the
+// other. Neither contestant looks up anything on the network.
 const steps = `set -euo pipefail
 golangci-lint run ./...
 go test -race -tags "$TAG" -coverprofile="$OUT/coverage.out" ./...
@@ -56,10 +57,11 @@ done
 echo "$image"
 `
 
+// shippers returns the contestants for the complete pipeline.
 func (b *bench) shippers() []contestant {
 	return []contestant{
 		{
-			Name: ourShip, Note: "`slipway ship --key KEY` for linux/amd64: lint, race tests, build, scan with reachability, SBOMs, push, signature, three attestations, verification",
+			Name: ourShip, Note: "`slipway ship --key KEY` for linux/amd64: lint, race tests, build, scan with reachability analysis, SBOMs, push, signature, three attestations, verification",
 			command: func(s *site) []string {
 				return []string{
 					s.tools.Slipway, "ship", "-C", s.tree.dir, "--repository", s.repository, "--insecure",
@@ -72,7 +74,7 @@ func (b *bench) shippers() []contestant {
 			reference: slipwayReference,
 		},
 		{
-			Name: script, Note: "golangci-lint, `go test -race`, ko, trivy for the gate and the documents, cosign for one signature, three attestations and their verification, one after another; no reachability",
+			Name: script, Note: "golangci-lint, `go test -race`, ko, trivy for the scan and the SBOMs, and cosign for one signature, three attestations and their verification, one after another; no reachability analysis",
 			command: func(*site) []string { return []string{"bash", "-c", steps} },
 			env: func(s *site) []string {
 				return []string{
@@ -91,15 +93,16 @@ func (b *bench) shippers() []contestant {
 	}
 }
 
-// path puts the programs of the script before the others: both ways take the
-// linter from there.
+// path returns the variable PATH, with the programs of the script in the first
+// place. Both contestants use the linter from there.
 func (b *bench) path(s *site) string {
 	dirs := []string{filepath.Join(b.work, "bin"), filepath.Join(s.tools.Goroot, "bin"), os.Getenv("PATH")}
 	return "PATH=" + strings.Join(dirs, string(os.PathListSeparator))
 }
 
-// buildSupply builds trivy and cosign at the versions slipway is built with,
-// and takes the linter and the database that a run of slipway left in its cache.
+// buildSupply builds trivy and cosign at the versions that slipway is built with,
+// and finds the linter and the vulnerability database in the cache of an earlier
+// run of slipway.
 func (b *bench) buildSupply(ctx context.Context, cache string) error {
 	b.supply.Key = filepath.Join(b.work, "bench")
 	env := append(os.Environ(), "SLIPWAY_KEY_PASSWORD="+keyPassword)
@@ -108,7 +111,7 @@ func (b *bench) buildSupply(ctx context.Context, cache string) error {
 	}
 	bin := filepath.Join(b.work, "bin")
 	if err := os.MkdirAll(bin, 0o755); err != nil {
-		return fmt.Errorf("making a folder: %w", err)
+		return fmt.Errorf("creating a directory: %w", err)
 	}
 	for _, p := range []struct{ module, main, name string }{
 		{"github.com/aquasecurity/trivy", "/cmd/trivy", "trivy"},
@@ -125,15 +128,16 @@ func (b *bench) buildSupply(ctx context.Context, cache string) error {
 		} else {
 			b.supply.CosignVersion = v
 		}
-		// The modules are slipway's own, in a copy: the programs need some more.
+		// The programs need some modules in addition to those of slipway, so they
+		// are built with a copy of slipway's go.mod.
 		mod := filepath.Join(b.work, p.name+".mod")
 		for from, to := range map[string]string{"go.mod": mod, "go.sum": strings.TrimSuffix(mod, ".mod") + ".sum"} {
 			text, err := os.ReadFile(filepath.Join(b.root, from))
 			if err != nil {
-				return fmt.Errorf("reading slipway's modules: %w", err)
+				return fmt.Errorf("reading slipway's go.mod and go.sum: %w", err)
 			}
 			if err := os.WriteFile(to, text, 0o600); err != nil {
-				return fmt.Errorf("copying slipway's modules: %w", err)
+				return fmt.Errorf("copying slipway's go.mod and go.sum: %w", err)
 			}
 		}
 		env := append(os.Environ(), "GOEXPERIMENT=jsonv2", "GOFLAGS=-trimpath -mod=mod -modfile="+mod)
@@ -160,7 +164,7 @@ func (b *bench) buildSupply(ctx context.Context, cache string) error {
 	return os.CopyFS(filepath.Join(b.supply.Database, "db"), os.DirFS(filepath.Dir(database)))
 }
 
-// shipResult is the whole way, measured.
+// shipResult is the result of the complete pipeline.
 type shipResult struct {
 	App         string             `json:"app"`
 	Rounds      int                `json:"rounds"`
@@ -168,8 +172,8 @@ type shipResult struct {
 	Contestants []contestantResult `json:"contestants"`
 }
 
-// measureShip measures the whole way. The app's tests run without Postgres and
-// Redis in both, so those that need them are skipped in both.
+// measureShip measures the complete pipeline. Postgres and Redis are not running,
+// so both contestants skip the tests that need them.
 func (b *bench) measureShip(ctx context.Context, p place) error {
 	p.work = filepath.Join(p.work, "ship")
 	p.app.Edit = *p.app.Untested
@@ -181,7 +185,7 @@ func (b *bench) measureShip(ctx context.Context, p place) error {
 	if err != nil {
 		return fmt.Errorf("reading the linter's configuration: %w", err)
 	}
-	rules := strings.ReplaceAll(string(linter), "path: "+p.app.Dir+"/", "path: ") // the app is at the top here
+	rules := strings.ReplaceAll(string(linter), "path: "+p.app.Dir+"/", "path: ") // here the application is in the root directory
 	for _, s := range sites {
 		s.goCache = b.goEnv["GOCACHE"]
 		if err := os.WriteFile(filepath.Join(s.tree.dir, ".golangci.yml"), []byte(rules), 0o600); err != nil {
@@ -189,10 +193,10 @@ func (b *bench) measureShip(ctx context.Context, p place) error {
 		}
 		text := fmt.Sprintf("app:\n  main: %s\n  tags: [%s]\n  platforms: [linux/amd64]\nscan:\n  databases: [bundled]\n", p.app.Main, p.app.Tag)
 		if err := os.WriteFile(filepath.Join(s.tree.dir, "slipway.yaml"), []byte(text), 0o600); err != nil {
-			return fmt.Errorf("configuring the app: %w", err)
+			return fmt.Errorf("configuring the application: %w", err)
 		}
 	}
-	// The first run fetches the linter and makes the database.
+	// The first run downloads the linter and creates the vulnerability database.
 	ours := sites[0]
 	b.log.Info("filling slipway's cache")
 	fill := append(os.Environ(), "SLIPWAY_CACHE="+ours.path("warm"))
@@ -206,27 +210,27 @@ func (b *bench) measureShip(ctx context.Context, p place) error {
 	}
 	r := &shipResult{App: p.app.Name, Rounds: b.shipRounds, Tools: b.supply}
 	for _, s := range sites {
-		r.Contestants = append(r.Contestants, contestantResult{Name: s.Name, Note: s.Note, Runs: map[kase][]reading{}})
+		r.Contestants = append(r.Contestants, contestantResult{Name: s.Name, Note: s.Note, Runs: map[scenario][]reading{}})
 	}
 	b.results.Ship = r
 	return b.measureAll(ctx, sites, r.Contestants, b.shipRounds, 0)
 }
 
-// of returns a contestant's result.
+// of returns the result of the named contestant, or nil if there is none.
 func (r *shipResult) of(name string) *contestantResult {
 	a := appResult{Contestants: r.Contestants}
 	return a.of(name)
 }
 
-// link puts a program where the script looks for it.
+// link makes a program available to the script under the given path.
 func link(program, name string) error {
 	if err := os.Symlink(program, name); err != nil {
-		return fmt.Errorf("putting a program in place: %w", err)
+		return fmt.Errorf("linking a program: %w", err)
 	}
 	return nil
 }
 
-// find looks for a file by its name.
+// find returns the path of a file with the given name in dir.
 func find(dir, name string) (string, error) {
 	found := ""
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -237,7 +241,7 @@ func find(dir, name string) (string, error) {
 		return err
 	})
 	if err == nil && found == "" {
-		err = errors.New("it is not there")
+		err = errors.New("it does not exist")
 	}
 	if err != nil {
 		return "", fmt.Errorf("looking for %s in slipway's cache: %w", name, err)

@@ -16,65 +16,39 @@ import (
 	"time"
 )
 
-// variants is one app in several kinds of image.
+// variants is the result of one application in several kinds of images.
 type variants struct {
 	App    string    `json:"app"`
-	Chroot bool      `json:"chroot"` // started in the unpacked image, as its user
+	Chroot bool      `json:"chroot"` // started in a chroot of the unpacked image, as the image's user
 	Kinds  []variant `json:"kinds"`
 }
 
-// variant is one kind of image.
+// variant is the result of one kind of image.
 type variant struct {
 	Name    string       `json:"name"`
-	Skipped string       `json:"skipped,omitempty"` // why it is not there
+	Skipped string       `json:"skipped,omitempty"` // why it was not measured
 	Image   *imageSize   `json:"image,omitempty"`
 	Starts  []startTimes `json:"starts,omitempty"`
 }
 
-// startTimes is one start of the program in an image.
+// startTimes is the measurement of one start of the program in an image.
 type startTimes struct {
-	Version float64 `json:"version_s"`      // from exec to the end of printing the version
-	Healthy float64 `json:"healthy_s"`      // from exec to the first good answer of the health check
-	Memory  int64   `json:"peak_rss_bytes"` // until then
+	Version float64 `json:"version_s"`      // seconds from exec until the program has printed its version and exited
+	Healthy float64 `json:"healthy_s"`      // seconds from exec to the first successful health check
+	Memory  int64   `json:"peak_rss_bytes"` // in bytes, up to the first successful health check
 }
 
 const startTimeout = 30 * time.Second
 
-// measureVariants builds each kind of image with slipway, unpacks it from the
-// registry and starts its program.
+// measureVariants builds each kind of image with slipway, pulls it from the
+// registry, unpacks it and measures how long its program takes to start.
 func (b *bench) measureVariants(ctx context.Context, a app, built *site, registry, work string, static []file) error {
 	if err := os.MkdirAll(work, 0o755); err != nil {
-		return fmt.Errorf("making a work folder: %w", err)
+		return fmt.Errorf("creating a temporary directory: %w", err)
 	}
-	distroless, err := pushBase(ctx, registry+"/bases/distroless-like", static)
+	kinds, err := b.imageKinds(ctx, registry, static)
 	if err != nil {
 		return err
-	}
-	var alpine, noAlpine string
-	shell, err := shellFiles(b.busybox)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		noAlpine = "a static busybox is not installed"
-	case err != nil:
-		return err
-	default:
-		if alpine, err = pushBase(ctx, registry+"/bases/alpine-like", append(shell, accountFiles()...)); err != nil {
-			return err
-		}
-	}
-	noUPX := ""
-	if b.tools.UPXVersion == "" {
-		noUPX = "upx is not installed"
-	}
-	kinds := []struct {
-		name, skip string
-		flags      []string
-	}{
-		{"scratch", "", nil},
-		{"scratch, zstd", "", []string{"--compression", "zstd"}},
-		{"distroless-like", "", []string{"--base", distroless}},
-		{"alpine-like", noAlpine, []string{"--base", alpine}},
-		{"scratch, UPX", noUPX, []string{"--upx"}},
 	}
 	r := &variants{App: a.Name, Chroot: os.Geteuid() == 0}
 	env := append(b.environ(), "HOME="+work, "TMPDIR="+work, "GOCACHE="+built.goCache, "SLIPWAY_CACHE="+filepath.Join(work, "cache"))
@@ -102,7 +76,55 @@ func (b *bench) measureVariants(ctx context.Context, a app, built *site, registr
 		}
 		r.Kinds, runs = append(r.Kinds, v), append(runs, p)
 	}
-	for round := range b.starts + 1 { // the first only brings the files into memory
+	if err := b.measureStarts(ctx, r, runs); err != nil {
+		return err
+	}
+	b.results.Variants = r
+	return nil
+}
+
+// imageKind is a kind of image and the flags with which slipway builds it.
+type imageKind struct {
+	name  string
+	skip  string // why the kind cannot be built, or empty
+	flags []string
+}
+
+// imageKinds returns all kinds of images. It pushes the base images that some of
+// them need.
+func (b *bench) imageKinds(ctx context.Context, registry string, static []file) ([]imageKind, error) {
+	distroless, err := pushBase(ctx, registry+"/bases/distroless-like", static)
+	if err != nil {
+		return nil, err
+	}
+	var alpine, noAlpine, noUPX string
+	shell, err := shellFiles(b.busybox)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		noAlpine = "a statically linked busybox is not installed"
+	case err != nil:
+		return nil, err
+	default:
+		if alpine, err = pushBase(ctx, registry+"/bases/alpine-like", append(shell, accountFiles()...)); err != nil {
+			return nil, err
+		}
+	}
+	if b.tools.UPXVersion == "" {
+		noUPX = "upx is not installed"
+	}
+	return []imageKind{
+		{"scratch", "", nil},
+		{"scratch, zstd", "", []string{"--compression", "zstd"}},
+		{"distroless-like", "", []string{"--base", distroless}},
+		{"alpine-like", noAlpine, []string{"--base", alpine}},
+		{"scratch, UPX", noUPX, []string{"--upx"}},
+	}, nil
+}
+
+// measureStarts starts the program of each variant in turn. The first round is
+// not measured, because it reads the files from disk into memory.
+func (b *bench) measureStarts(ctx context.Context, r *variants, runs []program) error {
+	for round := range b.starts + 1 {
 		for i, p := range runs {
 			if r.Kinds[i].Skipped != "" {
 				continue
@@ -116,11 +138,10 @@ func (b *bench) measureVariants(ctx context.Context, a app, built *site, registr
 			}
 		}
 	}
-	b.results.Variants = r
 	return nil
 }
 
-// program is the program of an unpacked image.
+// program is the program in an unpacked image.
 type program struct {
 	*start
 	dir    string
@@ -128,6 +149,7 @@ type program struct {
 	chroot bool
 }
 
+// command returns a command that runs the program.
 func (p program) command(ctx context.Context, env []string, args ...string) *exec.Cmd {
 	path := p.entry
 	if !p.chroot {
@@ -143,6 +165,8 @@ func (p program) command(ctx context.Context, env []string, args ...string) *exe
 	return cmd
 }
 
+// measure measures how long the program takes to print its version and to become
+// healthy.
 func (p program) measure(ctx context.Context) (startTimes, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -150,7 +174,7 @@ func (p program) measure(ctx context.Context) (startTimes, error) {
 	cmd := p.command(ctx, []string{}, p.Version...)
 	begin := time.Now()
 	if err := cmd.Run(); err != nil {
-		return times, fmt.Errorf("asking for its version: %w", err)
+		return times, fmt.Errorf("running it to print its version: %w", err)
 	}
 	times.Version = time.Since(begin).Seconds()
 
@@ -170,8 +194,8 @@ func (p program) measure(ctx context.Context) (startTimes, error) {
 	if err != nil {
 		return times, err
 	}
-	// The high-water mark of the process itself, unlike that of its resource
-	// usage, does not count the parent.
+	// The peak in /proc, unlike the one in the resource usage, does not include
+	// the memory of the parent.
 	peak, err := field(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid), "VmHWM")
 	cancel()
 	err = errors.Join(err, killed(<-exited))
@@ -186,7 +210,8 @@ func (p program) measure(ctx context.Context) (startTimes, error) {
 	return times, nil
 }
 
-// killed forgives a process the signal that ended it.
+// killed returns nil if err says that a signal terminated a process, and otherwise
+// err.
 func killed(err error) error {
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok && !exit.Exited() {
 		return nil
@@ -194,7 +219,8 @@ func killed(err error) error {
 	return err
 }
 
-// awaitHealthy asks every half millisecond until the answer is 200.
+// awaitHealthy sends a request every half millisecond until the response has status
+// 200.
 func awaitHealthy(ctx context.Context, url string, exited <-chan error) error {
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	tick := time.NewTicker(time.Millisecond / 2)
@@ -202,7 +228,7 @@ func awaitHealthy(ctx context.Context, url string, exited <-chan error) error {
 	for {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 		if err != nil {
-			return fmt.Errorf("asking for its health: %w", err)
+			return fmt.Errorf("checking its health: %w", err)
 		}
 		if resp, err := client.Do(req); err == nil {
 			_, err = io.Copy(io.Discard, resp.Body)
@@ -212,26 +238,26 @@ func awaitHealthy(ctx context.Context, url string, exited <-chan error) error {
 		}
 		select {
 		case err := <-exited:
-			return fmt.Errorf("it ended before it was healthy: %w", err)
+			return fmt.Errorf("it exited before it was healthy: %w", err)
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for its health: %w", ctx.Err())
+			return fmt.Errorf("waiting until it is healthy: %w", ctx.Err())
 		case <-tick.C:
 		}
 	}
 }
 
-// freePorts finds ports of 127.0.0.1 on which nobody listens.
+// freePorts returns n ports of 127.0.0.1 on which nothing listens.
 func freePorts(ctx context.Context, n int) ([]string, error) {
 	ports := make([]string, n)
 	for i := range ports {
 		var listen net.ListenConfig
 		ln, err := listen.Listen(ctx, "tcp", "127.0.0.1:0")
 		if err != nil {
-			return nil, fmt.Errorf("finding a port: %w", err)
+			return nil, fmt.Errorf("finding a free port: %w", err)
 		}
 		defer ln.Close()
 		if _, ports[i], err = net.SplitHostPort(ln.Addr().String()); err != nil {
-			return nil, fmt.Errorf("finding a port: %w", err)
+			return nil, fmt.Errorf("finding a free port: %w", err)
 		}
 	}
 	return ports, nil

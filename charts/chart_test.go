@@ -1,14 +1,7 @@
-// Package charts tests the charts of this folder: their values, what they render
-// and whether a cluster would take it.
 package charts
 
 import (
-	"context"
-	"encoding/json"
-	"flag"
 	"fmt"
-	"io"
-	"log"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,182 +10,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"helm.sh/helm/v3/pkg/action"
-	"helm.sh/helm/v3/pkg/chart"
-	"helm.sh/helm/v3/pkg/chart/loader"
 	"helm.sh/helm/v3/pkg/chartutil"
 	"helm.sh/helm/v3/pkg/lint/support"
 	"helm.sh/helm/v3/pkg/release"
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
-	"sigs.k8s.io/yaml"
 )
-
-var update = flag.Bool("update", false, "write the golden files and the README's table instead of comparing them")
-
-const (
-	chartDir    = "order-service"
-	releaseName = "orders"
-	namespace   = "shop"
-	// kubeVersion is what the charts are rendered for and checked against.
-	kubeVersion = "v1.34.2"
-)
-
-func TestMain(m *testing.M) {
-	flag.Parse()
-	log.SetOutput(io.Discard) // helm lint's remarks on values that it does not require
-	os.Exit(run(m))
-}
-
-// scratch is a folder for what several tests share.
-var scratch string
-
-func run(m *testing.M) int {
-	var err error
-	if scratch, err = os.MkdirTemp("", "charts-"); err != nil {
-		panic(err)
-	}
-	defer os.RemoveAll(scratch)
-	return m.Run()
-}
-
-// valueSet is a values file, by the name of the file without its suffix.
-type valueSet struct {
-	name   string
-	values chartutil.Values
-}
-
-// valueSets returns every values file that the chart comes with.
-func valueSets(t *testing.T) []valueSet {
-	t.Helper()
-	files, err := filepath.Glob(filepath.Join(chartDir, "ci", "*-values.yaml"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no values files in ci: %v", err)
-	}
-	var sets []valueSet
-	for _, file := range files {
-		sets = append(sets, valueSet{strings.TrimSuffix(filepath.Base(file), "-values.yaml"), readValues(t, file)})
-	}
-	for _, environment := range []string{"dev", "prod"} {
-		v := readValues(t, filepath.Join(chartDir, "values-"+environment+".yaml"))
-		v["image"] = map[string]any{"repository": "registry.example.com/shop/order-service", "tag": "v1.4.0"}
-		sets = append(sets, valueSet{environment, v})
-	}
-	return sets
-}
-
-func readValues(t *testing.T, file string) chartutil.Values {
-	t.Helper()
-	values, err := chartutil.ReadValuesFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return values
-}
-
-// parseValues returns a minimal set of values with those in raw over it.
-func parseValues(t *testing.T, raw string) chartutil.Values {
-	t.Helper()
-	values, err := chartutil.ReadValues([]byte(raw))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return chartutil.MergeTables(values, readValues(t, filepath.Join(chartDir, "ci", "minimal-values.yaml")))
-}
-
-func loadChart(t *testing.T) *chart.Chart {
-	t.Helper()
-	c, err := loader.Load(chartDir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-// install renders c as helm install would, without a cluster.
-func install(ctx context.Context, c *chart.Chart, values chartutil.Values, kube string) (*release.Release, error) {
-	version, err := chartutil.ParseKubeVersion(kube)
-	if err != nil {
-		return nil, err
-	}
-	i := action.NewInstall(&action.Configuration{Log: func(string, ...any) {}})
-	i.ReleaseName, i.Namespace = releaseName, namespace
-	i.ClientOnly, i.DryRun, i.KubeVersion = true, true, version
-	return i.RunWithContext(ctx, c, values)
-}
-
-func render(t *testing.T, values chartutil.Values) *release.Release {
-	t.Helper()
-	r, err := install(t.Context(), loadChart(t), values, kubeVersion)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
-
-// manifest returns everything that a release makes, hooks last.
-func manifest(r *release.Release) string {
-	var b strings.Builder
-	b.WriteString(strings.TrimPrefix(r.Manifest, "\n"))
-	for _, hook := range r.Hooks {
-		fmt.Fprintf(&b, "---\n# Source: %s\n%s\n", hook.Path, strings.TrimSpace(hook.Manifest))
-	}
-	return b.String()
-}
-
-// object is a rendered object with the part that all kinds share decoded.
-type object struct {
-	Kind     string `json:"kind"`
-	Metadata struct {
-		Name   string            `json:"name"`
-		Labels map[string]string `json:"labels"`
-	} `json:"metadata"`
-	raw []byte
-}
-
-func objects(t *testing.T, r *release.Release) []object {
-	t.Helper()
-	var all []object
-	for doc := range strings.SplitSeq("\n"+manifest(r), "\n---\n") {
-		o := object{raw: []byte(doc)}
-		if err := yaml.Unmarshal(o.raw, &o); err != nil {
-			t.Fatalf("%v in:\n%s", err, doc)
-		}
-		if o.Kind != "" {
-			all = append(all, o)
-		}
-	}
-	return all
-}
-
-// only returns the one object of a kind, decoded into a T, or nil if there is none.
-// Fields that T does not have are errors.
-func only[T any](t *testing.T, r *release.Release, kind string) *T {
-	t.Helper()
-	var found *T
-	for _, o := range objects(t, r) {
-		if o.Kind != kind {
-			continue
-		}
-		if found != nil {
-			t.Fatalf("more than one %s", kind)
-		}
-		found = new(T)
-		if err := yaml.UnmarshalStrict(o.raw, found); err != nil {
-			t.Fatalf("%s: %v", kind, err)
-		}
-	}
-	return found
-}
-
-func deployment(t *testing.T, r *release.Release) *appsv1.Deployment {
-	t.Helper()
-	d := only[appsv1.Deployment](t, r, "Deployment")
-	if d == nil {
-		t.Fatal("no Deployment")
-	}
-	return d
-}
 
 func TestLint(t *testing.T) {
 	sets := append(valueSets(t), valueSet{"defaults", chartutil.Values{}})
@@ -229,32 +52,12 @@ func TestGolden(t *testing.T) {
 	}
 	for _, e := range entries {
 		if !slices.Contains(want, e.Name()) {
-			t.Errorf("testdata/%s belongs to no values file", e.Name())
+			t.Errorf("testdata/%s does not belong to a values file", e.Name())
 		}
 	}
 }
 
-func golden(t *testing.T, file, got string) {
-	t.Helper()
-	if *update {
-		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s is out of date (go test -update writes it) (-file +rendered):\n%s", file, diff)
-	}
-}
-
-// A Deployment's selector is immutable: if it moved, the upgrade would fail.
+// The selector of a Deployment is immutable: if it changed, upgrades would fail.
 func TestSelectorNeverChanges(t *testing.T) {
 	want := map[string]string{"app.kubernetes.io/name": "order-service", "app.kubernetes.io/instance": releaseName}
 	check := func(t *testing.T, r *release.Release) {
@@ -267,11 +70,11 @@ func TestSelectorNeverChanges(t *testing.T) {
 			t.Errorf("Service (-want +got):\n%s", diff)
 		}
 		if !selects(want, d.Spec.Template.Labels) {
-			t.Errorf("does not select its own pods: %v", d.Spec.Template.Labels)
+			t.Errorf("the selector does not match the pods: %v", d.Spec.Template.Labels)
 		}
 		for _, o := range objects(t, r) {
 			if o.Kind == "Pod" && selects(want, o.Metadata.Labels) {
-				t.Errorf("also selects the pod %s, which does not serve", o.Metadata.Name)
+				t.Errorf("the selector also matches the pod %s, which does not serve requests", o.Metadata.Name)
 			}
 		}
 	}
@@ -368,7 +171,7 @@ func TestConfigReload(t *testing.T) {
 			}
 		})
 	}
-	t.Run("a new chart alone", func(t *testing.T) {
+	t.Run("only a new chart version", func(t *testing.T) {
 		values := parseValues(t, `{}`)
 		c := loadChart(t)
 		c.Metadata.Version = "9.9.9"
@@ -377,11 +180,12 @@ func TestConfigReload(t *testing.T) {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(deployment(t, render(t, values)).Spec.Template, deployment(t, r).Spec.Template); diff != "" {
-			t.Errorf("rolls the pods:\n%s", diff)
+			t.Errorf("a new chart version replaces the pods:\n%s", diff)
 		}
 	})
 }
 
+// releaseWith renders the chart with a mode of configReload and a log level.
 func releaseWith(t *testing.T, mode, level string) *release.Release {
 	t.Helper()
 	return render(t, parseValues(t, fmt.Sprintf(`{configReload: %s, config: {log: {level: %s}}}`, mode, level)))
@@ -401,7 +205,7 @@ func TestAnnotations(t *testing.T) {
 	}
 }
 
-// Secrets are readable by name only: a rule without names means all of them.
+// Secrets can be read only by name: a rule without names would allow all of them.
 func TestRole(t *testing.T) {
 	for _, set := range valueSets(t) {
 		t.Run(set.name, func(t *testing.T) {
@@ -411,7 +215,7 @@ func TestRole(t *testing.T) {
 			}
 			for _, rule := range role.Rules {
 				if slices.Contains(rule.Resources, "secrets") && (len(rule.ResourceNames) == 0 || !slices.Equal(rule.Verbs, []string{"get"})) {
-					t.Errorf("gives away Secrets: %v", rule)
+					t.Errorf("the rule allows access to other Secrets: %v", rule)
 				}
 			}
 		})
@@ -447,7 +251,8 @@ func TestToken(t *testing.T) {
 	}
 }
 
-// Old API servers do not know matchLabelKeys and refuse it or, worse, drop it.
+// Old API servers do not know matchLabelKeys. They reject the field or, worse,
+// ignore it.
 func TestKubeVersions(t *testing.T) {
 	values := parseValues(t, `{podAntiAffinity: {mode: required}}`)
 	for _, tt := range []struct {
@@ -466,17 +271,17 @@ func TestKubeVersions(t *testing.T) {
 		})
 	}
 	if _, err := install(t.Context(), loadChart(t), values, "v1.26.15"); err == nil || !strings.Contains(err.Error(), "kubeVersion") {
-		t.Errorf("Kubernetes 1.26 is not refused: %v", err)
+		t.Errorf("Kubernetes 1.26 is not rejected: %v", err)
 	}
 }
 
-// The pipeline makes the Secrets. A chart that made one would keep its values in
-// the release, too.
-func TestNoSecretIsMade(t *testing.T) {
+// The pipeline creates the Secrets. If the chart did, their values would also be
+// stored in the release.
+func TestNoSecretIsCreated(t *testing.T) {
 	for _, set := range valueSets(t) {
 		for _, o := range objects(t, render(t, set.values)) {
 			if o.Kind == "Secret" {
-				t.Errorf("%s: makes the Secret %s", set.name, o.Metadata.Name)
+				t.Errorf("%s: the chart creates the Secret %s", set.name, o.Metadata.Name)
 			}
 		}
 	}
@@ -485,17 +290,7 @@ func TestNoSecretIsMade(t *testing.T) {
 func TestPackageHasNoTestFiles(t *testing.T) {
 	for _, f := range loadChart(t).Raw {
 		if strings.HasPrefix(f.Name, "ci/") || strings.HasSuffix(f.Name, ".go") {
-			t.Errorf("the packaged chart would hold %s", f.Name)
+			t.Errorf("the packaged chart contains %s", f.Name)
 		}
 	}
-}
-
-// toJSON is for comparing and printing values.
-func toJSON(t *testing.T, v any) string {
-	t.Helper()
-	raw, err := json.Marshal(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(raw)
 }

@@ -20,12 +20,13 @@ import (
 	"k8s.io/pod-security-admission/policy"
 )
 
-// kubernetesSum pins the module that the API's schemas come from.
+// kubernetesSum is the checksum of the module that contains the API's schemas.
 const kubernetesSum = "h1:WQdDvYJazkmkwSncgNwGvVtaCt4TYXIU3wSMRgvp3MI="
 
-// apiSchemas returns a folder of JSON schemas, one for each kind, made from
-// Kubernetes' own OpenAPI description. Its module is downloaded and not required:
-// as a dependency it would need dozens of replace directives.
+// apiSchemas returns a directory with a JSON schema for each kind. The schemas are
+// generated from the OpenAPI description in Kubernetes' Go module. The module is
+// downloaded and not required in go.mod, because that would need dozens of replace
+// directives.
 var apiSchemas = sync.OnceValues(func() (string, error) {
 	module, err := exec.Command("go", "mod", "download", "-json", "k8s.io/kubernetes@"+kubeVersion).Output()
 	var info struct{ Dir, Sum, Error string }
@@ -55,18 +56,18 @@ var apiSchemas = sync.OnceValues(func() (string, error) {
 	return dir, writeSchemas(dir, api.Definitions)
 })
 
-// writeSchemas writes kind-group-version.json for each kind, as kubeconform looks
-// for them.
+// writeSchemas writes a file kind-group-version.json for each kind, which is the
+// name that kubeconform expects.
 func writeSchemas(dir string, definitions map[string]map[string]any) error {
 	for _, d := range definitions {
 		tighten(d)
 	}
-	// The API takes both, which OpenAPI 2 cannot say.
+	// The API accepts both types, which OpenAPI 2 cannot express.
 	definitions["io.k8s.apimachinery.pkg.util.intstr.IntOrString"] = map[string]any{"type": []string{"integer", "string"}}
 	definitions["io.k8s.apimachinery.pkg.api.resource.Quantity"] = map[string]any{"type": []string{"number", "string"}}
 	for name, d := range definitions {
 		kinds, _ := d["x-kubernetes-group-version-kind"].([]any)
-		if len(kinds) != 1 { // several: the options of deletes and watches, never a manifest
+		if len(kinds) != 1 { // with several kinds it is not the type of a manifest
 			continue
 		}
 		kind := kinds[0].(map[string]any)
@@ -87,7 +88,7 @@ func writeSchemas(dir string, definitions map[string]map[string]any) error {
 	return nil
 }
 
-// tighten refuses fields that a type does not have.
+// tighten changes a schema so that it rejects unknown fields.
 func tighten(schema any) {
 	s, ok := schema.(map[string]any)
 	if !ok {
@@ -125,7 +126,8 @@ func collect(definitions map[string]map[string]any, node any, needed map[string]
 	}
 }
 
-// conform returns what kubeconform finds wrong with manifests.
+// conform validates manifests with kubeconform. It returns the number of valid
+// objects and the problems of the others.
 func conform(t *testing.T, manifests string) (checked int, problems []string) {
 	t.Helper()
 	dir, err := apiSchemas()
@@ -164,8 +166,8 @@ func TestConformsToAPI(t *testing.T) {
 	}
 }
 
-// The schemas are converted here, so they are shown to refuse things, too.
-func TestConformsRefuses(t *testing.T) {
+// The generated schemas must also reject invalid manifests.
+func TestSchemasReject(t *testing.T) {
 	for _, tt := range []struct{ name, manifest, want string }{
 		{"unknown field", `{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {prots: []}}`, "additional properties 'prots' not allowed"},
 		{"wrong type", `{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: [{port: http}]}}`, "got string, want integer"},
@@ -176,13 +178,14 @@ func TestConformsRefuses(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			_, problems := conform(t, tt.manifest)
 			if got := strings.Join(problems, "\n"); !strings.Contains(got, tt.want) {
-				t.Errorf("%q does not say %q", got, tt.want)
+				t.Errorf("%q does not contain %q", got, tt.want)
 			}
 		})
 	}
 }
 
-// TestRestricted asks the code that the API server's Pod Security admission runs.
+// TestRestricted evaluates the pods with the code of the API server's Pod Security
+// admission.
 func TestRestricted(t *testing.T) {
 	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
 	if err != nil {
@@ -220,9 +223,9 @@ func TestRestricted(t *testing.T) {
 		{`{securityContext: {allowPrivilegeEscalation: true}}`, "allowPrivilegeEscalation != false"},
 		{`{extraVolumes: [{name: x, hostPath: {path: /}}]}`, "hostPath"},
 	} {
-		t.Run("refuses "+tt.want, func(t *testing.T) {
+		t.Run("rejects "+tt.want, func(t *testing.T) {
 			if got := evaluate(t, parseValues(t, tt.values)); !strings.Contains(got, tt.want) {
-				t.Errorf("%q does not say %q", got, tt.want)
+				t.Errorf("%q does not contain %q", got, tt.want)
 			}
 		})
 	}

@@ -14,11 +14,12 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// TestServiceTakesConfig starts the real service with every config.yaml that the
-// chart makes: unknown keys and bad values end it before it listens.
-func TestServiceTakesConfig(t *testing.T) {
+// TestServiceAcceptsConfig starts the real service with every config.yaml that the
+// chart generates. With unknown keys or invalid values the service would exit before
+// it listens.
+func TestServiceAcceptsConfig(t *testing.T) {
 	if testing.Short() {
-		t.Skip("builds the service")
+		t.Skip("this test builds the service")
 	}
 	server := filepath.Join(t.TempDir(), "server")
 	build := exec.CommandContext(t.Context(), "go", "build", "-C", "../sample-app", "-tags", "nomsgpack", "-o", server, "./cmd/server")
@@ -33,18 +34,18 @@ func TestServiceTakesConfig(t *testing.T) {
 			}
 		})
 	}
-	t.Run("refuses", func(t *testing.T) {
+	t.Run("rejects unknown keys", func(t *testing.T) {
 		if out := start(t, server, "databse: {}"); !strings.Contains(out, `unknown key "databse"`) {
-			t.Errorf("the service takes anything:\n%s", out)
+			t.Errorf("the service accepts an unknown key:\n%s", out)
 		}
 	})
 }
 
-// start runs the service until it listens or ends and returns what it said.
+// start runs the service until it listens or exits, and returns its output.
 func start(t *testing.T, server, config string) string {
 	t.Helper()
 	dir := t.TempDir()
-	// Files of Secrets are where the test can write.
+	// The test cannot write to /etc/secrets.
 	config = strings.ReplaceAll(config, "/etc/secrets", dir)
 	for name, content := range map[string]string{"config.yaml": config, "redis/password": "x"} {
 		file := filepath.Join(dir, name)
@@ -79,9 +80,9 @@ func start(t *testing.T, server, config string) string {
 	return said.String()
 }
 
-// TestListensWhereAsked compares the addresses in config.yaml with the ports that
-// probes and Service use.
-func TestListensWhereAsked(t *testing.T) {
+// TestPorts compares the addresses in config.yaml with the ports of the container
+// and the annotations.
+func TestPorts(t *testing.T) {
 	r := render(t, parseValues(t, `{ports: {http: 8888, metrics: 9999}}`))
 	var config struct {
 		Server struct {
@@ -102,26 +103,26 @@ func TestListensWhereAsked(t *testing.T) {
 		}
 	}
 	if got := pod.Annotations["prometheus.io/port"]; got != "9999" {
-		t.Errorf("Prometheus is sent to port %s", got)
+		t.Errorf("the annotation prometheus.io/port is %s", got)
 	}
 }
 
-// TestStopsInTime holds what a rolling update needs to lose no request: capacity
-// is never given up before its replacement is ready, and a pod has the time to
-// drain before it is killed.
-func TestStopsInTime(t *testing.T) {
+// TestRollingUpdateLosesNoRequests checks the conditions for this: an old pod is
+// stopped only when its replacement is ready, and a pod has enough time to drain
+// its connections before it is killed.
+func TestRollingUpdateLosesNoRequests(t *testing.T) {
 	for _, set := range valueSets(t) {
 		t.Run(set.name, func(t *testing.T) {
 			r := render(t, set.values)
 			d := deployment(t, r)
 			if got := d.Spec.Strategy.RollingUpdate.MaxUnavailable.String(); got != "0" {
-				t.Errorf("maxUnavailable %s gives up capacity", got)
+				t.Errorf("maxUnavailable %s reduces the capacity", got)
 			}
 			if d.Spec.MinReadySeconds == 0 {
-				t.Error("an old pod goes as soon as its successor is ready, before proxies know of it")
+				t.Error("minReadySeconds is 0: an old pod is stopped before all proxies know the new one")
 			}
 			if d.Spec.Template.Spec.Containers[0].ReadinessProbe == nil {
-				t.Error("no readiness probe: requests arrive before the service listens")
+				t.Error("no readiness probe: the pod gets requests before the service listens")
 			}
 			var config struct {
 				Shutdown struct {

@@ -14,10 +14,10 @@ import (
 	yamlv3 "go.yaml.in/yaml/v3"
 )
 
-func TestRefusesValues(t *testing.T) {
+func TestRejectsValues(t *testing.T) {
 	const digest = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
 	for _, tt := range []struct{ values, want string }{
-		// Typos, at any depth, with the path to them.
+		// Unknown keys at any depth are reported with their path.
 		{`{replica: 3}`, `additional properties 'replica' not allowed`},
 		{`{image: {registry: x}}`, `at '/image': additional properties 'registry' not allowed`},
 		{`{config: {databse: {url: x}}}`, `at '/config': additional properties 'databse' not allowed`},
@@ -25,7 +25,7 @@ func TestRefusesValues(t *testing.T) {
 		{`{probes: {readiness: {period: 5}}}`, `at '/probes/readiness': additional properties 'period' not allowed`},
 		{`{secretEnv: [{name: A, secretName: b, key: c}]}`, `at '/secretEnv/0': additional properties 'secretName' not allowed`},
 		{`{affinity: {mode: required}}`, `at '/affinity': additional properties 'mode' not allowed`},
-		// Bad values.
+		// Invalid values.
 		{`{image: {digest: 2cf24d}}`, `at '/image/digest': '2cf24d' does not match pattern`},
 		{`{image: {repository: "shop/order-service:v1"}}`, `at '/image/repository'`},
 		{`{image: {pullPolicy: always}}`, `at '/image/pullPolicy': value must be one of 'Always', 'IfNotPresent', 'Never'`},
@@ -47,39 +47,39 @@ func TestRefusesValues(t *testing.T) {
 		{`{ingress: {hosts: ["https://orders.example.com"]}}`, `at '/ingress/hosts/0'`},
 		{`{ingress: {sourceRanges: [everybody]}}`, `at '/ingress/sourceRanges/0'`},
 		{`{environment: ""}`, `at '/environment'`},
-		// What the templates refuse, and all of it at once.
-		{`{image: {repository: ""}}`, `image.repository is empty: name the image`},
+		// The templates reject these values. They report all problems together.
+		{`{image: {repository: ""}}`, `image.repository is empty: set it to the name of the image`},
 		{`{image: {digest: ""}}`, `image.digest and image.tag are both empty: set image.digest (sha256:...), or at least image.tag`},
 		{`{image: {repository: "", digest: ""}, ingress: {enabled: true}}`, "set image.digest (sha256:...), or at least image.tag\ningress.hosts is empty"},
-		{`{image: {digest: "` + digest + `"}, config: {database: {url: "postgres://app:hunter2@db/orders"}}}`, `config.database.url holds a password`},
-		{`{config: {database: {url: "postgres://app@db/orders?password=hunter2"}}}`, `config.database.url holds a password`},
-		{`{config: {redis: {url: "redis://:hunter2@redis:6379/0"}}}`, `name the Secret's key under secretEnv as REDIS_PASSWORD`},
+		{`{image: {digest: "` + digest + `"}, config: {database: {url: "postgres://app:hunter2@db/orders"}}}`, `config.database.url contains a password`},
+		{`{config: {database: {url: "postgres://app@db/orders?password=hunter2"}}}`, `config.database.url contains a password`},
+		{`{config: {redis: {url: "redis://:hunter2@redis:6379/0"}}}`, `set REDIS_PASSWORD from a key of a Secret with secretEnv`},
 		{`{config: {redis: {url: "http://:hunter2@redis:6379/0"}}}`, `config.redis.url does not match ^rediss?://`},
-		{`{env: {DATABASE_PASSWORD: hunter2}}`, `env.DATABASE_PASSWORD holds a password in plain text`},
-		{`{configFiles: {config.yaml: "a"}}`, `configFiles has a config.yaml`},
-		{`{affinity: {podAntiAffinity: {}}}`, `affinity.podAntiAffinity and podAntiAffinity.mode exclude each other`},
-		{`{serviceAccount: {create: false}}`, `rbac.create would give rights to every pod`},
+		{`{env: {DATABASE_PASSWORD: hunter2}}`, `env.DATABASE_PASSWORD contains a password in plain text`},
+		{`{configFiles: {config.yaml: "a"}}`, `configFiles contains config.yaml`},
+		{`{affinity: {podAntiAffinity: {}}}`, `affinity.podAntiAffinity cannot be combined with podAntiAffinity.mode`},
+		{`{serviceAccount: {create: false}}`, `rbac.create would grant permissions to all pods`},
 		{`{ingress: {enabled: true}}`, `ingress.hosts is empty`},
-		{`{autoscaling: {enabled: true, minReplicas: 60}}`, `autoscaling.minReplicas (60) is above autoscaling.maxReplicas (50)`},
+		{`{autoscaling: {enabled: true, minReplicas: 60}}`, `autoscaling.minReplicas (60) is greater than autoscaling.maxReplicas (50)`},
 		{`{autoscaling: {enabled: true, targets: {cpu: null, memory: null, requestsPerSecond: null}}}`, `autoscaling.targets is empty`},
 	} {
 		t.Run(tt.values, func(t *testing.T) {
 			_, err := install(t.Context(), loadChart(t), parseValues(t, tt.values), kubeVersion)
 			if err == nil {
-				t.Fatal("is taken")
+				t.Fatal("the values are accepted")
 			}
 			if !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("%v\ndoes not say %q", err, tt.want)
+				t.Errorf("%v\ndoes not contain %q", err, tt.want)
 			}
 			if strings.Contains(err.Error(), "hunter2") {
-				t.Errorf("repeats the password: %v", err)
+				t.Errorf("the error message contains the password: %v", err)
 			}
 		})
 	}
 }
 
-// wholes are objects that values.yaml explains as one: Kubernetes documents what
-// is in them.
+// wholes are objects that values.yaml documents as a whole. Kubernetes documents
+// their fields.
 var wholes = []string{
 	"resources", "probes.startup", "probes.liveness", "probes.readiness",
 	"podSecurityContext", "securityContext", "autoscaling.behavior",
@@ -89,11 +89,11 @@ var wholes = []string{
 type value struct {
 	path, comment string
 	node          *yamlv3.Node
-	section       bool // its keys have comments of their own
+	section       bool // its keys have their own comments
 }
 
-// documented returns the keys of values.yaml, depth first, and reports those
-// without a comment.
+// documented returns all keys of values.yaml in depth-first order. Keys without a
+// comment are test failures.
 func documented(t *testing.T) []value {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join(chartDir, "values.yaml"))
@@ -137,7 +137,7 @@ func comment(block string) string {
 	return strings.ReplaceAll(text, "\n# ", " ")
 }
 
-// schema is the part of a JSON schema that the tests look at.
+// schema contains the fields of a JSON schema that the tests use.
 type schema struct {
 	Description string             `json:"description"`
 	Type        any                `json:"type"`
@@ -146,7 +146,7 @@ type schema struct {
 	Additional  any                `json:"additionalProperties"`
 }
 
-// typeName is the type in words.
+// typeName returns the type as text.
 func (s *schema) typeName() string {
 	switch t := s.Type.(type) {
 	case string:
@@ -174,7 +174,7 @@ func readSchema(t *testing.T) *schema {
 	return &s
 }
 
-// at returns the schema of a path, or nil.
+// at returns the schema of the value with the given path, or nil.
 func (s *schema) at(path string) *schema {
 	for key := range strings.SplitSeq(path, ".") {
 		if s = s.Properties[key]; s == nil {
@@ -215,7 +215,7 @@ func TestSchemaMatchesValues(t *testing.T) {
 			t.Errorf("keys of %q (-values.yaml +values.schema.json):\n%s", parent, diff)
 		}
 		if s.Additional != false {
-			t.Errorf("%q takes keys that nobody reads: its additionalProperties must be false", parent)
+			t.Errorf("%q accepts unknown keys: its additionalProperties must be false", parent)
 		}
 	}
 
@@ -234,7 +234,8 @@ func TestSchemaMatchesValues(t *testing.T) {
 	described("", root)
 }
 
-// TestSchemaMatchesService compares what config takes with what the service reads.
+// TestSchemaMatchesService compares the keys of config with those that the service
+// accepts.
 func TestSchemaMatchesService(t *testing.T) {
 	raw, err := os.ReadFile("../sample-app/config.example.yaml")
 	if err != nil {
@@ -244,7 +245,7 @@ func TestSchemaMatchesService(t *testing.T) {
 	if err := yamlv3.Unmarshal(raw, &example); err != nil {
 		t.Fatal(err)
 	}
-	// The chart derives these from its ports.
+	// The chart derives these two from ports.
 	delete(example["server"], "listen")
 	delete(example["server"], "metrics_listen")
 	want, got := map[string][]string{}, map[string][]string{}
@@ -259,7 +260,7 @@ func TestSchemaMatchesService(t *testing.T) {
 	}
 }
 
-// TestReadme keeps the README's table in step with values.yaml.
+// TestReadme compares the table in README.md with values.yaml.
 func TestReadme(t *testing.T) {
 	const begin, end = "<!-- values: written by go test -update -->\n", "<!-- end of values -->"
 	root := readSchema(t)
@@ -290,7 +291,7 @@ func TestReadme(t *testing.T) {
 	head, rest, ok := strings.Cut(string(raw), begin)
 	_, tail, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
-		t.Fatalf("%s lacks the markers of the table", file)
+		t.Fatalf("%s does not contain the markers of the table", file)
 	}
 	golden(t, file, head+begin+"\n"+table.String()+"\n"+end+tail)
 }

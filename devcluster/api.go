@@ -17,14 +17,14 @@ import (
 	"time"
 )
 
-// api speaks to the API server as the administrator. The few requests needed
-// here do not warrant a client library of several hundred packages.
+// api sends requests to the API server as the administrator. client-go would
+// add several hundred packages for the few requests that are needed here.
 type api struct {
 	client *http.Client
 	server string
 }
 
-// apiError is the API server's own refusal.
+// apiError is an error response of the API server.
 type apiError struct {
 	code    int
 	message string
@@ -32,7 +32,8 @@ type apiError struct {
 
 func (e *apiError) Error() string { return fmt.Sprintf("%s (%d)", e.message, e.code) }
 
-// newAPI reads the administrator's certificate from the folder of them.
+// newAPI returns an api for the given server URL. It reads the administrator's
+// certificate from the directory pki.
 func newAPI(pki, server string) (*api, error) {
 	own, err := tls.LoadX509KeyPair(filepath.Join(pki, "admin.crt"), filepath.Join(pki, "admin.key"))
 	if err != nil {
@@ -40,7 +41,7 @@ func newAPI(pki, server string) (*api, error) {
 	}
 	ca, err := os.ReadFile(filepath.Join(pki, "ca.crt"))
 	if err != nil {
-		return nil, fmt.Errorf("reading the cluster's certificate: %w", err)
+		return nil, fmt.Errorf("reading the cluster's CA certificate: %w", err)
 	}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(ca)
@@ -50,7 +51,8 @@ func newAPI(pki, server string) (*api, error) {
 	}}, nil
 }
 
-// do sends a request and reads the answer into out, if out is not nil.
+// do sends a request and decodes the JSON response into out, unless out is nil.
+// A response with a status of 300 or above is an *apiError.
 func (a *api) do(ctx context.Context, method, path string, body, out any) error {
 	var reader io.Reader
 	if body != nil {
@@ -62,17 +64,17 @@ func (a *api) do(ctx context.Context, method, path string, body, out any) error 
 	}
 	request, err := http.NewRequestWithContext(ctx, method, a.server+path, reader)
 	if err != nil {
-		return fmt.Errorf("asking the API server: %w", err)
+		return fmt.Errorf("sending a request to the API server: %w", err)
 	}
 	request.Header.Set("Content-Type", "application/json")
 	response, err := a.client.Do(request)
 	if err != nil {
-		return fmt.Errorf("asking the API server: %w", err)
+		return fmt.Errorf("sending a request to the API server: %w", err)
 	}
 	defer response.Body.Close()
 	data, err := io.ReadAll(response.Body)
 	if err != nil {
-		return fmt.Errorf("reading the API server's answer: %w", err)
+		return fmt.Errorf("reading the API server's response: %w", err)
 	}
 	if response.StatusCode >= 300 {
 		var status struct{ Message string }
@@ -85,12 +87,12 @@ func (a *api) do(ctx context.Context, method, path string, body, out any) error 
 		return nil
 	}
 	if err := json.Unmarshal(data, out); err != nil {
-		return fmt.Errorf("reading the API server's answer: %w", err)
+		return fmt.Errorf("reading the API server's response: %w", err)
 	}
 	return nil
 }
 
-// create makes an object that may be there already.
+// create creates an object. It is not an error if the object already exists.
 func (a *api) create(ctx context.Context, path string, object any) error {
 	err := a.do(ctx, http.MethodPost, path, object, nil)
 	if refusal := (*apiError)(nil); errors.As(err, &refusal) && refusal.code == http.StatusConflict {
@@ -99,7 +101,8 @@ func (a *api) create(ctx context.Context, path string, object any) error {
 	return err
 }
 
-// eventually tries until it works, and says in the end what was in the way.
+// eventually calls try until it succeeds or ctx is done. At the deadline of ctx
+// it returns the error of the last complete attempt.
 func eventually(ctx context.Context, what string, try func(context.Context) error) error {
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
@@ -109,7 +112,8 @@ func eventually(ctx context.Context, what string, try func(context.Context) erro
 		if err == nil {
 			return nil
 		}
-		// A try cut short at the deadline says less than the one before it.
+		// An attempt that the deadline interrupted has a less useful error than
+		// the attempt before it.
 		if last == nil || ctx.Err() == nil {
 			last = err
 		}
@@ -118,16 +122,17 @@ func eventually(ctx context.Context, what string, try func(context.Context) erro
 			if cause := context.Cause(ctx); !errors.Is(cause, context.DeadlineExceeded) {
 				return cause
 			}
-			return fmt.Errorf("waiting for %s took too long: %w", what, last)
+			return fmt.Errorf("timed out waiting for %s: %w", what, last)
 		case <-tick.C:
 		}
 	}
 }
 
-// object is a Kubernetes object in JSON's terms.
+// object is a Kubernetes object as decoded JSON.
 type object = map[string]any
 
-// allowDNS gives CoreDNS what its kubernetes plugin reads.
+// allowDNS grants CoreDNS read access to the resources that its kubernetes
+// plugin watches.
 func allowDNS(ctx context.Context, a *api) error {
 	const group = "/apis/rbac.authorization.k8s.io/v1/"
 	meta := object{"name": "system:coredns"}
@@ -140,7 +145,7 @@ func allowDNS(ctx context.Context, a *api) error {
 		},
 	})
 	if err != nil {
-		return fmt.Errorf("allowing CoreDNS to read services: %w", err)
+		return fmt.Errorf("granting CoreDNS access to Services: %w", err)
 	}
 	err = a.create(ctx, group+"clusterrolebindings", object{
 		"metadata": meta,
@@ -148,12 +153,13 @@ func allowDNS(ctx context.Context, a *api) error {
 		"subjects": []object{{"kind": "User", "name": "system:coredns", "apiGroup": "rbac.authorization.k8s.io"}},
 	})
 	if err != nil {
-		return fmt.Errorf("allowing CoreDNS to read services: %w", err)
+		return fmt.Errorf("granting CoreDNS access to Services: %w", err)
 	}
 	return nil
 }
 
-// nodeReady fails with the kubelet's own reason while the node is not Ready.
+// nodeReady returns nil if the node is Ready. Otherwise the error is the message
+// of the node's Ready condition.
 func nodeReady(ctx context.Context, a *api, name string) error {
 	var node struct {
 		Status struct {
@@ -171,5 +177,5 @@ func nodeReady(ctx context.Context, a *api, name string) error {
 			return errors.New(condition.Message)
 		}
 	}
-	return errors.New("the node has not said anything yet")
+	return errors.New("the kubelet has not reported the status of the node yet")
 }

@@ -21,41 +21,53 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// poll is how often something that cannot be watched is looked at again.
+// poll is the interval between two checks of something that cannot be watched.
 const poll = 100 * time.Millisecond
 
-// Cluster is one named cluster and where its state lies. Holding a Cluster
-// says nothing about whether it runs.
+// Cluster identifies a cluster by its name and its state directory. The
+// cluster may be running, stopped, or never have existed.
 type Cluster struct {
 	Name string
-	Dir  string // its state folder; gone when the cluster is down
+	// Dir is the cluster's state directory. It does not exist while the
+	// cluster is stopped.
+	Dir string
 }
 
-// Process names a process for good: the kernel gives pids out again, a pid
-// together with its start time never.
+// Process identifies a process. The kernel reuses process IDs, but no two
+// processes have the same ID and the same start time.
 type Process struct {
-	PID   int    `json:"pid"`
-	Start uint64 `json:"start"` // in clock ticks since the machine's boot
+	PID int `json:"pid"`
+	// Start is the start time in clock ticks since the machine booted.
+	Start uint64 `json:"start"`
 }
 
-// Record is what a running cluster leaves in its state folder for the
-// commands that come later.
+// Record is the content of cluster.json in the state directory, from which
+// later commands learn about a running cluster.
 type Record struct {
-	Name       string    `json:"name"`
-	Host       Process   `json:"host"` // outside: forwards, supervises Init
-	Init       Process   `json:"init"` // the first process of the node's namespaces
-	Started    time.Time `json:"started"`
-	Ready      bool      `json:"ready"`  // up saw everything answer
-	Listen     string    `json:"listen"` // the host's address of the API server
-	Port       int       `json:"port"`
-	Network    Network   `json:"network"`
-	Registries []string  `json:"registries"`
-	Services   []string  `json:"services,omitempty"`
-	Programs   string    `json:"programs"` // the folder they were started from
-	Versions   Versions  `json:"versions"`
+	Name string `json:"name"`
+	// Host is the process in the host's namespaces, which forwards
+	// connections and supervises Init.
+	Host Process `json:"host"`
+	// Init is the first process in the node's namespaces.
+	Init    Process   `json:"init"`
+	Started time.Time `json:"started"`
+	// Ready is set once every part of the cluster has answered.
+	Ready bool `json:"ready"`
+	// Listen and Port are the API server's IP address and port on the host.
+	Listen  string  `json:"listen"`
+	Port    int     `json:"port"`
+	Network Network `json:"network"`
+	// Registries are the host's registries that the node pulls from, as
+	// HOST:PORT.
+	Registries []string `json:"registries"`
+	// Services are the backing services that accept connections.
+	Services []string `json:"services,omitempty"`
+	// Programs is the directory of the programs that the node runs.
+	Programs string   `json:"programs"`
+	Versions Versions `json:"versions"`
 }
 
-// Versions of what the node runs.
+// Versions are the versions of the programs that the node runs.
 type Versions struct {
 	Kubernetes string `json:"kubernetes"`
 	Etcd       string `json:"etcd"`
@@ -63,27 +75,29 @@ type Versions struct {
 	Containerd string `json:"containerd"`
 }
 
-// nameRule keeps names usable as a node's name and a folder's.
+// nameRule ensures that a cluster's name is valid as the name of a node and of
+// a directory.
 var nameRule = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
 
-// newCluster checks the name and fixes where the state lies.
+// newCluster validates the name and returns the cluster with that name in the
+// state directory.
 func newCluster(stateDir, name string) (*Cluster, error) {
 	if !nameRule.MatchString(name) {
-		return nil, usageError{fmt.Errorf("the cluster's name %q must be at most 40 of a-z, 0-9 and -, with a letter or digit at both ends", name)}
+		return nil, usageError{fmt.Errorf("invalid cluster name %q: it must be at most 40 characters of a-z, 0-9 and -, and must start and end with a letter or digit", name)}
 	}
 	dir, err := filepath.Abs(filepath.Join(stateDir, name))
 	if err != nil {
-		return nil, fmt.Errorf("finding the state folder: %w", err)
+		return nil, fmt.Errorf("finding the state directory: %w", err)
 	}
 	return &Cluster{Name: name, Dir: dir}, nil
 }
 
-// Path joins onto the state folder.
+// Path returns a path in the state directory.
 func (c *Cluster) Path(elem ...string) string {
 	return filepath.Join(append([]string{c.Dir}, elem...)...)
 }
 
-// Context is the name of the kubeconfig's cluster, context and user.
+// Context returns the name of the cluster, context and user in the kubeconfig.
 func (c *Cluster) Context() string {
 	if c.Name == defaultName {
 		return defaultName
@@ -91,25 +105,26 @@ func (c *Cluster) Context() string {
 	return defaultName + "-" + c.Name
 }
 
-// tag tells apart clusters of one name in different state folders wherever
-// the kernel has a single space of names.
+// tag distinguishes clusters that have the same name but different state
+// directories, in names that must be unique on the machine.
 func (c *Cluster) tag() string {
 	h := fnv.New32a()
 	h.Write([]byte(c.Dir))
 	return fmt.Sprintf("%08x", h.Sum32())
 }
 
-// Link is the host's end of the node's network cable.
+// Link returns the name of the host's network interface to the node.
 func (c *Cluster) Link() string { return "dc-" + c.tag() }
 
-// Cgroup is the parent of all of the cluster's pods, in every hierarchy.
+// Cgroup returns the path of the parent cgroup of all pods, which is the same
+// in every cgroup hierarchy.
 func (c *Cluster) Cgroup() string { return "/devcluster-" + c.Name + "-" + c.tag() }
 
-// Kubeconfig is the path of the administrator's kubeconfig.
+// Kubeconfig returns the path of the administrator's kubeconfig.
 func (c *Cluster) Kubeconfig() string { return c.Path("kubeconfig") }
 
-// Record reads what the cluster says of itself; fs.ErrNotExist if it never
-// came as far.
+// Record reads the cluster's record. The error is fs.ErrNotExist if the
+// cluster is stopped or has not yet written a record.
 func (c *Cluster) Record() (*Record, error) {
 	data, err := os.ReadFile(c.Path("cluster.json"))
 	if err != nil {
@@ -122,7 +137,7 @@ func (c *Cluster) Record() (*Record, error) {
 	return &r, nil
 }
 
-// Write replaces the record in one step.
+// Write replaces the cluster's record atomically.
 func (c *Cluster) Write(r *Record) error {
 	data, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
@@ -131,28 +146,31 @@ func (c *Cluster) Write(r *Record) error {
 	return writeFile(c.Path("cluster.json"), data, 0o644)
 }
 
-// Failure is what the node said when it stopped of itself, or "".
+// Failure returns the error with which the node stopped, or "" if the node has
+// not failed.
 func (c *Cluster) Failure() string {
 	data, _ := os.ReadFile(c.Path("failure"))
 	return strings.TrimSpace(string(data))
 }
 
-// Lock takes the state folder for one command that changes the cluster, and
-// makes the folder if need be. A lock on the folder itself leaves no lock
-// file behind when the folder goes.
+// Lock locks the state directory, and creates it if it does not exist, so that
+// only one command at a time changes the cluster. The lock is on the directory
+// itself, so no lock file remains after the directory has been removed. If
+// another command holds the lock, Lock calls waiting once, unless it is nil,
+// and waits until the lock is free or ctx is done.
 func (c *Cluster) Lock(ctx context.Context, waiting func()) (unlock func(), err error) {
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
 	for {
 		if err := os.MkdirAll(c.Dir, 0o700); err != nil {
-			return nil, fmt.Errorf("making the state folder: %w", err)
+			return nil, fmt.Errorf("creating the state directory: %w", err)
 		}
 		dir, err := os.Open(c.Dir)
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // a down removed it in between
+			continue // devcluster down has just removed it
 		}
 		if err != nil {
-			return nil, fmt.Errorf("opening the state folder: %w", err)
+			return nil, fmt.Errorf("opening the state directory: %w", err)
 		}
 		err = unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
@@ -174,23 +192,25 @@ func (c *Cluster) Lock(ctx context.Context, waiting func()) (unlock func(), err 
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("waiting for another command on cluster %s: %w", c.Name, context.Cause(ctx))
+			return nil, fmt.Errorf("waiting for another devcluster command on cluster %s to finish: %w", c.Name, context.Cause(ctx))
 		case <-tick.C:
 		}
 	}
 }
 
-// identify reads the start time that makes a pid a name.
+// identify returns the process with the given process ID. A zombie is an
+// error.
 func identify(pid int) (Process, error) {
 	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {
 		return Process{}, fmt.Errorf("identifying process %d: %w", pid, err)
 	}
-	// The command's name may hold blanks and brackets; the last bracket ends it.
+	// The command name may contain spaces and parentheses. It ends at the last
+	// closing parenthesis.
 	end := bytes.LastIndexByte(data, ')')
 	fields := strings.Fields(string(data[end+1:]))
 	if end < 0 || len(fields) < 20 {
-		return Process{}, fmt.Errorf("identifying process %d: its stat has %d fields", pid, len(fields))
+		return Process{}, fmt.Errorf("identifying process %d: its stat file has only %d fields", pid, len(fields))
 	}
 	start, err := strconv.ParseUint(fields[19], 10, 64)
 	if err != nil {
@@ -202,7 +222,7 @@ func identify(pid int) (Process, error) {
 	return Process{PID: pid, Start: start}, nil
 }
 
-// Alive says whether this very process still runs.
+// Alive reports whether the process is still running.
 func (p Process) Alive() bool {
 	if p.PID <= 0 {
 		return false
@@ -211,7 +231,9 @@ func (p Process) Alive() bool {
 	return err == nil && now == p
 }
 
-// Stop asks with SIGTERM, then kills, and returns when the process is gone.
+// Stop sends SIGTERM to the process, sends SIGKILL if the process is still
+// running after the grace period, and returns when the process has ended. It
+// returns nil if the process is not running.
 func (p Process) Stop(grace time.Duration) error {
 	if !p.Alive() {
 		return nil
@@ -221,7 +243,8 @@ func (p Process) Stop(grace time.Duration) error {
 		return fmt.Errorf("opening process %d: %w", p.PID, err)
 	}
 	defer unix.Close(fd)
-	if !p.Alive() { // it may have ended before the descriptor held it
+	// The process may have ended, and its ID been reused, before PidfdOpen.
+	if !p.Alive() {
 		return nil
 	}
 	for _, step := range []struct {
@@ -233,7 +256,8 @@ func (p Process) Stop(grace time.Duration) error {
 		}
 		deadline := time.Now().Add(step.wait)
 		for left := step.wait; left > 0; left = time.Until(deadline) {
-			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+			watched := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}} //nolint:gosec // file descriptors fit into 32 bits
+			n, err := unix.Poll(watched, int(left.Milliseconds())+1)
 			if n > 0 {
 				return nil
 			}
@@ -242,16 +266,16 @@ func (p Process) Stop(grace time.Duration) error {
 			}
 		}
 	}
-	return fmt.Errorf("process %d does not end, even killed", p.PID)
+	return fmt.Errorf("process %d is still running after SIGKILL", p.PID)
 }
 
-// writeFile replaces a file in one step, so that no reader sees half of it.
+// writeFile replaces a file atomically, so that no reader sees a part of it.
 func writeFile(path string, data []byte, mode fs.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
-	defer os.Remove(f.Name()) // gone already once renamed
+	defer os.Remove(f.Name()) // after the rename it no longer exists
 	_, err = f.Write(data)
 	err = errors.Join(err, f.Chmod(mode), f.Close())
 	if err == nil {

@@ -28,23 +28,24 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// The annotations an archive's images carry their names in: the first is
-// containerd's own, the second the OCI layout's.
+// The annotations that hold the name of an image in an OCI layout: the first is
+// specific to containerd, the second is part of the OCI specification.
 const (
 	containerdName = "io.containerd.image.name"
 	layoutName     = "org.opencontainers.image.ref.name"
 )
 
-// file is one entry of a layer.
+// file is one entry of a layer. It is a directory if dir is set, a symbolic link
+// if target is not empty, and a regular file otherwise.
 type file struct {
 	path   string
 	mode   int64
 	data   []byte
-	target string // of a symbolic link
+	target string
 	dir    bool
 }
 
-// newImage makes an image of one layer.
+// newImage returns an image with one layer that contains the files.
 func newImage(files []file, config v1.Config) (v1.Image, error) {
 	var archive bytes.Buffer
 	w := tar.NewWriter(&archive)
@@ -57,36 +58,38 @@ func newImage(files []file, config v1.Config) (v1.Image, error) {
 			header.Typeflag, header.Linkname = tar.TypeSymlink, f.target
 		}
 		if err := w.WriteHeader(header); err != nil {
-			return nil, fmt.Errorf("making a layer: %s: %w", f.path, err)
+			return nil, fmt.Errorf("creating an image layer: %s: %w", f.path, err)
 		}
 		if _, err := w.Write(f.data); err != nil {
-			return nil, fmt.Errorf("making a layer: %s: %w", f.path, err)
+			return nil, fmt.Errorf("creating an image layer: %s: %w", f.path, err)
 		}
 	}
 	if err := w.Close(); err != nil {
-		return nil, fmt.Errorf("making a layer: %w", err)
+		return nil, fmt.Errorf("creating an image layer: %w", err)
 	}
-	// Uncompressed: it is written and read once, on this machine.
+	// Compression would not pay off: the layer is written and read only once, on
+	// this machine.
 	layer := static.NewLayer(archive.Bytes(), types.OCIUncompressedLayer)
 	base := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	image, err := mutate.AppendLayers(base, layer)
 	if err != nil {
-		return nil, fmt.Errorf("making an image: %w", err)
+		return nil, fmt.Errorf("creating an image: %w", err)
 	}
 	about, err := image.ConfigFile()
 	if err != nil {
-		return nil, fmt.Errorf("making an image: %w", err)
+		return nil, fmt.Errorf("creating an image: %w", err)
 	}
 	about = about.DeepCopy()
 	about.OS, about.Architecture, about.Config = "linux", runtime.GOARCH, config
 	return mutate.ConfigFile(image, about)
 }
 
-// programImage is an image of a single static program.
+// programImage returns an image that contains only the statically linked
+// program at path.
 func programImage(path string) (v1.Image, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("reading an image's program: %w", err)
+		return nil, fmt.Errorf("reading the program of an image: %w", err)
 	}
 	entry := "/" + filepath.Base(path)
 	return newImage([]file{{path: entry, mode: 0o755, data: data}}, v1.Config{Entrypoint: []string{entry}, User: "65535:65535"})
@@ -100,8 +103,8 @@ func importPause(ctx context.Context, c *Cluster, r *Record) error {
 	return importImage(ctx, c, r, pauseImage, image)
 }
 
-// importImage puts an image, or an index of several, into the node's
-// containerd.
+// importImage imports an image, or an index of images, into the node's
+// containerd under the given name.
 func importImage(ctx context.Context, c *Cluster, r *Record, name string, image partial.WithRawManifest) error {
 	temp, err := os.MkdirTemp(c.Dir, "import-")
 	if err != nil {
@@ -118,7 +121,7 @@ func importImage(ctx context.Context, c *Cluster, r *Record, name string, image 
 		case v1.ImageIndex:
 			err = to.AppendIndex(image, named)
 		default:
-			err = fmt.Errorf("%T is no image", image)
+			err = fmt.Errorf("%T is not an image", image)
 		}
 	}
 	if err != nil {
@@ -131,8 +134,8 @@ func importImage(ctx context.Context, c *Cluster, r *Record, name string, image 
 	return importArchive(ctx, c, r, archive)
 }
 
-// importArchive has containerd's own client import the archive, over the
-// socket in the node's mounts.
+// importArchive imports the archive with containerd's client ctr. The client
+// connects to the socket in the node's mount namespace through /proc.
 func importArchive(ctx context.Context, c *Cluster, r *Record, archive string) error {
 	ctr, err := lookPath("ctr")
 	if err != nil {
@@ -148,7 +151,7 @@ func importArchive(ctx context.Context, c *Cluster, r *Record, archive string) e
 	return nil
 }
 
-// pack writes the folder as a tar archive.
+// pack writes the contents of the directory to a tar archive.
 func pack(dir, archive string) error {
 	f, err := os.Create(archive)
 	if err != nil {
@@ -159,8 +162,9 @@ func pack(dir, archive string) error {
 	return errors.Join(err, w.Close(), f.Close())
 }
 
-// load puts an image from a layout folder, an archive or a registry on this
-// machine into the node, and returns the names it has there.
+// load loads an image from an OCI layout, an archive or a registry on this
+// machine into the node, and returns its name there. An empty as keeps the name
+// that the image has in its source.
 func load(ctx context.Context, c *Cluster, r *Record, from, as string) (string, error) {
 	info, err := os.Stat(from)
 	switch {
@@ -177,7 +181,7 @@ func load(ctx context.Context, c *Cluster, r *Record, from, as string) (string, 
 func loadLayout(ctx context.Context, c *Cluster, r *Record, dir, as string) (string, error) {
 	from, err := layout.FromPath(dir)
 	if err != nil {
-		return "", usageError{fmt.Errorf("%s is no OCI image layout: %w", dir, err)}
+		return "", usageError{fmt.Errorf("%s is not an OCI image layout: %w", dir, err)}
 	}
 	index, err := from.ImageIndex()
 	if err != nil {
@@ -188,7 +192,7 @@ func loadLayout(ctx context.Context, c *Cluster, r *Record, dir, as string) (str
 		return "", fmt.Errorf("reading the layout %s: %w", dir, err)
 	}
 	if len(manifest.Manifests) != 1 {
-		return "", usageError{fmt.Errorf("the layout %s holds %d images; load takes one", dir, len(manifest.Manifests))}
+		return "", usageError{fmt.Errorf("the layout %s contains %d images, but load takes exactly one", dir, len(manifest.Manifests))}
 	}
 	one := manifest.Manifests[0]
 	for _, annotation := range []string{containerdName, layoutName} {
@@ -213,9 +217,9 @@ func loadLayout(ctx context.Context, c *Cluster, r *Record, dir, as string) (str
 
 func loadArchive(ctx context.Context, c *Cluster, r *Record, path, as string) (string, error) {
 	manifest, err := tarball.LoadManifest(func() (io.ReadCloser, error) { return os.Open(path) })
-	if err == nil { // as docker save writes
+	if err == nil { // the format that docker save writes
 		if len(manifest) != 1 {
-			return "", usageError{fmt.Errorf("the archive %s holds %d images; load takes one", path, len(manifest))}
+			return "", usageError{fmt.Errorf("the archive %s contains %d images, but load takes exactly one", path, len(manifest))}
 		}
 		if as == "" && len(manifest[0].RepoTags) > 0 {
 			as = manifest[0].RepoTags[0]
@@ -229,7 +233,7 @@ func loadArchive(ctx context.Context, c *Cluster, r *Record, path, as string) (s
 		}
 		return as, importImage(ctx, c, r, as, image)
 	}
-	// Otherwise it is a packed layout.
+	// Otherwise it must be an archive of an OCI layout.
 	temp, err := os.MkdirTemp(c.Dir, "load-")
 	if err != nil {
 		return "", fmt.Errorf("unpacking %s: %w", path, err)
@@ -241,7 +245,8 @@ func loadArchive(ctx context.Context, c *Cluster, r *Record, path, as string) (s
 	return loadLayout(ctx, c, r, temp, as)
 }
 
-// unpack extracts the plain files of an archive, none outside the folder.
+// unpack extracts the regular files of an archive. It never writes outside the
+// directory.
 func unpack(archive, dir string) error {
 	f, err := os.Open(archive)
 	if err != nil {
@@ -272,7 +277,7 @@ func unpack(archive, dir string) error {
 		if err != nil {
 			return err
 		}
-		_, err = io.Copy(to, r)
+		_, err = io.CopyN(to, r, header.Size)
 		if err := errors.Join(err, to.Close()); err != nil {
 			return err
 		}
@@ -282,10 +287,10 @@ func unpack(archive, dir string) error {
 func loadRemote(ctx context.Context, c *Cluster, r *Record, from, as string) (string, error) {
 	ref, err := name.ParseReference(from)
 	if err != nil {
-		return "", usageError{fmt.Errorf("%s is no folder, no archive and no image reference: %w", from, err)}
+		return "", usageError{fmt.Errorf("%s is neither a directory, nor an archive, nor an image reference: %w", from, err)}
 	}
 	if host := ref.Context().RegistryStr(); !strings.HasPrefix(host, "127.0.0.1:") && !strings.HasPrefix(host, "localhost:") {
-		return "", usageError{fmt.Errorf("%s: no such file, and as a reference it is not in a registry on 127.0.0.1", from)}
+		return "", usageError{fmt.Errorf("%s does not exist as a file, and as an image reference it does not name a registry on 127.0.0.1", from)}
 	}
 	if as == "" {
 		as = ref.Name()
@@ -306,14 +311,15 @@ func loadRemote(ctx context.Context, c *Cluster, r *Record, from, as string) (st
 	return as, importImage(ctx, c, r, as, image)
 }
 
-// fullName is how the kubelet asks for an image: with registry and tag.
+// fullName returns the name by which the kubelet asks for an image: with its
+// registry and tag.
 func fullName(image string) (string, error) {
 	if image == "" {
-		return "", usageError{errors.New("the image carries no name; give it one with --as, such as --as app:dev")}
+		return "", usageError{errors.New("the image has no name; set one with --as, for example --as app:dev")}
 	}
 	ref, err := name.ParseReference(image, name.WithDefaultRegistry("docker.io"))
 	if err != nil {
-		return "", usageError{fmt.Errorf("the image's name: %w", err)}
+		return "", usageError{fmt.Errorf("invalid image name: %w", err)}
 	}
 	return ref.Name(), nil
 }

@@ -20,52 +20,64 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// event is a line from the node to its host process, and from there to the
-// up that waits for it.
+// event is a progress message, encoded as one line of JSON. The node's first
+// process sends it to the host process, which forwards it to the "devcluster up"
+// that waits for it.
 type event struct {
-	Step  string `json:"step,omitempty"`  // done just now
-	Error string `json:"error,omitempty"` // the node stops because of this
-	Ready bool   `json:"ready,omitempty"` // every server runs
+	// Step says what has just been completed.
+	Step string `json:"step,omitempty"`
+	// Error is the reason why the node stops.
+	Error string `json:"error,omitempty"`
+	// Ready says that all servers have been started.
+	Ready bool `json:"ready,omitempty"`
 }
 
-// Descriptors the node's first process is started with.
+// File descriptors of the node's first process.
 const (
-	gateFD   = 3 // a byte opens it; its end means the host process is gone
+	// gateFD is a pipe from the host process. The node starts when it receives
+	// one byte, and stops when the pipe is closed because the host process has
+	// ended.
+	gateFD = 3
+	// eventsFD is a pipe to the host process for events.
 	eventsFD = 4
 )
 
-// searchPath has the distribution's programs before any of the machine's own.
+// searchPath is the node's PATH. The programs of the distribution come before
+// those that were installed locally.
 const searchPath = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
 
-// supervisor starts the servers and reaps every process of the node.
+// supervisor starts the servers and reaps all processes of the node.
 type supervisor struct {
 	mu      sync.Mutex
 	running map[int]string
 	fail    context.CancelCauseFunc
 }
 
-// nodeInit is the first process of the node's namespaces. It returns only
+// nodeInit runs the first process in the node's namespaces. It returns only
 // when the node has failed.
-func nodeInit(c *Cluster) error {
+func nodeInit(ctx context.Context, c *Cluster) error {
 	gate, events := os.NewFile(gateFD, "gate"), json.NewEncoder(os.NewFile(eventsFD, "events"))
 	unix.CloseOnExec(gateFD)
 	unix.CloseOnExec(eventsFD)
-	err := startNode(c, gate, events)
-	// Nobody listening is no reason to fail differently.
+	err := startNode(ctx, c, gate, events)
+	// If the event cannot be sent, the host process has already ended, and the
+	// first error is the one to return.
 	_ = events.Encode(event{Error: err.Error()})
 	return err
 }
 
-func startNode(c *Cluster, gate io.Reader, events *json.Encoder) error {
+// startNode starts the node as soon as the gate opens, and returns the error
+// with which the node stops.
+func startNode(ctx context.Context, c *Cluster, gate io.Reader, events *json.Encoder) error {
 	if _, err := io.ReadFull(gate, make([]byte, 1)); err != nil {
-		return errors.New("the host process ended before the node began")
+		return errors.New("the host process ended before the node started")
 	}
-	ctx, fail := context.WithCancelCause(context.Background())
+	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	go func() {
-		// Nothing more is ever sent: this returns when the other end closes.
+		// The host process sends nothing more, so this returns when it ends.
 		_, _ = gate.Read(make([]byte, 1))
-		fail(errors.New("the host process has gone"))
+		fail(errors.New("the host process has ended"))
 	}()
 
 	r, err := c.Record()
@@ -73,75 +85,82 @@ func startNode(c *Cluster, gate io.Reader, events *json.Encoder) error {
 		return fmt.Errorf("reading the cluster's record: %w", err)
 	}
 	if err := unix.Sethostname([]byte(c.Name)); err != nil {
-		return fmt.Errorf("naming the node: %w", err)
+		return fmt.Errorf("setting the node's host name: %w", err)
 	}
 	if err := mountNode(c, r.Programs); err != nil {
 		return err
 	}
 	if err := os.Setenv("PATH", searchPath); err != nil {
-		return fmt.Errorf("setting the search path: %w", err)
+		return fmt.Errorf("setting PATH: %w", err)
 	}
 	s := &supervisor{running: map[int]string{}, fail: fail}
 	children := make(chan os.Signal, 1)
 	s.watch(children)
-
-	all := servers(c, r)
-	say := func(step string) error {
-		return events.Encode(event{Step: step})
-	}
-	for _, name := range []string{"etcd", "containerd"} {
-		if err := s.start(all[name]); err != nil {
-			return err
-		}
-	}
-	if err := eventually(ctx, "containerd", dials("unix", containerdSocket)); err != nil {
-		return err
-	}
-	if err := say("containerd answers"); err != nil {
-		return err
-	}
-	if err := eventually(ctx, "etcd", dials("tcp", "127.0.0.1:2379")); err != nil {
-		return err
-	}
-	if err := say("etcd answers"); err != nil {
-		return err
-	}
-	if err := s.start(all["kube-apiserver"]); err != nil {
-		return err
-	}
-	a, err := newAPI(filepath.Join(insideState, "pki"), "https://127.0.0.1:6443")
-	if err != nil {
-		return err
-	}
-	err = eventually(ctx, "the API server", func(ctx context.Context) error {
-		// The answer is the text "ok", so it is not decoded.
-		return a.do(ctx, http.MethodGet, "/readyz", nil, nil)
-	})
-	if err != nil {
-		return err
-	}
-	if err := say("the API server answers"); err != nil {
-		return err
-	}
-	for _, name := range []string{"kubelet", "kube-controller-manager", "kube-scheduler", "kube-proxy"} {
-		if err := s.start(all[name]); err != nil {
-			return err
-		}
-	}
-	if err := eventually(ctx, "CoreDNS's rights", func(ctx context.Context) error { return allowDNS(ctx, a) }); err != nil {
-		return err
-	}
-	if err := s.start(all["coredns"]); err != nil {
+	if err := s.startServers(ctx, servers(c, r), events); err != nil {
 		return err
 	}
 	if err := events.Encode(event{Ready: true}); err != nil {
-		return fmt.Errorf("telling the host process: %w", err)
+		return fmt.Errorf("reporting to the host process: %w", err)
 	}
 	<-ctx.Done()
 	return context.Cause(ctx)
 }
 
-// dials tries whether anybody accepts connections there.
+// startServers starts each server as soon as the servers that it depends on
+// answer.
+func (s *supervisor) startServers(ctx context.Context, all map[string]server, events *json.Encoder) error {
+	if err := s.startAll(all, "etcd", "containerd"); err != nil {
+		return err
+	}
+	if err := answers(ctx, events, "containerd", dials("unix", containerdSocket)); err != nil {
+		return err
+	}
+	if err := answers(ctx, events, "etcd", dials("tcp", "127.0.0.1:2379")); err != nil {
+		return err
+	}
+	if err := s.startAll(all, "kube-apiserver"); err != nil {
+		return err
+	}
+	a, err := newAPI(filepath.Join(insideState, "pki"), nodeServer)
+	if err != nil {
+		return err
+	}
+	err = answers(ctx, events, "the API server", func(ctx context.Context) error {
+		// The body of the response is the text "ok", which is not JSON.
+		return a.do(ctx, http.MethodGet, "/readyz", nil, nil)
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.startAll(all, "kubelet", "kube-controller-manager", "kube-scheduler", "kube-proxy"); err != nil {
+		return err
+	}
+	err = eventually(ctx, "CoreDNS to be granted access", func(ctx context.Context) error { return allowDNS(ctx, a) })
+	if err != nil {
+		return err
+	}
+	return s.startAll(all, "coredns")
+}
+
+// startAll starts the named servers.
+func (s *supervisor) startAll(all map[string]server, names ...string) error {
+	for _, name := range names {
+		if err := s.start(all[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// answers waits until a server answers, and reports it as an event.
+func answers(ctx context.Context, events *json.Encoder, what string, try func(context.Context) error) error {
+	if err := eventually(ctx, what+" to answer", try); err != nil {
+		return err
+	}
+	return events.Encode(event{Step: what + " answers"})
+}
+
+// dials returns a function that succeeds if the address accepts connections.
 func dials(network, address string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, network, address)
@@ -152,7 +171,8 @@ func dials(network, address string) func(context.Context) error {
 	}
 }
 
-// start runs a server with its own log; it fails the node when it ends.
+// start starts a server that writes to its own log file. When the server ends,
+// the node fails.
 func (s *supervisor) start(one server) error {
 	program, err := exec.LookPath(one.argv[0])
 	if err != nil {
@@ -168,9 +188,9 @@ func (s *supervisor) start(one server) error {
 		return fmt.Errorf("starting %s: %w", one.name, err)
 	}
 	defer null.Close()
-	// Held over the start, so that a server that ends at once is known by
-	// then. os/exec would wait for the process itself, which here the reaper
-	// must do.
+	// The lock is held during the start, so that watch finds the server in
+	// running even if it ends immediately. os/exec cannot be used, because it
+	// would wait for the process itself, and here watch must do that.
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	process, err := os.StartProcess(program, one.argv, &os.ProcAttr{
@@ -185,8 +205,8 @@ func (s *supervisor) start(one server) error {
 
 func logFile(name string) string { return filepath.Join("/var/log", name+".log") }
 
-// watch reaps every child, as the first process of a process namespace must;
-// a server among them ends the node.
+// watch reaps all child processes, which is the duty of the first process in a
+// process namespace. If one of them is a server, the node fails.
 func (s *supervisor) watch(children chan os.Signal) {
 	signal.Notify(children, unix.SIGCHLD)
 	go func() {
@@ -210,7 +230,7 @@ func (s *supervisor) watch(children chan os.Signal) {
 				if status.Signaled() {
 					how = "signal: " + status.Signal().String()
 				}
-				s.fail(fmt.Errorf("%s ended (%s); its last words:\n%s", name, how, lastLines(logFile(name), 12)))
+				s.fail(fmt.Errorf("%s ended (%s); the last lines of its log:\n%s", name, how, lastLines(logFile(name), 12)))
 			}
 		}
 	}()

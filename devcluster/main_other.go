@@ -1,6 +1,7 @@
 //go:build !linux
 
-// Command devcluster runs a real one-node Kubernetes, on Linux.
+// Command devcluster runs a real single-node Kubernetes cluster. It works only
+// on Linux.
 package main
 
 import (
@@ -9,6 +10,6 @@ import (
 )
 
 func main() {
-	fmt.Fprintln(os.Stderr, "devcluster: it needs Linux's namespaces; elsewhere use a cluster you have, by its kubeconfig")
+	fmt.Fprintln(os.Stderr, "devcluster: this program runs only on Linux; on other systems use an existing cluster through its kubeconfig")
 	os.Exit(2)
 }

@@ -15,15 +15,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Where things lie inside the node.
+// Paths inside the node.
 const (
 	insideState      = "/run/devcluster"
 	containerdSocket = "/run/containerd/containerd.sock"
 )
 
-// nodeFolders of the state folder become the node's own, at the places the
-// servers expect them.
-func nodeFolders() map[string]string {
+// nodeDirs returns the subdirectories of the state directory that are mounted
+// in the node, each with the path where the servers expect it.
+func nodeDirs() map[string]string {
 	return map[string]string{
 		"kubelet":    "/var/lib/kubelet",
 		"containerd": "/var/lib/containerd",
@@ -32,8 +32,9 @@ func nodeFolders() map[string]string {
 	}
 }
 
-// wantedSettings are the kernel settings the kubelet insists on and would
-// change for the whole machine. It finds files that say they are so already.
+// wantedSettings returns the kernel settings that the kubelet requires. It would
+// change them for the whole machine, so devcluster mounts a file with the
+// required value over each of them.
 func wantedSettings() map[string]string {
 	return map[string]string{
 		"vm/overcommit_memory":      "1",
@@ -45,22 +46,37 @@ func wantedSettings() map[string]string {
 	}
 }
 
-// mountNode turns the fresh mount namespace of the calling process into the
-// node's: what the servers write ends up on a tmpfs or in the state folder,
-// and nothing of it is visible to the host.
+// mountNode sets up the mount namespace of the calling process for the node.
+// Everything that the servers write goes to a tmpfs or to the state directory.
+// The host sees none of these mounts.
 func mountNode(c *Cluster, programs string) error {
 	m := &mounter{}
-	// Cut off from the host, and nothing of the host's can be written.
+	// The host's mounts become read-only here, and mounts no longer propagate
+	// between this namespace and the host.
 	m.attributes("/", unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY, Propagation: unix.MS_PRIVATE})
-	writable := unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}
+	if err := m.mountTemporary(c, programs); err != nil {
+		return err
+	}
+	m.mountProc()
+	m.mountSys()
+	m.mountData()
+	// Mounts propagate within the node, so that the kubelet can pass mounts to
+	// the containers that ask for them. This must come last: otherwise unmounting
+	// a directory above would also unmount its copies.
+	m.mount("", "/", "", unix.MS_REC|unix.MS_SHARED, "")
+	return m.err
+}
 
-	// These folders may themselves lie below one that is about to be covered,
-	// so they are held by descriptors.
+// mountTemporary mounts the tmpfs of /run and /tmp, and in /run the state
+// directory and the programs.
+func (m *mounter) mountTemporary(c *Cluster, programs string) error {
+	// The tmpfs may cover these directories themselves, so they are opened
+	// first and then mounted by file descriptor.
 	held := map[string]*os.File{}
 	for target, source := range map[string]string{insideState: c.Dir, insideBin: programs} {
 		dir, err := os.Open(source)
 		if err != nil {
-			return fmt.Errorf("opening a folder for the node: %w", err)
+			return fmt.Errorf("opening a directory for the node: %w", err)
 		}
 		defer dir.Close()
 		held[target] = dir
@@ -71,11 +87,15 @@ func mountNode(c *Cluster, programs string) error {
 		m.mkdir(target)
 		m.mount(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()), target, "", unix.MS_BIND, "")
 	}
-	m.attributes(insideState, writable)
+	m.attributes(insideState, writable())
+	return nil
+}
 
-	// /proc of the new process namespace. Kernel settings are the whole
-	// machine's: the kubelet and privileged pods may not change them. Those
-	// of the network are the node's own.
+// mountProc mounts the /proc of the node's process namespace. Kernel settings
+// apply to the whole machine, so neither the kubelet nor privileged pods may
+// change them. The network settings belong to the node's network namespace and
+// stay writable.
+func (m *mounter) mountProc() {
 	m.mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	m.mkdir("/run/proc-net")
 	m.mount("/proc/sys/net", "/run/proc-net", "", unix.MS_BIND, "")
@@ -90,35 +110,41 @@ func mountNode(c *Cluster, programs string) error {
 		}
 		m.mount(file, filepath.Join("/proc/sys", name), "", unix.MS_BIND, "")
 	}
+	m.unmount("/run/proc-net")
+}
 
-	// /sys shows the network interfaces of whoever mounted it.
+// mountSys mounts a new /sys, which shows the interfaces of the network
+// namespace in which it is mounted. The cgroup hierarchies stay writable.
+func (m *mounter) mountSys() {
 	m.mkdir("/run/cgroup")
 	m.mount("/sys/fs/cgroup", "/run/cgroup", "", unix.MS_BIND|unix.MS_REC, "")
-	m.attributes("/run/cgroup", writable)
+	m.attributes("/run/cgroup", writable())
 	m.mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	m.mount("/run/cgroup", "/sys/fs/cgroup", "", unix.MS_BIND|unix.MS_REC, "")
 	m.unmount("/run/cgroup")
-	m.unmount("/run/proc-net")
+}
 
-	// An overlay lets folders appear in /var/lib without being made on the
-	// host's.
+// mountData mounts the directories that outlive a restart of a server. They are
+// mounted in an overlay of /var/lib, because the mount points must not be
+// created in the host's /var/lib.
+func (m *mounter) mountData() {
 	for _, dir := range []string{"/run/var-lib/upper", "/run/var-lib/work"} {
 		m.mkdir(dir)
 	}
 	m.mount("overlay", "/var/lib", "overlay", 0, "lowerdir=/var/lib,upperdir=/run/var-lib/upper,workdir=/run/var-lib/work")
-	for folder, target := range nodeFolders() {
+	for dir, target := range nodeDirs() {
 		m.mkdir(target)
-		m.mount(filepath.Join(insideState, folder), target, "", unix.MS_BIND, "")
+		m.mount(filepath.Join(insideState, dir), target, "", unix.MS_BIND, "")
 	}
 	m.mount(filepath.Join(insideState, "log"), "/var/log", "", unix.MS_BIND, "")
-	// Shared among the node's own namespaces: the kubelet hands mounts to
-	// containers that ask for them. Last, as what is unmounted above would
-	// vanish from its copies too.
-	m.mount("", "/", "", unix.MS_REC|unix.MS_SHARED, "")
-	return m.err
 }
 
-// mounter keeps the first failure.
+func writable() unix.MountAttr {
+	return unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}
+}
+
+// mounter performs a sequence of mount operations. After the first error it
+// performs no more of them.
 type mounter struct{ err error }
 
 func (m *mounter) mount(source, target, kind string, flags uintptr, data string) {
@@ -126,17 +152,18 @@ func (m *mounter) mount(source, target, kind string, flags uintptr, data string)
 		return
 	}
 	if err := unix.Mount(source, target, kind, flags, data); err != nil {
-		m.err = fmt.Errorf("mounting %s for the node (is this a container without the right to mount?): %w", target, err)
+		m.err = fmt.Errorf("mounting %s for the node: %w; in a container, devcluster needs permission to mount file systems (CAP_SYS_ADMIN)", target, err)
 	}
 }
 
-// attributes changes the mount and all below it.
+// attributes changes the attributes of the mount at target and of all mounts
+// below it.
 func (m *mounter) attributes(target string, change unix.MountAttr) {
 	if m.err != nil {
 		return
 	}
 	if err := unix.MountSetattr(unix.AT_FDCWD, target, unix.AT_RECURSIVE, &change); err != nil {
-		m.err = fmt.Errorf("changing the node's mounts at %s (it needs Linux 5.12 and the right to mount): %w", target, err)
+		m.err = fmt.Errorf("changing the attributes of the node's mounts at %s: %w; this needs Linux 5.12 or later and permission to mount file systems (CAP_SYS_ADMIN)", target, err)
 	}
 }
 
@@ -155,8 +182,9 @@ func (m *mounter) mkdir(dir string) {
 	}
 }
 
-// snapshotter is how containerd stacks layers in the folder: overlayfs does
-// not stack on itself, as it would in a container.
+// snapshotter returns the name of the containerd snapshotter that works in the
+// directory. In a container the directory may be on an overlayfs, and one
+// overlayfs cannot be the upper directory of another.
 func snapshotter(dir string) string {
 	var s unix.Statfs_t
 	if err := unix.Statfs(dir, &s); err == nil && s.Type == unix.OVERLAYFS_SUPER_MAGIC {
@@ -167,8 +195,8 @@ func snapshotter(dir string) string {
 
 const cgroupRoot = "/sys/fs/cgroup"
 
-// hierarchies are the mount points of the cgroup controllers, each holding a
-// tree of its own under version 1; version 2 has a single one.
+// hierarchies returns the mount points of the cgroup hierarchies. Version 1 has
+// one hierarchy for each controller; version 2 has a single, unified one.
 func hierarchies() (dirs []string, unified bool, err error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(cgroupRoot, &s); err != nil {
@@ -182,7 +210,7 @@ func hierarchies() (dirs []string, unified bool, err error) {
 		return nil, false, fmt.Errorf("reading the cgroups: %w", err)
 	}
 	for _, entry := range entries {
-		// Links such as cpu,cpuacct lead to a directory listed as well.
+		// Symbolic links such as cpu lead to a directory that is also listed.
 		if entry.IsDir() {
 			dirs = append(dirs, filepath.Join(cgroupRoot, entry.Name()))
 		}
@@ -190,8 +218,8 @@ func hierarchies() (dirs []string, unified bool, err error) {
 	return dirs, false, nil
 }
 
-// makeCgroups makes the parent of the cluster's pods; the kubelet wants to
-// find it in every hierarchy.
+// makeCgroups creates the parent cgroup of the cluster's pods. The kubelet
+// expects it to exist in every hierarchy.
 func makeCgroups(c *Cluster) error {
 	dirs, unified, err := hierarchies()
 	if err != nil {
@@ -200,19 +228,20 @@ func makeCgroups(c *Cluster) error {
 	for _, dir := range dirs {
 		if unified {
 			for _, controller := range []string{"cpu", "cpuset", "memory", "pids", "io", "hugetlb"} {
-				// Which there are differs; the kubelet names one it misses.
+				// Not every kernel has every controller. If a required one is
+				// missing, the kubelet reports it.
 				_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+controller), 0)
 			}
 		}
 		if err := os.MkdirAll(filepath.Join(dir, c.Cgroup()), 0o755); err != nil {
-			return fmt.Errorf("making the cluster's cgroup: %w", err)
+			return fmt.Errorf("creating the cluster's cgroup: %w", err)
 		}
 	}
 	return nil
 }
 
-// removeCgroups removes the cluster's cgroups from the leaves up. The kernel
-// may take a moment to empty them after their last process.
+// removeCgroups removes the cluster's cgroups. It retries for ten seconds,
+// because a cgroup can stay busy for a moment after its last process has ended.
 func removeCgroups(c *Cluster) error {
 	dirs, _, err := hierarchies()
 	if err != nil {
@@ -238,6 +267,7 @@ func removeCgroups(c *Cluster) error {
 	}
 }
 
+// removeTree removes a cgroup and its descendants, the innermost first.
 func removeTree(root string) error {
 	var dirs []string
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
@@ -258,8 +288,10 @@ func removeTree(root string) error {
 	return err
 }
 
-// unmountBelow detaches what is mounted below the folder on the host. The
-// node's own mounts are never there; it guards the removal that follows.
+// unmountBelow unmounts everything that is mounted below the directory in the
+// host's mount namespace. The node's mounts are not visible there, so normally
+// there is nothing to unmount. It ensures that the deletion that follows does
+// not delete files of another file system.
 func unmountBelow(dir string) error {
 	data, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

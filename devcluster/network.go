@@ -20,16 +20,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Network is what of the host's address space one cluster takes.
+// Network is the part of the host's IPv4 address space that one cluster uses.
 type Network struct {
-	Host     netip.Addr   `json:"host"` // the host's end of the link
-	Node     netip.Addr   `json:"node"` // the node's end
-	Link     netip.Prefix `json:"link"`
-	Pods     netip.Prefix `json:"pods"`
+	// Host is the address of the host on the link to the node.
+	Host netip.Addr `json:"host"`
+	// Node is the address of the node on the link to the host.
+	Node netip.Addr `json:"node"`
+	// Link is the network of the link between host and node.
+	Link netip.Prefix `json:"link"`
+	// Pods is the network of the pods.
+	Pods netip.Prefix `json:"pods"`
+	// Services is the network of the Services' cluster IPs.
 	Services netip.Prefix `json:"services"`
 }
 
-// ServiceIP is the n-th address of the service network.
+// ServiceIP returns the i-th address of the Services' network, counted from 0.
 func (n Network) ServiceIP(i int) netip.Addr {
 	ip := n.Services.Addr()
 	for range i {
@@ -38,10 +43,11 @@ func (n Network) ServiceIP(i int) netip.Addr {
 	return ip
 }
 
-// DNS is the address every pod asks.
+// DNS returns the address of the cluster's DNS server.
 func (n Network) DNS() netip.Addr { return n.ServiceIP(10) }
 
-// network is the i-th of the 256 a machine can hold side by side.
+// network returns the i-th of the 256 networks that a machine can have at the
+// same time.
 func network(i byte) Network {
 	link := netip.AddrFrom4([4]byte{10, 213, i, 0})
 	return Network{
@@ -53,9 +59,9 @@ func network(i byte) Network {
 	}
 }
 
-// chooseNetwork takes the first network that no route of the host touches,
-// starting at one derived from the name, so that a cluster that comes and
-// goes keeps its addresses.
+// chooseNetwork returns the first network that overlaps no route of the host. The
+// search starts at a network derived from the cluster's name, so that a cluster
+// usually keeps its addresses when it is stopped and started again.
 func chooseNetwork(name string) (Network, error) {
 	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
 	if err != nil {
@@ -68,13 +74,13 @@ func chooseNetwork(name string) (Network, error) {
 		}
 		ip, ok := netip.AddrFromSlice(route.Dst.IP.To4())
 		ones, _ := route.Dst.Mask.Size()
-		if ok && ones > 0 { // everything lies within the default route
+		if ok && ones > 0 { // the default route overlaps everything
 			taken = append(taken, netip.PrefixFrom(ip, ones))
 		}
 	}
 	h := fnv.New32a()
 	h.Write([]byte(name))
-	first := byte(h.Sum32())
+	first := h.Sum(nil)[h.Size()-1]
 next:
 	for i := range 256 {
 		n := network(first + byte(i))
@@ -85,12 +91,12 @@ next:
 		}
 		return n, nil
 	}
-	return Network{}, errors.New("no free network: the host has routes into all of 10.213.0.0/16 to 10.215.0.0/16; take down clusters or networks that overlap them")
+	return Network{}, errors.New("no free network: the host already has routes to all of 10.213.0.0/16, 10.214.0.0/16 and 10.215.0.0/16; delete a cluster with devcluster down, or remove other routes to these networks")
 }
 
-// lockNetworks serializes the choice of networks on this machine. An abstract
-// socket belongs to the host's network namespace, exactly as its routes do,
-// and cannot outlive the process.
+// lockNetworks ensures that only one cluster at a time chooses its network. The
+// lock is an abstract socket, because such a socket is unique in the host's
+// network namespace, as the routes are, and disappears with its process.
 func lockNetworks(ctx context.Context) (unlock func(), err error) {
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
@@ -100,22 +106,22 @@ func lockNetworks(ctx context.Context) (unlock func(), err error) {
 			return func() { socket.Close() }, nil
 		}
 		if !errors.Is(err, unix.EADDRINUSE) {
-			return nil, fmt.Errorf("taking the lock on networks: %w", err)
+			return nil, fmt.Errorf("locking the choice of networks: %w", err)
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("waiting for another cluster to choose its network: %w", context.Cause(ctx))
+			return nil, fmt.Errorf("waiting until another cluster has chosen its network: %w", context.Cause(ctx))
 		case <-tick.C:
 		}
 	}
 }
 
-// connect lays the cable between the host and the namespace of process pid,
-// and the routes over it.
+// connect creates the link between the host and the network namespace of the
+// process pid, and the host's routes to pods and Services.
 func connect(c *Cluster, n Network, pid int) error {
 	inside, err := netns.GetFromPid(pid)
 	if err != nil {
-		return fmt.Errorf("opening the node's network: %w", err)
+		return fmt.Errorf("opening the node's network namespace: %w", err)
 	}
 	defer inside.Close()
 	peer := "eth0"
@@ -125,9 +131,9 @@ func connect(c *Cluster, n Network, pid int) error {
 		PeerNamespace: netlink.NsFd(inside),
 	}
 	if err := netlink.LinkAdd(link); err != nil {
-		return fmt.Errorf("making the interface %s: %w", c.Link(), err)
+		return fmt.Errorf("creating the interface %s: %w", c.Link(), err)
 	}
-	if err := addresses(nil, c.Link(), netip.PrefixFrom(n.Host, n.Link.Bits())); err != nil {
+	if err := addAddress(nil, c.Link(), netip.PrefixFrom(n.Host, n.Link.Bits())); err != nil {
 		return err
 	}
 	outside, err := netlink.LinkByName(c.Link())
@@ -142,23 +148,23 @@ func connect(c *Cluster, n Network, pid int) error {
 	}
 	handle, err := netlink.NewHandleAt(inside)
 	if err != nil {
-		return fmt.Errorf("opening the node's network: %w", err)
+		return fmt.Errorf("opening the node's network namespace: %w", err)
 	}
 	defer handle.Close()
-	// The DNS address belongs to no pod: it is the node's own.
-	if err := addresses(handle, "lo", netip.PrefixFrom(n.DNS(), 32)); err != nil {
+	// CoreDNS is a process of the node, not a pod, so the node needs its address.
+	if err := addAddress(handle, "lo", netip.PrefixFrom(n.DNS(), 32)); err != nil {
 		return err
 	}
-	return addresses(handle, peer, netip.PrefixFrom(n.Node, n.Link.Bits()))
+	return addAddress(handle, peer, netip.PrefixFrom(n.Node, n.Link.Bits()))
 }
 
-// addresses gives an interface its addresses and sets it up; nil is the
-// host's own namespace.
-func addresses(handle *netlink.Handle, name string, prefixes ...netip.Prefix) error {
+// addAddress adds an address to an interface and activates the interface. A nil
+// handle means the host's network namespace.
+func addAddress(handle *netlink.Handle, name string, address netip.Prefix) error {
 	if handle == nil {
 		var err error
 		if handle, err = netlink.NewHandle(); err != nil {
-			return fmt.Errorf("opening the host's network: %w", err)
+			return fmt.Errorf("opening the host's network namespace: %w", err)
 		}
 		defer handle.Close()
 	}
@@ -166,13 +172,11 @@ func addresses(handle *netlink.Handle, name string, prefixes ...netip.Prefix) er
 	if err != nil {
 		return fmt.Errorf("finding the interface %s: %w", name, err)
 	}
-	for _, prefix := range prefixes {
-		if err := handle.AddrAdd(link, &netlink.Addr{IPNet: ipNet(prefix)}); err != nil {
-			return fmt.Errorf("giving %s to %s: %w", prefix, name, err)
-		}
+	if err := handle.AddrAdd(link, &netlink.Addr{IPNet: ipNet(address)}); err != nil {
+		return fmt.Errorf("adding the address %s to the interface %s: %w", address, name, err)
 	}
 	if err := handle.LinkSetUp(link); err != nil {
-		return fmt.Errorf("setting %s up: %w", name, err)
+		return fmt.Errorf("activating the interface %s: %w", name, err)
 	}
 	return nil
 }
@@ -181,7 +185,7 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 32)}
 }
 
-// disconnect removes the host's end of the cable, and with it the routes.
+// disconnect removes the host's interface to the node, and with it the routes.
 func disconnect(c *Cluster) error {
 	link, err := netlink.LinkByName(c.Link())
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
@@ -190,25 +194,25 @@ func disconnect(c *Cluster) error {
 	if err == nil {
 		err = netlink.LinkDel(link)
 	}
-	// The kernel takes it away by itself when the namespace goes.
+	// The kernel also removes it once the node's network namespace is gone.
 	if err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("removing the interface %s: %w", c.Link(), err)
 	}
 	return nil
 }
 
-// listenInside opens a listener in the network of process pid. A socket
-// belongs for good to the namespace it was made in, so the thread is inside
-// only for a moment.
-func listenInside(pid int, address string) (net.Listener, error) {
+// listenInside opens a listener in the network namespace of the process pid. A
+// socket always belongs to the namespace in which it was created, so only its
+// creation has to take place in that namespace.
+func listenInside(ctx context.Context, pid int, address string) (net.Listener, error) {
 	type result struct {
 		listener net.Listener
 		err      error
 	}
 	done := make(chan result)
 	go func() {
-		// Never unlocked: should the way back fail, the thread must not serve
-		// another goroutine, and ends with this one.
+		// The thread is not unlocked, so that it ends together with this
+		// goroutine and no other goroutine runs in the node's namespace.
 		runtime.LockOSThread()
 		inside, err := netns.GetFromPid(pid)
 		if err == nil {
@@ -216,10 +220,10 @@ func listenInside(pid int, address string) (net.Listener, error) {
 			err = netns.Set(inside)
 		}
 		if err != nil {
-			done <- result{err: fmt.Errorf("entering the node's network: %w", err)}
+			done <- result{err: fmt.Errorf("entering the node's network namespace: %w", err)}
 			return
 		}
-		listener, err := net.Listen("tcp4", address)
+		listener, err := new(net.ListenConfig).Listen(ctx, "tcp4", address)
 		done <- result{listener, err}
 	}()
 	r := <-done
@@ -229,11 +233,13 @@ func listenInside(pid int, address string) (net.Listener, error) {
 	return r.listener, nil
 }
 
-// listenAPI takes 6443 on the host's address if it is free, else any port.
-func listenAPI(address string) (net.Listener, int, error) {
-	listener, err := net.Listen("tcp", net.JoinHostPort(address, "6443"))
+// listenAPI opens the host's listener for the API server and returns its port:
+// 6443, or any free port if 6443 is in use.
+func listenAPI(ctx context.Context, address string) (net.Listener, int, error) {
+	var listen net.ListenConfig
+	listener, err := listen.Listen(ctx, "tcp", net.JoinHostPort(address, "6443"))
 	if errors.Is(err, unix.EADDRINUSE) {
-		listener, err = net.Listen("tcp", net.JoinHostPort(address, "0"))
+		listener, err = listen.Listen(ctx, "tcp", net.JoinHostPort(address, "0"))
 	}
 	if err != nil {
 		return nil, 0, fmt.Errorf("opening a port for the API server: %w", err)
@@ -246,22 +252,22 @@ func listenAPI(address string) (net.Listener, int, error) {
 	return listener, n, err
 }
 
-// forward passes every connection on to the address, until the listener is
-// closed.
-func forward(listener net.Listener, address string) {
+// forward forwards all connections of the listener to the address, until the
+// listener is closed. It opens no more connections after ctx is done.
+func forward(ctx context.Context, listener net.Listener, address string) {
 	for {
 		from, err := listener.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err != nil {
-			continue // such as a client gone before it was accepted
+			continue // for example, the client has closed the connection already
 		}
 		go func() {
 			defer from.Close()
-			to, err := net.Dial("tcp4", address)
+			to, err := new(net.Dialer).DialContext(ctx, "tcp4", address)
 			if err != nil {
-				return // the client sees its connection closed
+				return // this closes the connection of the client
 			}
 			defer to.Close()
 			var both sync.WaitGroup
@@ -272,11 +278,12 @@ func forward(listener net.Listener, address string) {
 	}
 }
 
-// pipe copies one direction and passes on its end, leaving the other open.
+// pipe copies data in one direction. At the end of the data it closes only that
+// direction of the connection.
 func pipe(to, from net.Conn) {
 	_, err := io.Copy(to, from)
 	if tcp, ok := to.(*net.TCPConn); ok && err == nil {
-		tcp.CloseWrite()
+		_ = tcp.CloseWrite() // fails only if the other end has closed the connection
 		return
 	}
 	to.Close()

@@ -18,23 +18,25 @@ import (
 	"time"
 )
 
-// lifetime is far longer than a test cluster's.
+// lifetime is the validity period of certificates. It is far longer than a test
+// cluster exists.
 const lifetime = 10 * 365 * 24 * time.Hour
 
-// authority signs the certificates of one cluster.
+// authority is a certificate authority of one cluster.
 type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 	pem  []byte
 }
 
-// identity is a certificate with its key, both PEM.
+// identity is a certificate with its private key, both PEM-encoded.
 type identity struct{ cert, key []byte }
 
+// newAuthority returns a self-signed certificate authority.
 func newAuthority(name string) (*authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, fmt.Errorf("making the key of %s: %w", name, err)
+		return nil, fmt.Errorf("generating the key of %s: %w", name, err)
 	}
 	template, err := certificate(name)
 	if err != nil {
@@ -45,21 +47,21 @@ func newAuthority(name string) (*authority, error) {
 	template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
-		return nil, fmt.Errorf("making the certificate of %s: %w", name, err)
+		return nil, fmt.Errorf("creating the certificate of %s: %w", name, err)
 	}
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
-		return nil, fmt.Errorf("reading the certificate of %s: %w", name, err)
+		return nil, fmt.Errorf("parsing the certificate of %s: %w", name, err)
 	}
 	return &authority{cert: cert, key: key, pem: encode("CERTIFICATE", der)}, nil
 }
 
-// issue signs a certificate for a user (name and groups) or, with hosts, for
-// a server; servers may act as clients as well.
+// issue issues a client certificate for a user and its groups. With hosts, which
+// are names or IP addresses, the certificate is also valid for a server on them.
 func (a *authority) issue(name string, groups, hosts []string) (identity, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return identity{}, fmt.Errorf("making the key of %s: %w", name, err)
+		return identity{}, fmt.Errorf("generating the key of %s: %w", name, err)
 	}
 	template, err := certificate(name)
 	if err != nil {
@@ -80,21 +82,22 @@ func (a *authority) issue(name string, groups, hosts []string) (identity, error)
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
 	if err != nil {
-		return identity{}, fmt.Errorf("making the certificate of %s: %w", name, err)
+		return identity{}, fmt.Errorf("creating the certificate of %s: %w", name, err)
 	}
 	pem, err := encodeKey(key)
 	return identity{cert: encode("CERTIFICATE", der), key: pem}, err
 }
 
+// certificate returns the template of a certificate with the given common name.
 func certificate(name string) (*x509.Certificate, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
 	if err != nil {
-		return nil, fmt.Errorf("choosing the serial number of %s: %w", name, err)
+		return nil, fmt.Errorf("generating the serial number of %s: %w", name, err)
 	}
 	return &x509.Certificate{
 		SerialNumber: serial,
 		Subject:      pkix.Name{CommonName: name},
-		NotBefore:    time.Now().Add(-time.Hour), // clocks of containers may lag
+		NotBefore:    time.Now().Add(-time.Hour), // tolerates clocks that are behind
 		NotAfter:     time.Now().Add(lifetime),
 	}, nil
 }
@@ -111,47 +114,67 @@ func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
 	return encode("EC PRIVATE KEY", der), nil
 }
 
-// writePKI makes every certificate, key and kubeconfig of the cluster. Inside
-// the node the API server is https://127.0.0.1:6443; the administrator's
-// kubeconfig names the port on the host.
+// nodeServer is the URL of the API server inside the node.
+const nodeServer = "https://127.0.0.1:6443"
+
+// writePKI writes all certificates, keys and kubeconfigs of the cluster. The
+// kubeconfigs in pki name the API server's address inside the node. The
+// administrator's kubeconfig in the state directory names its address on the
+// host.
 func writePKI(c *Cluster, r *Record) error {
 	dir := c.Path("pki")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("making the folder of certificates: %w", err)
+		return fmt.Errorf("creating the directory of certificates: %w", err)
 	}
 	ca, err := newAuthority("devcluster-ca")
 	if err != nil {
 		return err
 	}
-	// The aggregation layer trusts whoever this one signed, so it is another.
+	// The API server trusts the user names that a client with a certificate of
+	// this authority sends, so it must not be the authority of ordinary clients.
 	front, err := newAuthority("devcluster-front-proxy-ca")
 	if err != nil {
 		return err
 	}
-	accounts, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return fmt.Errorf("making the key of the service accounts: %w", err)
-	}
-	accountKey, err := encodeKey(accounts)
-	if err != nil {
+	files := map[string][]byte{"ca.crt": ca.pem, "front-ca.crt": front.pem}
+	if files["ca.key"], err = encodeKey(ca.key); err != nil {
 		return err
 	}
-	accountPub, err := x509.MarshalPKIXPublicKey(accounts.Public())
-	if err != nil {
-		return fmt.Errorf("encoding the service accounts' public key: %w", err)
-	}
-	files := map[string][]byte{
-		"ca.crt":       ca.pem,
-		"front-ca.crt": front.pem,
-		"sa.key":       accountKey,
-		"sa.pub":       encode("PUBLIC KEY", accountPub),
-	}
-	caKey, err := encodeKey(ca.key)
-	if err != nil {
+	if err := addAccountKeys(files); err != nil {
 		return err
 	}
-	files["ca.key"] = caKey
+	if err := addServers(files, c, r, ca, front); err != nil {
+		return err
+	}
+	if err := addUsers(files, c, r, ca); err != nil {
+		return err
+	}
+	for name, data := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			return fmt.Errorf("writing certificates: %w", err)
+		}
+	}
+	return nil
+}
 
+// addAccountKeys adds the key pair that signs the tokens of service accounts.
+func addAccountKeys(files map[string][]byte) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return fmt.Errorf("generating the key of the service accounts: %w", err)
+	}
+	public, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return fmt.Errorf("encoding the public key of the service accounts: %w", err)
+	}
+	files["sa.pub"] = encode("PUBLIC KEY", public)
+	files["sa.key"], err = encodeKey(key)
+	return err
+}
+
+// addServers adds the certificates of the API server and the kubelet, and those
+// with which the API server authenticates as a client.
+func addServers(files map[string][]byte, c *Cluster, r *Record, ca, front *authority) error {
 	node := r.Network.Node.String()
 	for _, one := range []struct {
 		file, name    string
@@ -173,9 +196,15 @@ func writePKI(c *Cluster, r *Record) error {
 		}
 		files[one.file+".crt"], files[one.file+".key"] = id.cert, id.key
 		if one.file == "kubelet" {
-			files["kubelet.kubeconfig"] = kubeconfig(c.Context(), "https://127.0.0.1:6443", ca.pem, id)
+			files["kubelet.kubeconfig"] = kubeconfig(c.Context(), nodeServer, ca.pem, id)
 		}
 	}
+	return nil
+}
+
+// addUsers adds the kubeconfigs of the other clients of the API server, and
+// writes the administrator's kubeconfig for the host.
+func addUsers(files map[string][]byte, c *Cluster, r *Record, ca *authority) error {
 	for _, user := range []struct {
 		file, name string
 		groups     []string
@@ -190,7 +219,7 @@ func writePKI(c *Cluster, r *Record) error {
 		if err != nil {
 			return err
 		}
-		files[user.file+".kubeconfig"] = kubeconfig(c.Context(), "https://127.0.0.1:6443", ca.pem, id)
+		files[user.file+".kubeconfig"] = kubeconfig(c.Context(), nodeServer, ca.pem, id)
 		if user.file == "admin" {
 			files["admin.crt"], files["admin.key"] = id.cert, id.key
 			outside := kubeconfig(c.Context(), r.Server(), ca.pem, id)
@@ -199,14 +228,11 @@ func writePKI(c *Cluster, r *Record) error {
 			}
 		}
 	}
-	for name, data := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
-			return fmt.Errorf("writing certificates: %w", err)
-		}
-	}
 	return nil
 }
 
+// kubeconfig returns a kubeconfig whose cluster, user and context all have the
+// given name.
 func kubeconfig(name, server string, ca []byte, id identity) []byte {
 	b64 := base64.StdEncoding.EncodeToString
 	return fmt.Appendf(nil, `apiVersion: v1

@@ -19,18 +19,24 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// backing is the namespace of the services.
+// backing is the namespace of the backing services.
 const backing = "backing"
 
-// service is one of --services: a program of this machine's distribution in
-// an image made here.
+// service is a backing service. Its program comes from the distribution of this
+// machine; devcluster builds an image of it.
 type service struct {
-	name    string
-	pkg     string // the Debian package it comes from
-	port    int
-	find    func() (string, error) // the program
-	files   func(program string) ([]file, error)
+	name string
+	// pkg is the Debian package that contains the program.
+	pkg  string
+	port int
+	// find returns the path of the program on this machine.
+	find func() (string, error)
+	// files returns the files that the program needs in its image.
+	files func(ctx context.Context, program string) ([]file, error)
+	// command returns the entrypoint of the image.
 	command func(program string) []string
+	// version matches the version, as its first group, in what the program
+	// prints with the flag --version.
 	version *regexp.Regexp
 }
 
@@ -45,7 +51,7 @@ func services() []service {
 		{
 			name: "redis", pkg: "redis-server", port: 6379,
 			find:  func() (string, error) { return lookPath("redis-server") },
-			files: func(program string) ([]file, error) { return withLibraries(program) },
+			files: func(ctx context.Context, program string) ([]file, error) { return withLibraries(ctx, program) },
 			command: func(program string) []string {
 				return []string{program, "--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", "--dir", "/data"}
 			},
@@ -62,7 +68,8 @@ func serviceNames() []string {
 	return names
 }
 
-// missingServicePackages names the Debian packages the services lack.
+// missingServicePackages returns the Debian packages that the named services
+// need and that are not installed.
 func missingServicePackages(names []string) []string {
 	var missing []string
 	for _, s := range services() {
@@ -73,8 +80,8 @@ func missingServicePackages(names []string) []string {
 	return missing
 }
 
-// addServices starts the services the cluster does not have yet, and waits
-// until they take connections.
+// addServices starts the named services that the cluster does not have yet, and
+// waits until they accept connections.
 func addServices(ctx context.Context, c *Cluster, r *Record, names []string, p progress) error {
 	a, err := newAPI(c.Path("pki"), r.Server())
 	if err != nil {
@@ -89,14 +96,14 @@ func addServices(ctx context.Context, c *Cluster, r *Record, names []string, p p
 		if err != nil {
 			return err
 		}
-		p.say("image %s is made of this machine's %s and imported", image, s.pkg)
+		p.say("built the image %s from the package %s of this machine and imported it", image, s.pkg)
 		if err := s.apply(ctx, a, image); err != nil {
 			return err
 		}
 		added = append(added, s)
 	}
 	for _, s := range added {
-		err := eventually(ctx, "service "+s.name, func(ctx context.Context) error {
+		err := eventually(ctx, "the service "+s.name+" to accept connections", func(ctx context.Context) error {
 			addresses, err := resolver(r.Network).LookupHost(ctx, s.name+"."+backing+".svc.cluster.local.")
 			if err != nil {
 				return err
@@ -106,7 +113,7 @@ func addServices(ctx context.Context, c *Cluster, r *Record, names []string, p p
 		if err != nil {
 			return err
 		}
-		p.say("%s takes connections at %s.%s:%d", s.name, s.name, backing, s.port)
+		p.say("%s accepts connections at %s.%s:%d", s.name, s.name, backing, s.port)
 		r.Services = append(r.Services, s.name)
 		if err := c.Write(r); err != nil {
 			return err
@@ -115,7 +122,8 @@ func addServices(ctx context.Context, c *Cluster, r *Record, names []string, p p
 	return nil
 }
 
-// image makes the service's image and imports it.
+// image builds the service's image, imports it into the node and returns its
+// name.
 func (s service) image(ctx context.Context, c *Cluster, r *Record) (string, error) {
 	program, err := s.find()
 	if err != nil {
@@ -124,15 +132,15 @@ func (s service) image(ctx context.Context, c *Cluster, r *Record) (string, erro
 	output, err := exec.CommandContext(ctx, program, "--version").Output()
 	match := s.version.FindSubmatch(output)
 	if err != nil || match == nil {
-		return "", fmt.Errorf("asking %s for its version: it said %q: %w", program, output, err)
+		return "", fmt.Errorf("reading the version of %s: it printed %q: %w", program, output, err)
 	}
-	files, err := s.files(program)
+	files, err := s.files(ctx, program)
 	if err != nil {
 		return "", err
 	}
 	pause, err := os.ReadFile(filepath.Join(r.Programs, "pause"))
 	if err != nil {
-		return "", fmt.Errorf("reading an image's program: %w", err)
+		return "", fmt.Errorf("reading the program of an image: %w", err)
 	}
 	files = append(files,
 		file{path: "/pause", mode: 0o755, data: pause},
@@ -148,66 +156,69 @@ func (s service) image(ctx context.Context, c *Cluster, r *Record) (string, erro
 	return name, importImage(ctx, c, r, name, image)
 }
 
-// apply makes the service's objects; they meet the restricted Pod Security
-// standard, and their namespace enforces it.
+// apply creates the service's objects and their namespace. The namespace enforces
+// the Pod Security Standard restricted.
 func (s service) apply(ctx context.Context, a *api, image string) error {
+	err := a.create(ctx, "/api/v1/namespaces", object{"metadata": object{
+		"name": backing, "labels": object{"pod-security.kubernetes.io/enforce": "restricted"},
+	}})
+	if err != nil {
+		return fmt.Errorf("starting %s: %w", s.name, err)
+	}
+	err = eventually(ctx, "the service account of the namespace "+backing, func(ctx context.Context) error {
+		return a.do(ctx, http.MethodGet, "/api/v1/namespaces/"+backing+"/serviceaccounts/default", nil, nil)
+	})
+	if err != nil {
+		return err
+	}
 	labels := object{"app": s.name}
 	meta := object{"name": s.name, "namespace": backing, "labels": labels}
-	probe := object{"tcpSocket": object{"port": s.port}, "periodSeconds": 1, "failureThreshold": 60}
-	for _, one := range []struct {
-		path   string
-		object object
-	}{
-		{"/api/v1/namespaces", object{"metadata": object{
-			"name": backing, "labels": object{"pod-security.kubernetes.io/enforce": "restricted"},
-		}}},
-		{"/api/v1/namespaces/" + backing + "/services", object{"metadata": meta, "spec": object{
-			"selector": labels, "ports": []object{{"port": s.port, "targetPort": s.port}},
-		}}},
-		{"/apis/apps/v1/namespaces/" + backing + "/deployments", object{"metadata": meta, "spec": object{
-			"replicas": 1, "selector": object{"matchLabels": labels},
-			"strategy": object{"type": "Recreate"},
-			"template": object{"metadata": object{"labels": labels}, "spec": object{
-				"automountServiceAccountToken": false,
-				"enableServiceLinks":           false,
-				"securityContext": object{
-					"runAsNonRoot": true, "runAsUser": 10001, "runAsGroup": 10001, "fsGroup": 10001,
-					"seccompProfile": object{"type": "RuntimeDefault"},
-				},
-				"containers": []object{{
-					"name": s.name, "image": image, "imagePullPolicy": "Never",
-					"ports":          []object{{"containerPort": s.port}},
-					"readinessProbe": probe,
-					"securityContext": object{
-						"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
-						"capabilities": object{"drop": []string{"ALL"}},
-					},
-					"volumeMounts": []object{{"name": "data", "mountPath": "/data"}, {"name": "tmp", "mountPath": "/tmp"}},
-				}},
-				"volumes": []object{{"name": "data", "emptyDir": object{}}, {"name": "tmp", "emptyDir": object{}}},
-			}},
-		}}},
-	} {
-		if err := a.create(ctx, one.path, one.object); err != nil {
-			return fmt.Errorf("starting %s: %w", s.name, err)
-		}
-		if one.path == "/api/v1/namespaces" {
-			err := eventually(ctx, "the namespace "+backing, func(ctx context.Context) error {
-				return a.do(ctx, http.MethodGet, "/api/v1/namespaces/"+backing+"/serviceaccounts/default", nil, nil)
-			})
-			if err != nil {
-				return err
-			}
-		}
+	err = a.create(ctx, "/api/v1/namespaces/"+backing+"/services", object{"metadata": meta, "spec": object{
+		"selector": labels, "ports": []object{{"port": s.port, "targetPort": s.port}},
+	}})
+	if err != nil {
+		return fmt.Errorf("starting %s: %w", s.name, err)
+	}
+	err = a.create(ctx, "/apis/apps/v1/namespaces/"+backing+"/deployments", object{"metadata": meta, "spec": object{
+		"replicas": 1, "selector": object{"matchLabels": labels},
+		"strategy": object{"type": "Recreate"},
+		"template": object{"metadata": object{"labels": labels}, "spec": s.podSpec(image)},
+	}})
+	if err != nil {
+		return fmt.Errorf("starting %s: %w", s.name, err)
 	}
 	return nil
 }
 
-// findPostgres takes the newest server installed; it is on nobody's path.
+// podSpec returns a pod that meets the Pod Security Standard restricted.
+func (s service) podSpec(image string) object {
+	return object{
+		"automountServiceAccountToken": false,
+		"enableServiceLinks":           false,
+		"securityContext": object{
+			"runAsNonRoot": true, "runAsUser": 10001, "runAsGroup": 10001, "fsGroup": 10001,
+			"seccompProfile": object{"type": "RuntimeDefault"},
+		},
+		"containers": []object{{
+			"name": s.name, "image": image, "imagePullPolicy": "Never",
+			"ports":          []object{{"containerPort": s.port}},
+			"readinessProbe": object{"tcpSocket": object{"port": s.port}, "periodSeconds": 1, "failureThreshold": 60},
+			"securityContext": object{
+				"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+				"capabilities": object{"drop": []string{"ALL"}},
+			},
+			"volumeMounts": []object{{"name": "data", "mountPath": "/data"}, {"name": "tmp", "mountPath": "/tmp"}},
+		}},
+		"volumes": []object{{"name": "data", "emptyDir": object{}}, {"name": "tmp", "emptyDir": object{}}},
+	}
+}
+
+// findPostgres returns the newest PostgreSQL server that is installed. Debian does
+// not install it in a directory of PATH.
 func findPostgres() (string, error) {
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
 	if err != nil || len(found) == 0 {
-		return "", errors.New("no PostgreSQL server below /usr/lib/postgresql")
+		return "", errors.New("found no PostgreSQL server in /usr/lib/postgresql")
 	}
 	return slices.MaxFunc(found, func(a, b string) int { return postgresVersion(a) - postgresVersion(b) }), nil
 }
@@ -217,7 +228,9 @@ func postgresVersion(program string) int {
 	return n
 }
 
-func postgresFiles(program string) ([]file, error) {
+// postgresFiles returns the files that the server needs: programs, modules,
+// libraries, share files and time zones.
+func postgresFiles(ctx context.Context, program string) ([]file, error) {
 	bin := filepath.Dir(program)
 	root := filepath.Dir(bin)
 	// initdb starts the server through a shell.
@@ -227,47 +240,53 @@ func postgresFiles(program string) ([]file, error) {
 		return nil, fmt.Errorf("listing PostgreSQL's modules: %w", err)
 	}
 	for _, module := range modules {
-		// LLVM is larger than all the rest, and only ever an optimization.
+		// The JIT compiler is optional, and LLVM is larger than everything else.
 		if filepath.Base(module) != "llvmjit.so" {
 			programs = append(programs, module)
 		}
 	}
-	files, err := withLibraries(programs...)
+	files, err := withLibraries(ctx, programs...)
 	if err != nil {
 		return nil, err
 	}
 	for _, dir := range []string{filepath.Join("/usr/share/postgresql", filepath.Base(root)), "/usr/share/zoneinfo"} {
-		err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-			if err != nil {
-				return err
-			}
-			if entry.IsDir() {
-				if entry.Name() == "man" {
-					return fs.SkipDir
-				}
-				return nil
-			}
-			data, err := os.ReadFile(path)
-			if err != nil {
-				return nil // a link that leads nowhere, as Debian has a few
-			}
-			files = append(files, file{path: path, mode: 0o644, data: data})
-			return nil
-		})
+		found, err := dataFiles(dir)
 		if err != nil {
 			return nil, fmt.Errorf("collecting PostgreSQL's files: %w", err)
 		}
+		files = append(files, found...)
 	}
 	return files, nil
 }
 
-// library is a line of ldd's: either "name => path (address)" or, for the
-// loader, "path (address)".
+// dataFiles returns all files in the directory except manual pages.
+func dataFiles(dir string) ([]file, error) {
+	var files []file
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && entry.Name() == "man":
+			return fs.SkipDir
+		case entry.IsDir():
+			return nil
+		}
+		// Some of Debian's symbolic links have no target and cannot be read.
+		if data, err := os.ReadFile(path); err == nil { //nolint:gosec // only root can write to these directories
+			files = append(files, file{path: path, mode: 0o644, data: data})
+		}
+		return nil
+	})
+	return files, err
+}
+
+// library matches a line that ldd prints: "name => path (address)" or, for the
+// dynamic loader, "path (address)".
 var library = regexp.MustCompile(`(?m)^\t(?:\S+ => )?(/\S+) \(0x`)
 
-// withLibraries collects the programs and every library ldd names, each at
-// the path it is asked for by.
-func withLibraries(programs ...string) ([]file, error) {
+// withLibraries returns the programs and all libraries that they need, each at
+// the path at which the dynamic loader looks for it.
+func withLibraries(ctx context.Context, programs ...string) ([]file, error) {
 	var files []file
 	seen := map[string]bool{}
 	add := func(path string) error {
@@ -287,12 +306,12 @@ func withLibraries(programs ...string) ([]file, error) {
 			return nil, err
 		}
 	}
-	output, err := exec.Command("ldd", programs...).Output()
+	output, err := exec.CommandContext(ctx, "ldd", programs...).Output()
 	if err != nil {
-		return nil, fmt.Errorf("asking ldd for the libraries of %s: %w", programs[0], err)
+		return nil, fmt.Errorf("listing the libraries of %s with ldd: %w", programs[0], err)
 	}
 	if bytes.Contains(output, []byte("not found")) {
-		return nil, fmt.Errorf("%s lacks libraries on this machine:\n%s", programs[0], output)
+		return nil, fmt.Errorf("libraries of %s are missing on this machine:\n%s", programs[0], output)
 	}
 	for _, match := range library.FindAllSubmatch(output, -1) {
 		if err := add(string(match[1])); err != nil {

@@ -7,18 +7,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 )
 
-func sorted(lines []string) []string {
-	slices.Sort(lines)
-	return lines
-}
-
-// What the caller must change is one line and exit code 2.
+// A mistake of the caller leads to a message of one line and exit code 2.
 func TestUsageErrors(t *testing.T) {
 	state := t.TempDir()
 	file := filepath.Join(t.TempDir(), "go.mod")
@@ -45,13 +39,13 @@ func TestUsageErrors(t *testing.T) {
 		}
 	}
 	if _, err := findSource(filepath.Dir(file)); err == nil || !strings.Contains(err.Error(), "does not require k8s.io/kubernetes") {
-		t.Errorf("a folder of another module: %v", err)
+		t.Errorf("a directory of another module: %v", err)
 	}
 }
 
 func TestNoClusterIsNoError(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("down wants to be root")
+		t.Skip("devcluster down must run as root")
 	}
 	state := t.TempDir()
 	for args, want := range map[string]int{"status": 0, "down": 0, "down --all": 0, "kubeconfig": 1, "load x": 1} {
@@ -61,23 +55,23 @@ func TestNoClusterIsNoError(t *testing.T) {
 		}
 	}
 	if entries, err := os.ReadDir(state); err != nil || len(entries) > 0 {
-		t.Errorf("the state folder holds %v: %v", entries, err)
+		t.Errorf("the state directory contains %v: %v", entries, err)
 	}
 }
 
-// A pid is given out again; with its start time it is another process.
+// The kernel reuses process IDs, so the start time is part of the identity.
 func TestProcessIdentity(t *testing.T) {
 	self, err := identify(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !self.Alive() {
-		t.Error("this process does not live")
+		t.Error("this process is not alive")
 	}
 	other := self
 	other.Start++
 	if other.Alive() {
-		t.Error("a process that started at another time lives")
+		t.Error("a process with another start time is alive")
 	}
 	if err := other.Stop(time.Second); err != nil { // must not stop this one
 		t.Error(err)

@@ -1,23 +1,23 @@
-// Command node holds every server of a one-node Kubernetes cluster in one
-// program: devcluster builds it once and starts it under several names.
+// Command node contains all servers of a single-node Kubernetes cluster. Its
+// first argument selects the server. devcluster builds the program once and
+// starts it once for each server.
 //
-// It is built from Kubernetes', etcd's and CoreDNS's own packages; nothing in
-// here changes what they do.
+// The servers are the unmodified packages of Kubernetes, etcd and CoreDNS.
 package main
 
 import (
 	"context"
 	"fmt"
 	"os"
-	_ "time/tzdata" // CronJobs may name a time zone
+	_ "time/tzdata" // CronJobs can specify a time zone
 
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/coremain"
-	_ "github.com/coredns/coredns/plugin/bind"       // registers itself
-	_ "github.com/coredns/coredns/plugin/cache"      // registers itself
-	_ "github.com/coredns/coredns/plugin/errors"     // registers itself
-	_ "github.com/coredns/coredns/plugin/kubernetes" // registers itself
-	_ "github.com/coredns/coredns/plugin/ready"      // registers itself
+	_ "github.com/coredns/coredns/plugin/bind"       // registers a plugin
+	_ "github.com/coredns/coredns/plugin/cache"      // registers a plugin
+	_ "github.com/coredns/coredns/plugin/errors"     // registers a plugin
+	_ "github.com/coredns/coredns/plugin/kubernetes" // registers a plugin
+	_ "github.com/coredns/coredns/plugin/ready"      // registers a plugin
 	"github.com/spf13/cobra"
 	"go.etcd.io/etcd/server/v3/etcdmain"
 	"k8s.io/component-base/cli"
@@ -35,7 +35,7 @@ func main() {
 	if len(os.Args) < 2 {
 		usage()
 	}
-	// Every server reads its own command line, with its own name in front.
+	// The servers read os.Args and expect their own name in the first place.
 	os.Args = os.Args[1:]
 	switch os.Args[0] {
 	case "etcd":
@@ -51,8 +51,7 @@ func main() {
 	case "kube-proxy":
 		run(proxy.NewProxyCommand())
 	case "coredns":
-		// CoreDNS's own order of plugins, whichever of them are linked in.
-		dnsserver.Quiet = true
+		dnsserver.Quiet = true // no banner at the start
 		coremain.Run()
 	default:
 		usage()
@@ -62,6 +61,6 @@ func main() {
 func run(command *cobra.Command) { os.Exit(cli.Run(command)) }
 
 func usage() {
-	fmt.Fprintln(os.Stderr, "usage: node etcd|kube-apiserver|kube-controller-manager|kube-scheduler|kubelet|kube-proxy|coredns [flags]\ndevcluster up starts it; there is no need to do so by hand")
+	fmt.Fprintln(os.Stderr, "usage: node etcd|kube-apiserver|kube-controller-manager|kube-scheduler|kubelet|kube-proxy|coredns [flags]\ndevcluster up starts this program; do not start it manually")
 	os.Exit(2)
 }

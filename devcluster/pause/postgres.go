@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,19 +10,20 @@ import (
 	"syscall"
 )
 
-// setup is all a test's application needs: a database of its own. The
-// password is no secret; the cluster is reached from its machine only.
+// setup creates a database for the application under test. The password is not
+// secret: by default the cluster can be reached only from the machine it runs on.
 const setup = `CREATE ROLE app LOGIN PASSWORD 'only-on-devcluster';
 CREATE DATABASE orders OWNER app;
 `
 
-// postgres makes the database in data unless a container before this one did,
-// and turns into the server.
-func postgres(bin, data string) error {
-	// The volume itself belongs to root; the server wants to own its folder.
+// postgres replaces this process with the PostgreSQL server. First it creates the
+// database in the directory data, unless an earlier container has done so. It
+// returns only on failure.
+func postgres(ctx context.Context, bin, data string) error {
+	// The server must own its data directory, but the volume belongs to root.
 	dir := filepath.Join(data, "main")
 	if _, err := os.Stat(dir); err != nil {
-		if err := create(bin, dir); err != nil {
+		if err := create(ctx, bin, dir); err != nil {
 			return err
 		}
 	}
@@ -29,33 +31,35 @@ func postgres(bin, data string) error {
 	err := syscall.Exec(server, []string{
 		server, "-D", dir,
 		"-c", "listen_addresses=*", "-c", "unix_socket_directories=",
-		// The data goes with the pod.
+		// The data is deleted with the pod, so it need not be durable.
 		"-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off",
 	}, os.Environ())
 	return fmt.Errorf("starting the server: %w", err)
 }
 
-func create(bin, dir string) error {
+// create creates the database in a temporary directory, which it renames to dir
+// when the database is complete.
+func create(ctx context.Context, bin, dir string) error {
 	temp := dir + ".new"
 	if err := os.RemoveAll(temp); err != nil {
-		return fmt.Errorf("removing half a database: %w", err)
+		return fmt.Errorf("deleting an incomplete database: %w", err)
 	}
-	err := run(exec.Command(filepath.Join(bin, "initdb"), "--pgdata", temp, "--username", "postgres",
+	err := run(exec.CommandContext(ctx, filepath.Join(bin, "initdb"), "--pgdata", temp, "--username", "postgres",
 		"--encoding", "UTF8", "--locale", "C", "--auth", "scram-sha-256", "--auth-local", "reject",
 		"--pwfile", "/dev/stdin", "--no-sync", "--no-instructions"), "only-on-devcluster\n")
 	if err != nil {
 		return err
 	}
-	if err := run(exec.Command(filepath.Join(bin, "postgres"), "--single", "-D", temp, "postgres"), setup); err != nil {
+	if err := run(exec.CommandContext(ctx, filepath.Join(bin, "postgres"), "--single", "-D", temp, "postgres"), setup); err != nil {
 		return err
 	}
 	hba, err := os.OpenFile(filepath.Join(temp, "pg_hba.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
-		return fmt.Errorf("letting clients in: %w", err)
+		return fmt.Errorf("allowing clients to connect: %w", err)
 	}
 	defer hba.Close()
-	if _, err := hba.WriteString("host all all all scram-sha-256\n"); err != nil {
-		return fmt.Errorf("letting clients in: %w", err)
+	if _, err := hba.WriteString("host all all all scram-sha-256\n"); err != nil { //nolint:dupword // database, user and address
+		return fmt.Errorf("allowing clients to connect: %w", err)
 	}
 	return os.Rename(temp, dir)
 }

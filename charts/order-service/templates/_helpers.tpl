@@ -1,24 +1,25 @@
-{{/* Name of every object. The release's name is enough: two releases of one
-namespace cannot share it. A Service's name may hold no dots. */}}
+{{/* Name of all objects. The name of the release is sufficient, because it is
+unique in its namespace. The name of a Service must not contain dots. */}}
 {{- define "order-service.fullname" -}}
 {{ .Values.fullnameOverride | default .Release.Name | replace "." "-" | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
-{{/* Labels that select the pods. A Deployment's selector is immutable: nothing
-that a value or a new version can change belongs here. */}}
+{{/* Labels that select the pods. The selector of a Deployment is immutable, so these
+labels must not depend on values or on the version of the chart. */}}
 {{- define "order-service.selectorLabels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{/* Version as a label's value, which allows fewer characters than semver does. */}}
+{{/* Version as the value of a label, which allows fewer characters than a semantic
+version. */}}
 {{- define "order-service.version" -}}
 {{- $version := .Values.version | default .Values.image.tag | default .Chart.AppVersion -}}
 {{ regexReplaceAll "[^A-Za-z0-9_.-]" $version "_" | trunc 63 | trimAll "-_." }}
 {{- end }}
 
-{{/* Labels of the pods. Unlike those of the other objects they name no chart
-version, or a new chart would roll pods that it leaves as they are. */}}
+{{/* Labels of the pods. They do not contain the version of the chart, because then
+every new version of the chart would replace all pods. */}}
 {{- define "order-service.podLabels" -}}
 {{ include "order-service.selectorLabels" . }}
 app.kubernetes.io/version: {{ include "order-service.version" . | quote }}
@@ -44,15 +45,15 @@ env: {{ .Values.environment | quote }}
 {{- end -}}
 {{- end }}
 
-{{/* Files of the ConfigMap. The container's ports decide the addresses that the
-service listens on, so that probes, Service and service cannot disagree. */}}
+{{/* Files of the ConfigMap. The addresses that the service listens on are derived
+from the container's ports, so that they always match the probes and the Service. */}}
 {{- define "order-service.configFiles" -}}
 {{- $listen := dict "listen" (printf ":%d" (int .Values.ports.http)) "metrics_listen" (printf ":%d" (int .Values.ports.metrics)) -}}
 {{- $config := mergeOverwrite (deepCopy .Values.config) (dict "server" $listen) -}}
 {{ merge (dict "config.yaml" (toYaml $config)) .Values.configFiles | toYaml }}
 {{- end }}
 
-{{/* Secrets that the values name, as a JSON list. */}}
+{{/* Names of the Secrets in the values, as a JSON list. */}}
 {{- define "order-service.secretNames" -}}
 {{- $names := list -}}
 {{- range concat .Values.secretEnv .Values.secretEnvFrom .Values.secretFiles -}}
@@ -61,7 +62,7 @@ service listens on, so that probes, Service and service cannot disagree. */}}
 {{ $names | uniq | sortAlpha | toJson }}
 {{- end }}
 
-{{/* Resources of the containers that only ask a question: waiting and tests. */}}
+{{/* Resources of the containers that wait for a dependency or run a test. */}}
 {{- define "order-service.smallResources" -}}
 requests:
   cpu: 10m

@@ -1,4 +1,4 @@
-{{/* Pod template of the workload, whatever its kind. */}}
+{{/* Pod template of the Deployment. */}}
 {{- define "order-service.pod" -}}
 {{- $v := .Values -}}
 metadata:
@@ -9,7 +9,8 @@ metadata:
 spec:
   serviceAccountName: {{ include "order-service.serviceAccountName" . }}
   automountServiceAccountToken: {{ ternary $v.automountServiceAccountToken $v.rbac.create (kindIs "bool" $v.automountServiceAccountToken) }}
-  {{- /* Or every Service of the namespace becomes a handful of variables. */}}
+  {{- /* Otherwise the kubelet adds several environment variables for every Service in
+  the namespace. */}}
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ $v.terminationGracePeriodSeconds }}
   {{- with $v.priorityClassName }}
@@ -83,7 +84,8 @@ spec:
       securityContext:
         {{- toYaml $v.securityContext | nindent 8 }}
       volumeMounts:
-        {{- /* The whole folder: a single file of it (subPath) would never be updated. */}}
+        {{- /* The ConfigMap is mounted as a directory, because a file that is mounted with
+        subPath is never updated. */}}
         - name: config
           mountPath: /etc/app
           readOnly: true
@@ -118,7 +120,7 @@ spec:
     - name: secret-{{ $i }}
       secret:
         secretName: {{ $files.secret }}
-        {{- /* The pod's fsGroup reads them, nobody else does. */}}
+        {{- /* Only the pod's fsGroup can read them. */}}
         defaultMode: 0440
         {{- with $files.items }}
         items:
@@ -134,7 +136,7 @@ spec:
 {{- end }}
 
 {{- define "order-service.podAnnotations" -}}
-{{- /* Which of the containers kubectl logs and kubectl exec mean. */ -}}
+{{- /* The container that kubectl logs and kubectl exec use by default. */ -}}
 kubectl.kubernetes.io/default-container: {{ .Chart.Name }}
 {{- if .Values.metrics.annotations }}
 prometheus.io/scrape: "true"

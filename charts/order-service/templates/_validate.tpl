@@ -1,46 +1,48 @@
-{{/* What a schema cannot say, or not in words that help. All problems at once. */}}
+{{/* Checks that values.schema.json cannot express, or not with a helpful message.
+All problems are reported together. */}}
 {{- define "order-service.validate" -}}
 {{- $v := .Values -}}
 {{- $problems := list -}}
 {{- if not $v.image.repository -}}
-{{- $problems = append $problems "image.repository is empty: name the image, for example registry.example.com/shop/order-service" -}}
+{{- $problems = append $problems "image.repository is empty: set it to the name of the image, for example registry.example.com/shop/order-service" -}}
 {{- end -}}
 {{- if not (or $v.image.digest $v.image.tag) -}}
 {{- $problems = append $problems "image.digest and image.tag are both empty: set image.digest (sha256:...), or at least image.tag" -}}
 {{- end -}}
-{{- /* Not by the schema, whose complaint would repeat the URL with a password in it. */ -}}
+{{- /* The schema does not check the URLs, because its error message would contain the
+URL, possibly with a password. */ -}}
 {{- range $section, $scheme := dict "database" "postgres(ql)?" "redis" "rediss?" -}}
 {{- $url := dig $section "url" "" $v.config -}}
 {{- if and $url (not (regexMatch (printf "^%s://" $scheme) $url)) -}}
 {{- $problems = append $problems (printf "config.%s.url does not match ^%s://" $section $scheme) -}}
 {{- end -}}
 {{- if or (regexMatch "^[^/]*//[^/@]*:[^/@]*@" $url) (regexMatch "[?&]password=" $url) -}}
-{{- $problems = append $problems (printf "config.%s.url holds a password, and a ConfigMap is no place for one: take it out, and name the Secret's key under secretEnv as %s_PASSWORD" $section (upper $section)) -}}
+{{- $problems = append $problems (printf "config.%s.url contains a password, which must not be stored in a ConfigMap: remove it from the URL, and set %s_PASSWORD from a key of a Secret with secretEnv" $section (upper $section)) -}}
 {{- end -}}
 {{- end -}}
 {{- range $name := list "DATABASE_URL" "DATABASE_PASSWORD" "REDIS_URL" "REDIS_PASSWORD" -}}
 {{- if hasKey $v.env $name -}}
-{{- $problems = append $problems (printf "env.%s holds a password in plain text: keep it in a Secret and name its key under secretEnv" $name) -}}
+{{- $problems = append $problems (printf "env.%s contains a password in plain text: store it in a Secret, and set the variable from the key of the Secret with secretEnv" $name) -}}
 {{- end -}}
 {{- end -}}
 {{- if hasKey $v.configFiles "config.yaml" -}}
-{{- $problems = append $problems "configFiles has a config.yaml, which config already makes: move its keys to config" -}}
+{{- $problems = append $problems "configFiles contains config.yaml, which the chart generates from config: move its keys to config" -}}
 {{- end -}}
 {{- if and (ne $v.podAntiAffinity.mode "none") (hasKey $v.affinity "podAntiAffinity") -}}
-{{- $problems = append $problems "affinity.podAntiAffinity and podAntiAffinity.mode exclude each other: set podAntiAffinity.mode to none" -}}
+{{- $problems = append $problems "affinity.podAntiAffinity cannot be combined with podAntiAffinity.mode: set podAntiAffinity.mode to none" -}}
 {{- end -}}
 {{- if and $v.rbac.create (eq (include "order-service.serviceAccountName" .) "default") -}}
-{{- $problems = append $problems "rbac.create would give rights to every pod that uses the service account default: set serviceAccount.create, serviceAccount.name, or rbac.create to false" -}}
+{{- $problems = append $problems "rbac.create would grant permissions to all pods that use the service account default: set serviceAccount.create to true, set serviceAccount.name, or set rbac.create to false" -}}
 {{- end -}}
 {{- if and $v.ingress.enabled (not $v.ingress.hosts) -}}
-{{- $problems = append $problems "ingress.hosts is empty: name a host, or set ingress.enabled to false" -}}
+{{- $problems = append $problems "ingress.hosts is empty: add a host name, or set ingress.enabled to false" -}}
 {{- end -}}
 {{- if $v.autoscaling.enabled -}}
 {{- if gt (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas) -}}
-{{- $problems = append $problems (printf "autoscaling.minReplicas (%v) is above autoscaling.maxReplicas (%v)" $v.autoscaling.minReplicas $v.autoscaling.maxReplicas) -}}
+{{- $problems = append $problems (printf "autoscaling.minReplicas (%v) is greater than autoscaling.maxReplicas (%v)" $v.autoscaling.minReplicas $v.autoscaling.maxReplicas) -}}
 {{- end -}}
 {{- if not (compact (values $v.autoscaling.targets)) -}}
-{{- $problems = append $problems "autoscaling.targets is empty: keep at least one" -}}
+{{- $problems = append $problems "autoscaling.targets is empty: set at least one target" -}}
 {{- end -}}
 {{- end -}}
 {{- with $problems }}{{ fail (join "\n" . | printf "\n%s") }}{{ end -}}

@@ -1,5 +1,5 @@
-// Command inventory is a stand-in for an inventory service: it reserves stock until
-// there is none left, and fails on demand.
+// Command inventory simulates an inventory service. It reserves stock until none is
+// left, and fails on request.
 package main
 
 import (
@@ -22,15 +22,15 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run serves until ctx ends and returns the exit code.
+// run serves requests until ctx is done and returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("inventory", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	listen := flags.String("listen", "127.0.0.1:8082", "`address` to listen on; port 0 takes a free one")
-	stock := flags.Int("stock", 1000, "`pieces` of every article there are at first")
-	latency := flags.Duration("latency", 0, "`time` that every answer is delayed by")
-	failRate := flags.Float64("fail-rate", 0, "`share` of requests that get 503, 0 to 1")
-	failFirst := flags.Int64("fail-first", 0, "`number` of first requests that get 503")
+	listen := flags.String("listen", "127.0.0.1:8082", "`address` to listen on; with port 0, a free port is chosen")
+	stock := flags.Int("stock", 1000, "initial `quantity` of every article")
+	latency := flags.Duration("latency", 0, "`delay` of every response")
+	failRate := flags.Float64("fail-rate", 0, "`fraction` of requests, from 0 to 1, that fail with status 503")
+	failFirst := flags.Int64("fail-first", 0, "`number` of requests at the beginning that fail with status 503")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return 0
@@ -46,7 +46,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		_, _ = fmt.Fprintln(stderr, "inventory:", err)
 		return 2
 	}
-	_, _ = fmt.Fprintf(stdout, "inventory stand-in listens on http://%s\n", l.Addr())
+	_, _ = fmt.Fprintf(stdout, "simulated inventory service listens on http://%s\n", l.Addr())
 	if err := standin.Serve(ctx, l, i); err != nil {
 		_, _ = fmt.Fprintln(stderr, "inventory:", err)
 		return 1

@@ -22,9 +22,8 @@ import (
 	"github.com/slipway-ci/slipway/sample-app/internal/serve"
 )
 
-// Stamped by the linker: -ldflags "-X main.version=... -X main.commit=... -X main.date=...".
-//
-
+// The linker sets these variables:
+// -ldflags "-X main.version=... -X main.commit=... -X main.date=...".
 var (
 	version = "dev"
 	commit  = "unknown"
@@ -38,32 +37,36 @@ const (
 	exitUsage  = 2
 )
 
-// healthTimeout is below the five seconds that the image's HEALTHCHECK allows.
+// healthTimeout is shorter than the timeout of the image's HEALTHCHECK, which is
+// five seconds.
 const healthTimeout = 4 * time.Second
 
 const usage = `server is the order service.
 
 Usage:
-  server [--config FILE]                      serve until SIGTERM or SIGINT
-  server health [--config FILE] [--url URL]   exit 0 if the local service is ready, else 1
-  server version                              print version, commit and build time
+  server [--config FILE]                      serve requests until SIGTERM or SIGINT
+  server health [--config FILE] [--url URL]   check whether the local service is ready
+  server version                              print the version, the commit and the build time
 
 Flags:
-  --config FILE   settings as YAML (default ` + config.DefaultPath + `, which alone may be missing)
+  --config FILE   configuration file in YAML (default: ` + config.DefaultPath + `, if it exists)
+  --url URL       address that the health command requests (default: the local readiness probe)
   --version       same as the version command
-  --help          this text
+  --help          print this text
 
-Exit codes: 0 stopped in order or healthy, 1 failed or unhealthy, 2 bad usage or configuration.
+Exit codes: 0 if the service stopped cleanly or is ready, 1 if it failed or is not
+ready, 2 if the usage or the configuration is invalid.
 `
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	// After the first signal the second one kills, for whoever cannot wait.
+	// A second signal terminates the process immediately.
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))
 }
 
-// run is main with everything it touches passed in. It returns the exit code.
+// run runs the program with the given arguments, environment and output, and
+// returns its exit code.
 func run(ctx context.Context, args []string, lookup func(string) (string, bool), stdout, stderr io.Writer) int {
 	command := "serve"
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
@@ -80,13 +83,13 @@ func run(ctx context.Context, args []string, lookup func(string) (string, bool),
 		printHelp(stdout)
 		return exitOK
 	case err != nil:
-		return complain(stderr, exitUsage, fmt.Errorf("%w: see server --help", err))
+		return complain(stderr, exitUsage, fmt.Errorf("%w; run server --help for usage", err))
 	case flags.NArg() > 0:
-		return complain(stderr, exitUsage, fmt.Errorf("unexpected argument %q: see server --help", flags.Arg(0)))
+		return complain(stderr, exitUsage, fmt.Errorf("unexpected argument %q; run server --help for usage", flags.Arg(0)))
 	case *showVersion:
 		command = "version"
 	case *url != "" && command != "health":
-		return complain(stderr, exitUsage, errors.New("--url belongs to server health: see server --help"))
+		return complain(stderr, exitUsage, errors.New("the flag --url is only for the command server health; run server --help for usage"))
 	}
 
 	switch command {
@@ -101,9 +104,10 @@ func run(ctx context.Context, args []string, lookup func(string) (string, bool),
 	case "serve":
 		return runService(ctx, *path, lookup, stdout, stderr)
 	}
-	return complain(stderr, exitUsage, fmt.Errorf("unknown command %q: see server --help", command))
+	return complain(stderr, exitUsage, fmt.Errorf("unknown command %q; run server --help for usage", command))
 }
 
+// runService runs the service until ctx is done and returns the exit code.
 func runService(ctx context.Context, path string, lookup func(string) (string, bool), stdout, stderr io.Writer) int {
 	cfg, err := config.Load(path, lookup)
 	if err != nil {
@@ -121,10 +125,11 @@ func runService(ctx context.Context, path string, lookup func(string) (string, b
 	return exitOK
 }
 
-// checkHealth asks the local service whether it is ready.
+// checkHealth returns nil if the URL responds with status 200. An empty URL means
+// the readiness probe of the local service.
 func checkHealth(ctx context.Context, url, path string, lookup func(string) (string, bool)) error {
 	if url == "" {
-		// The address is all that is needed: the rest is for the service to judge.
+		// Only the address is needed, so the other settings are not validated.
 		cfg, err := config.Read(path, lookup)
 		if err != nil {
 			return err
@@ -139,23 +144,25 @@ func checkHealth(ctx context.Context, url, path string, lookup func(string) (str
 	if err != nil {
 		return fmt.Errorf("check health: %w", err)
 	}
-	// A proxy from the environment must not come between a container and itself.
+	// The transport ignores proxy settings in the environment, because the request
+	// stays in the container.
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := client.Do(req)
 	if err != nil {
 		return fmt.Errorf("check health: %w", err)
 	}
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, 4096)) // only to explain
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, 4096)) // used only in the error message
 	if err := resp.Body.Close(); err != nil {
 		return fmt.Errorf("check health: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("check health: %s answers %s: %s", url, resp.Status, body)
+		return fmt.Errorf("check health: %s responded with %s: %s", url, resp.Status, body)
 	}
 	return nil
 }
 
-// readyURL is the readiness probe at the address the service listens on.
+// readyURL returns the URL of the readiness probe of a service that listens on the
+// given address.
 func readyURL(listen string) (string, error) {
 	host, port, err := net.SplitHostPort(listen)
 	if err != nil {
@@ -167,17 +174,18 @@ func readyURL(listen string) (string, error) {
 	return "http://" + net.JoinHostPort(host, port) + "/health/ready", nil
 }
 
+// printHelp prints the usage and the environment variables.
 func printHelp(w io.Writer) {
 	var b strings.Builder
 	b.WriteString(usage)
-	b.WriteString("\nEnvironment (overrides the file):\n")
+	b.WriteString("\nEnvironment variables, which override the configuration file:\n")
 	for _, env := range config.EnvVars() {
 		fmt.Fprintf(&b, "  %-26s %s\n", env.Name, env.Key)
 	}
 	_, _ = io.WriteString(w, b.String())
 }
 
-// complain prints err as one line and returns code.
+// complain prints err in one line and returns code.
 func complain(w io.Writer, code int, err error) int {
 	line := strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 	_, _ = fmt.Fprintf(w, "server: %s\n", line)

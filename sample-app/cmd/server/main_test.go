@@ -26,8 +26,8 @@ import (
 	"github.com/slipway-ci/slipway/sample-app/internal/testenv"
 )
 
-// runMain makes the test binary behave as the server, so that tests can send it
-// real signals.
+// runMain is an environment variable that makes the test binary run the server, so that
+// tests can send it real signals.
 const runMain = "SERVER_TEST_RUN_MAIN"
 
 func TestMain(m *testing.M) {
@@ -38,17 +38,16 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// process is a server in a process of its own.
+// process is a server that runs in a separate process.
 type process struct {
 	cmd     *exec.Cmd
 	url     string
-	lines   chan string // everything it logs
+	lines   chan string // all lines that it logs
 	stderr  bytes.Buffer
 	scanned sync.WaitGroup
 }
 
-// spawn starts a server and waits until it listens. Its logs must be drained
-// from lines by the test, or end with the process.
+// spawn starts a server and waits until it listens.
 func spawn(t *testing.T, environment ...string) *process {
 	t.Helper()
 	self, err := os.Executable()
@@ -87,12 +86,13 @@ func spawn(t *testing.T, environment ...string) *process {
 		p.url = "http://" + addr
 	case <-time.After(testenv.Patience):
 		_ = p.cmd.Process.Kill()
-		t.Fatalf("server does not listen: %s", p.stderr.String())
+		t.Fatalf("the server does not listen: %s", p.stderr.String())
 	}
 	return p
 }
 
-// wait returns the exit code and everything that was logged.
+// wait waits until the process ends, and returns its exit code and the remaining log
+// lines.
 func (p *process) wait(t *testing.T) (int, []string) {
 	t.Helper()
 	p.scanned.Wait()
@@ -127,8 +127,58 @@ func send(ctx context.Context, client *http.Client, method, url, body string) (i
 	return resp.StatusCode, err
 }
 
-// Clients that keep their connections open and look away as soon as readiness
-// fails, as kube-proxy makes them, never see an error.
+// load is a number of clients that send requests continuously on their own
+// connections. Every request must succeed.
+type load struct {
+	stop       chan struct{} // closing it stops the clients
+	clients    sync.WaitGroup
+	served     atomic.Int64 // all requests that have succeeded
+	after      atomic.Int64 // those of them that were sent after SIGTERM
+	terminated atomic.Bool  // SIGTERM has been sent
+}
+
+const clients = 8
+
+// startLoad starts the clients.
+func startLoad(t *testing.T, url string) *load {
+	t.Helper()
+	l := &load{stop: make(chan struct{})}
+	for c := range clients {
+		l.clients.Go(func() { l.client(t, url, c) })
+	}
+	return l
+}
+
+// client sends requests, alternately to create an order and to list orders.
+func (l *load) client(t *testing.T, url string, number int) {
+	client := &http.Client{Transport: &http.Transport{}}
+	defer client.CloseIdleConnections()
+	for i := 0; ; i++ {
+		select {
+		case <-l.stop:
+			return
+		default:
+		}
+		method, body, want := http.MethodGet, "", http.StatusOK
+		if (number+i)%2 == 0 {
+			method, want = http.MethodPost, http.StatusCreated
+			body = `{"customer_id":"c-1","currency":"EUR","items":[{"sku":"book","quantity":1,"unit_price":100}]}`
+		}
+		late := l.terminated.Load()
+		status, err := send(t.Context(), client, method, url+"/api/orders", body)
+		if err != nil || status != want {
+			t.Errorf("%s: status %d, error %v", method, status, err)
+			return
+		}
+		l.served.Add(1)
+		if late {
+			l.after.Add(1)
+		}
+	}
+}
+
+// Like kube-proxy, the clients stop sending requests when readiness fails. They keep
+// their connections open, and none of their requests may fail.
 func TestSIGTERMUnderLoadLosesNoRequest(t *testing.T) {
 	database := testenv.Postgres(t)
 	redisURL, _ := testenv.Redis(t)
@@ -144,60 +194,33 @@ func TestSIGTERMUnderLoadLosesNoRequest(t *testing.T) {
 		return err == nil && status == http.StatusOK
 	})
 
-	const clients = 8
-	var (
-		unready       = make(chan struct{})
-		wg            sync.WaitGroup
-		served, after atomic.Int64 // requests answered in all, and after SIGTERM
-		terminated    atomic.Bool
-	)
-	for c := range clients {
-		wg.Go(func() {
-			client := &http.Client{Transport: &http.Transport{}}
-			defer client.CloseIdleConnections()
-			for i := 0; ; i++ {
-				select {
-				case <-unready:
-					return
-				default:
-				}
-				method, body, want := http.MethodGet, "", http.StatusOK
-				if (c+i)%2 == 0 {
-					method, want = http.MethodPost, http.StatusCreated
-					body = `{"customer_id":"c-1","currency":"EUR","items":[{"sku":"book","quantity":1,"unit_price":100}]}`
-				}
-				late := terminated.Load()
-				status, err := send(t.Context(), client, method, p.url+"/api/orders", body)
-				if err != nil || status != want {
-					t.Errorf("%s: status %d, error %v", method, status, err)
-					return
-				}
-				served.Add(1)
-				if late {
-					after.Add(1)
-				}
-			}
-		})
-	}
-	testenv.Eventually(t, "the load runs", func() bool { return served.Load() > 100 })
+	l := startLoad(t, p.url)
+	testenv.Eventually(t, "the clients have sent 100 requests", func() bool { return l.served.Load() > 100 })
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	terminated.Store(true)
+	l.terminated.Store(true)
 	testenv.Eventually(t, "readiness fails and requests are still served", func() bool {
 		status, err := get(t.Context(), prober, p.url+"/health/ready")
 		if err != nil {
 			t.Errorf("probe while draining: %v", err)
 		}
-		return (err != nil || status == http.StatusServiceUnavailable) && after.Load() >= clients
+		return (err != nil || status == http.StatusServiceUnavailable) && l.after.Load() >= clients
 	})
-	close(unready)
-	wg.Wait()
+	close(l.stop)
+	l.clients.Wait()
 
 	code, logged := p.wait(t)
 	if code != exitOK {
 		t.Errorf("exit code %d: %s", code, p.stderr.String())
 	}
+	checkShutdownLog(t, logged)
+	t.Logf("%d requests served, %d of them after SIGTERM", l.served.Load(), l.after.Load())
+}
+
+// checkShutdownLog checks the format of all log lines and the order of the shutdown.
+func checkShutdownLog(t *testing.T, logged []string) {
+	t.Helper()
 	var order []string
 	for _, line := range logged {
 		var entry struct{ Level, Ts, Caller, Msg string }
@@ -212,7 +235,6 @@ func TestSIGTERMUnderLoadLosesNoRequest(t *testing.T) {
 	if got := strings.Join(order, ", "); got != "draining, finishing open requests, stopped" {
 		t.Errorf("order of events: %s", got)
 	}
-	t.Logf("%d requests served, %d of them after SIGTERM", served.Load(), after.Load())
 }
 
 func TestPasswordIsNeverLogged(t *testing.T) {
@@ -223,7 +245,7 @@ func TestPasswordIsNeverLogged(t *testing.T) {
 	if status, err := get(t.Context(), client, p.url+"/health/startup"); err != nil || status != http.StatusServiceUnavailable {
 		t.Errorf("startup without a database: %d, error %v", status, err)
 	}
-	for line := range p.lines { // the first failed try has been logged
+	for line := range p.lines { // until the first failed attempt has been logged
 		if strings.Contains(line, secret) {
 			t.Errorf("password logged: %s", line)
 		}

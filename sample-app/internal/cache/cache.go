@@ -1,4 +1,4 @@
-// Package cache keeps copies of orders in Redis.
+// Package cache stores copies of orders in Redis.
 package cache
 
 import (
@@ -19,25 +19,26 @@ import (
 type Options struct {
 	// URL is a redis:// or rediss:// URL.
 	URL string
-	// PoolSize is the number of connections.
+	// PoolSize is the maximum number of connections.
 	PoolSize int
-	// TTL is how long an order is kept.
+	// TTL is how long an order stays in the cache.
 	TTL time.Duration
-	// Timeout bounds each operation.
+	// Timeout is the maximum duration of each operation.
 	Timeout time.Duration
-	// KeyPrefix precedes every key.
+	// KeyPrefix is the prefix of all keys.
 	KeyPrefix string
 }
 
-// Cache is an order.Cache.
+// Cache is an order.Cache in Redis. It is safe for concurrent use.
 type Cache struct {
 	client *redis.Client
 	put    *redis.Script
 	opts   Options
 }
 
-// putNewer stores version and data in a hash unless a newer version is there.
-// A plain SET would let a slow reader put back what a writer has just replaced.
+// putNewer stores an order, unless the cache contains a newer version of it. With a
+// plain SET, a slow reader could overwrite the newer version of a writer with the
+// older one that it has read before.
 const putNewer = `
 local present = redis.call('HGET', KEYS[1], 'version')
 if present and tonumber(present) > tonumber(ARGV[1]) then
@@ -48,26 +49,29 @@ redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
 `
 
-// Open returns a Cache without connecting yet.
+// Open returns a Cache. It does not connect to Redis; connections are opened when
+// they are first needed. It returns an error if the URL is invalid.
 func Open(o Options) (*Cache, error) {
 	opts, err := redis.ParseURL(o.URL)
 	if err != nil {
 		return nil, fmt.Errorf("redis url: %w", err)
 	}
 	opts.PoolSize = o.PoolSize
-	opts.ContextTimeoutEnabled = true // or contexts would not bound anything
+	opts.ContextTimeoutEnabled = true // otherwise deadlines of contexts are ignored
 	opts.DialTimeout = o.Timeout
 	opts.ReadTimeout = o.Timeout
 	opts.WriteTimeout = o.Timeout
-	// The fallback is the database: trying again here only adds to the wait.
+	// If Redis fails, the order is read from the database. Retries would only
+	// delay this.
 	opts.MaxRetries = -1
 	opts.DialerRetries = 1
-	// Only Redis Enterprise sends these; asking costs a round trip a connection.
+	// Only Redis Enterprise sends these notifications, and enabling them costs one
+	// round trip for each connection.
 	opts.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	return &Cache{client: redis.NewClient(opts), put: redis.NewScript(putNewer), opts: o}, nil
 }
 
-// Close closes every connection.
+// Close closes all connections.
 func (c *Cache) Close() error {
 	if err := c.client.Close(); err != nil {
 		return fmt.Errorf("close redis: %w", err)
@@ -75,7 +79,7 @@ func (c *Cache) Close() error {
 	return nil
 }
 
-// Ping reports whether Redis answers.
+// Ping returns nil if Redis answers.
 func (c *Cache) Ping(ctx context.Context) error {
 	if err := c.client.Ping(ctx).Err(); err != nil {
 		return fmt.Errorf("ping redis: %w", err)
@@ -83,7 +87,8 @@ func (c *Cache) Ping(ctx context.Context) error {
 	return nil
 }
 
-// Get implements order.Cache.
+// Get implements order.Cache. It returns order.ErrNotFound if the order is not in the
+// cache.
 func (c *Cache) Get(ctx context.Context, id uuid.UUID) (order.Order, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
 	defer cancel()

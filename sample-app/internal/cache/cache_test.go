@@ -52,7 +52,7 @@ func TestANewerVersionIsNeverReplacedByAnOlderOne(t *testing.T) {
 		{order.Order{ID: id, Version: 1, Status: order.StatusPending}, order.StatusPending},
 		{order.Order{ID: id, Version: 2, Status: order.StatusConfirmed}, order.StatusConfirmed},
 		{order.Order{ID: id, Version: 1, Status: order.StatusPending}, order.StatusConfirmed},
-		// Versions are numbers: as strings, 10 would come before 2.
+		// Versions are compared as numbers: as strings, 10 would be less than 2.
 		{order.Order{ID: id, Version: 10, Status: order.StatusCancelled}, order.StatusCancelled},
 	} {
 		if err := c.Put(t.Context(), step.put); err != nil {
@@ -93,7 +93,7 @@ func TestDamagedEntryIsAnError(t *testing.T) {
 	}
 }
 
-func TestRedisGoesAndComesBack(t *testing.T) {
+func TestRedisOutage(t *testing.T) {
 	address, prefix := testenv.Redis(t)
 	proxy, through := testenv.NewProxy(t, address)
 	c := open(t, through, prefix)

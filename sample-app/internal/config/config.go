@@ -1,8 +1,8 @@
-// Package config loads the order service's settings: built-in defaults, then a
-// YAML file, then environment variables, each overriding the one before.
+// Package config loads the settings of the order service. Values in the YAML file
+// override the defaults, and environment variables override the values in the file.
 //
-// Unknown keys are errors that name their line, and no error or log line ever
-// repeats a value that may hold a password.
+// An unknown key is an error that names the line. Values that can contain a password
+// never appear in error messages or logs.
 package config
 
 import (
@@ -20,14 +20,14 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// DefaultPath is where the image expects the file. It may be absent; a file
-// named explicitly may not.
+// DefaultPath is the path of the configuration file if no other path is given. This
+// file need not exist, in contrast to a file whose path is given.
 const DefaultPath = "/etc/app/config.yaml"
 
-// maxFileBytes bounds what Load reads. A Kubernetes ConfigMap holds 1 MiB.
+// maxFileBytes is the maximum size of a file. A Kubernetes ConfigMap can hold 1 MiB.
 const maxFileBytes = 1 << 20
 
-// Config is everything the service can be told.
+// Config contains all settings of the service.
 type Config struct {
 	Log       Log      `yaml:"log"`
 	Server    Server   `yaml:"server"`
@@ -42,38 +42,45 @@ type Config struct {
 
 // Log configures logging.
 type Log struct {
-	// Level is debug, info, warn or error. Default info.
+	// Level is debug, info, warn or error. The default is info.
 	Level zapcore.Level `yaml:"level"`
 }
 
 // Server configures the API listener and the metrics listener.
 type Server struct {
-	// Listen is the API's and the probes' address. Default ":8080".
+	// Listen is the address of the API and the probes. The default is ":8080".
 	Listen string `yaml:"listen"`
-	// MetricsListen is the Prometheus endpoint's address. Default ":9090".
+	// MetricsListen is the address of the Prometheus endpoint. The default is
+	// ":9090".
 	MetricsListen string `yaml:"metrics_listen"`
-	// ReadTimeout bounds reading a whole request. Default 30s.
+	// ReadTimeout is the maximum time to read a whole request. The default is
+	// 30s.
 	ReadTimeout Duration `yaml:"read_timeout"`
-	// WriteTimeout bounds answering a request. Default 30s.
+	// WriteTimeout is the maximum time to write a response, measured from the end
+	// of the request's header. The default is 30s.
 	WriteTimeout Duration `yaml:"write_timeout"`
-	// IdleTimeout closes unused keep-alive connections. Default 75s, which is
-	// longer than ingress-nginx keeps its own (60s), so that the proxy and
-	// never the server closes first.
+	// IdleTimeout is how long an idle keep-alive connection stays open. The
+	// default is 75s. It should be longer than the idle timeout of the proxy in
+	// front of the service (60s for ingress-nginx), so that the proxy closes idle
+	// connections and never uses one that the service is about to close.
 	IdleTimeout Duration `yaml:"idle_timeout"`
-	// RequestTimeout bounds the work behind a request. Default 25s; it must be
-	// below WriteTimeout or the answer could not be written.
+	// RequestTimeout is the maximum duration of the work for a request. The
+	// default is 25s. It must be below WriteTimeout, so that there is time to
+	// write the response.
 	RequestTimeout Duration `yaml:"request_timeout"`
-	// MaxBodyBytes bounds a request body. Default 65536.
+	// MaxBodyBytes is the maximum size of a request body in bytes. The default is
+	// 65536.
 	MaxBodyBytes int64 `yaml:"max_body_bytes"`
-	// MaxInFlight is how many API requests run at once; more get 503 and
-	// Retry-After. Default 512.
+	// MaxInFlight is the maximum number of concurrent API requests. Further
+	// requests get status 503 with a Retry-After header. The default is 512.
 	MaxInFlight int64 `yaml:"max_in_flight"`
 }
 
 // Health configures the readiness probe.
 type Health struct {
-	// Timeout bounds each dependency check. Default 750ms, below the one
-	// second after which a kubelet gives up by default.
+	// Timeout is the maximum duration of the check of each dependency. The default
+	// is 750ms. It must be below the timeout of the kubelet's probe, which is one
+	// second by default.
 	Timeout Duration `yaml:"timeout"`
 }
 
@@ -81,66 +88,75 @@ type Health struct {
 type Database struct {
 	// URL is a postgres:// URL. Required.
 	URL URL `yaml:"url"`
-	// PasswordFile names a file whose content replaces the URL's password,
-	// for a Secret mounted as a file.
+	// PasswordFile is the path of a file with the password, for example of a
+	// mounted Secret. It replaces the password in the URL.
 	PasswordFile string `yaml:"password_file"`
-	// MaxConns is the pool's size. Default 50.
+	// MaxConns is the maximum number of connections in the pool. The default is
+	// 50, the minimum is 2.
 	MaxConns int32 `yaml:"max_conns"`
-	// QueryTimeout bounds each query or transaction. Default 5s.
+	// QueryTimeout is the maximum duration of each query or transaction. The
+	// default is 5s.
 	QueryTimeout Duration `yaml:"query_timeout"`
 }
 
 // Redis configures the cache.
 type Redis struct {
-	// URL is a redis:// or rediss:// URL. Empty switches the cache off.
+	// URL is a redis:// or rediss:// URL. If it is empty, there is no cache.
 	URL URL `yaml:"url"`
-	// PasswordFile names a file whose content replaces the URL's password.
+	// PasswordFile is the path of a file with the password. It replaces the
+	// password in the URL.
 	PasswordFile string `yaml:"password_file"`
-	// PoolSize is the number of connections. Default 20.
+	// PoolSize is the maximum number of connections. The default is 20.
 	PoolSize int `yaml:"pool_size"`
-	// TTL is how long an order stays cached. Default 5m. It also bounds how
-	// long a stale order can live when Redis was away during a write.
+	// TTL is how long an order stays in the cache. The default is 5m. It is also
+	// the maximum time for which the cache returns a stale order if Redis was
+	// unreachable when the order changed.
 	TTL Duration `yaml:"ttl"`
-	// Timeout bounds each cache operation. Default 250ms: a slow cache must
-	// never be slower than the database.
+	// Timeout is the maximum duration of each cache operation. The default is
+	// 250ms: waiting longer for the cache would be slower than the database.
 	Timeout Duration `yaml:"timeout"`
-	// KeyPrefix precedes every key. Default "order:".
+	// KeyPrefix is the prefix of all keys. The default is "order:".
 	KeyPrefix string `yaml:"key_prefix"`
 }
 
 // Upstream configures an HTTP service that orders depend on.
 type Upstream struct {
-	// URL is the service's base URL. Empty leaves the step out.
+	// URL is the base URL of the service. If it is empty, the step is skipped.
 	URL URL `yaml:"url"`
-	// Timeout bounds each attempt. Default 3s.
+	// Timeout is the maximum duration of each attempt. The default is 3s.
 	Timeout Duration `yaml:"timeout"`
-	// Retries is how many times a failed attempt is repeated. Default 2.
+	// Retries is the maximum number of retries after a failed attempt. The default
+	// is 2, the maximum 10.
 	Retries uint `yaml:"retries"`
-	// RetryInterval is the first wait between attempts; later ones double, and
-	// all are jittered by half. Default 100ms.
+	// RetryInterval is the delay before the first retry. It doubles with each
+	// further retry and varies randomly by up to half. The default is 100ms.
 	RetryInterval Duration `yaml:"retry_interval"`
-	// MaxConcurrent is how many requests run at once; others wait. Default 32.
+	// MaxConcurrent is the maximum number of concurrent requests. Further requests
+	// wait. The default is 32.
 	MaxConcurrent int64 `yaml:"max_concurrent"`
 }
 
-// Orders configures how unfinished orders are picked up again.
+// Orders configures the recovery of unfinished orders.
 type Orders struct {
-	// RecoveryInterval is how often orders left half-done by a dead replica or
-	// an unreachable upstream are looked for. Default 15s.
+	// RecoveryInterval is the interval between two searches for orders that were
+	// not finished because a replica died or an upstream was unreachable. The
+	// default is 15s.
 	RecoveryInterval Duration `yaml:"recovery_interval"`
 }
 
-// Shutdown configures what happens on SIGTERM.
+// Shutdown configures the shutdown after SIGTERM.
 type Shutdown struct {
-	// DrainDelay is how long the service goes on serving after it has become
-	// unready, so that load balancers notice. Default 5s.
+	// DrainDelay is how long the service continues to accept requests after its
+	// readiness probe has begun to fail, so that load balancers have time to
+	// notice. The default is 5s.
 	DrainDelay Duration `yaml:"drain_delay"`
-	// Timeout bounds the whole shutdown, drain included. Default 30s.
+	// Timeout is the maximum duration of the whole shutdown, including
+	// DrainDelay. The default is 30s.
 	Timeout Duration `yaml:"timeout"`
 }
 
-// Default returns the settings used where neither file nor environment says
-// otherwise. It has no database URL and is therefore not valid on its own.
+// Default returns the default settings. They contain no database URL, so they are
+// not valid without further settings.
 func Default() Config {
 	upstream := Upstream{
 		Timeout:       Duration{3 * time.Second},
@@ -175,8 +191,8 @@ func Default() Config {
 	}
 }
 
-// Load reads the settings, fills in passwords kept in files and validates the
-// result.
+// Load reads the settings like Read, inserts the passwords from password files and
+// validates the result.
 func Load(path string, lookup func(string) (string, bool)) (Config, error) {
 	cfg, err := Read(path, lookup)
 	if err != nil {
@@ -191,9 +207,10 @@ func Load(path string, lookup func(string) (string, bool)) (Config, error) {
 	return cfg, nil
 }
 
-// Read reads the file at path over the defaults and applies the environment that
-// lookup gives (see EnvVars). An empty path means DefaultPath, which alone may be
-// missing. The result need not be valid: use it where one setting is enough.
+// Read reads the file at path and applies the environment variables that lookup
+// returns (see EnvVars). An empty path means DefaultPath, and then the file need not
+// exist. Read does not validate the settings, so it is suitable if only some of them
+// are needed.
 func Read(path string, lookup func(string) (string, bool)) (Config, error) {
 	cfg, err := readFile(path)
 	if err != nil {
@@ -223,7 +240,7 @@ func readFile(path string) (Config, error) {
 		return Config{}, fmt.Errorf("read config: %w", err)
 	}
 	if len(raw) > maxFileBytes {
-		return Config{}, fmt.Errorf("read config: %s is larger than %d bytes", path, maxFileBytes)
+		return Config{}, fmt.Errorf("read config: %s is larger than the maximum of %d bytes", path, maxFileBytes)
 	}
 	cfg, err := Parse(raw)
 	if err != nil {
@@ -232,27 +249,29 @@ func readFile(path string) (Config, error) {
 	return cfg, nil
 }
 
-// Parse decodes one YAML document over the defaults. It rejects unknown and
-// repeated keys but does not validate: the environment may still fill gaps.
+// Parse decodes a YAML document, with defaults for missing keys. Unknown and
+// duplicate keys are errors. Parse does not validate the settings, because environment
+// variables can still change them.
 func Parse(raw []byte) (Config, error) {
 	cfg := Default()
 	dec := yaml.NewDecoder(bytes.NewReader(raw))
 	dec.KnownFields(true)
 	if err := dec.Decode(&cfg); err != nil {
-		if errors.Is(err, io.EOF) { // an empty file is a valid one
+		if errors.Is(err, io.EOF) { // an empty file is valid
 			return Default(), nil
 		}
 		return Config{}, tidy(err)
 	}
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return Config{}, errors.New("more than one YAML document: keep the first, delete the rest")
+		return Config{}, errors.New("the file contains more than one YAML document: keep only one of them")
 	}
 	return cfg, nil
 }
 
 var unknownField = regexp.MustCompile(`^line (\d+): field (.*) not found in type config\.(\w+)$`)
 
-// tidy turns the decoder's list of Go type names into one line about YAML.
+// tidy converts the decoder's error, which contains line breaks and Go types, into
+// one line in terms of YAML.
 func tidy(err error) error {
 	var typeErr *yaml.TypeError
 	if !errors.As(err, &typeErr) {
@@ -271,7 +290,7 @@ func tidy(err error) error {
 	return errors.New(strings.Join(lines, "; "))
 }
 
-// Validate reports every impossible value at once, joined into one line.
+// Validate returns an error that lists all invalid values in one line, or nil.
 func (c Config) Validate() error {
 	var v validator
 	v.require(c.Server.Listen != "", "server.listen", "must be an address such as :8080")
@@ -281,14 +300,14 @@ func (c Config) Validate() error {
 	v.positive("server.idle_timeout", c.Server.IdleTimeout)
 	v.positive("server.request_timeout", c.Server.RequestTimeout)
 	v.require(c.Server.RequestTimeout.Duration < c.Server.WriteTimeout.Duration,
-		"server.request_timeout", "must be below server.write_timeout, or late answers are cut off")
+		"server.request_timeout", "must be below server.write_timeout, otherwise late responses are cut off")
 	v.require(c.Server.MaxBodyBytes > 0, "server.max_body_bytes", "must be above 0")
 	v.require(c.Server.MaxInFlight > 0, "server.max_in_flight", "must be above 0")
 	v.positive("health.timeout", c.Health.Timeout)
 
 	v.require(!c.Database.URL.Empty(), "database.url", "is required: set it in the file or as DATABASE_URL")
 	v.url("database.url", c.Database.URL, "postgres", "postgresql")
-	// Migrations hold one connection for their lock while others serve probes.
+	// A migration holds one connection for its lock, and the probes need another.
 	v.require(c.Database.MaxConns >= 2, "database.max_conns", "must be 2 or more")
 	v.positive("database.query_timeout", c.Database.QueryTimeout)
 
@@ -304,7 +323,7 @@ func (c Config) Validate() error {
 	v.require(c.Shutdown.DrainDelay.Duration >= 0, "shutdown.drain_delay", "must not be negative")
 	v.positive("shutdown.timeout", c.Shutdown.Timeout)
 	v.require(c.Shutdown.DrainDelay.Duration < c.Shutdown.Timeout.Duration,
-		"shutdown.drain_delay", "must be below shutdown.timeout, which includes it")
+		"shutdown.drain_delay", "must be below shutdown.timeout, because the timeout includes the delay")
 	return v.err()
 }
 

@@ -54,7 +54,7 @@ shutdown: {drain_delay: 2s}
 		"INVENTORY_URL", "http://inventory",
 		"LOG_LEVEL", "debug",
 		"SHUTDOWN_TIMEOUT", "20s",
-		"PAYMENT_URL", "", // empty is not set
+		"PAYMENT_URL", "", // treated as not set
 	))
 	if err != nil {
 		t.Fatal(err)
@@ -72,7 +72,7 @@ shutdown: {drain_delay: 2s}
 	}
 }
 
-// The figures are promises to operators and to the Helm chart.
+// The documentation and the Helm chart rely on these values.
 func TestDefaultFigures(t *testing.T) {
 	d := Default()
 	for name, got := range map[string]any{
@@ -102,11 +102,11 @@ func TestExampleIsValidAndShowsTheDefaults(t *testing.T) {
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	// Addresses aside, the example shows what one gets without it.
+	// Except for the addresses, the example contains the default values.
 	none := URL{}
 	cfg.Database.URL, cfg.Redis.URL, cfg.Payment.URL, cfg.Inventory.URL = none, none, none, none
 	if !reflect.DeepEqual(cfg, Default()) {
-		t.Errorf("example differs from defaults:\n%+v\n%+v", cfg, Default())
+		t.Errorf("the example differs from the defaults:\n%+v\n%+v", cfg, Default())
 	}
 }
 
@@ -133,7 +133,7 @@ func TestLoadErrors(t *testing.T) {
 		{name: "password without url", env: []string{"DATABASE_PASSWORD", secret}, want: []string{"DATABASE_PASSWORD", "set the URL"}},
 		{name: "malformed database url", env: []string{"DATABASE_URL", "postgres://app:" + secret + "/x@db:y/orders"}, want: []string{"database.url is not a valid URL", "percent-encode"}},
 		{name: "wrong scheme", env: []string{"DATABASE_URL", "mysql://app:" + secret + "@db/orders"}, want: []string{"postgres://"}},
-		{name: "no host", env: []string{"DATABASE_URL", "postgres:///orders"}, want: []string{"names no host"}},
+		{name: "no host", env: []string{"DATABASE_URL", "postgres:///orders"}, want: []string{"contains no host name"}},
 		{name: "password in query", env: []string{"DATABASE_URL", "postgres://app@db/orders?password=" + secret}, want: []string{"query parameter"}},
 		{name: "url is a list", file: "database:\n  url: [\"postgres://a:" + secret + "@db\"]\n", want: []string{"line 2", "plain string"}},
 		{name: "redis scheme", env: append([]string{"REDIS_URL", "http://:" + secret + "@cache"}, valid...), want: []string{"redis.url must begin with redis://"}},
@@ -152,7 +152,7 @@ func TestLoadErrors(t *testing.T) {
 			}
 			for _, want := range tt.want {
 				if !strings.Contains(err.Error(), want) {
-					t.Errorf("%q is not in: %v", want, err)
+					t.Errorf("the error does not contain %q: %v", want, err)
 				}
 			}
 			if strings.Contains(err.Error(), secret) {
@@ -167,7 +167,7 @@ func TestLoadErrors(t *testing.T) {
 
 func TestExplicitFileMustExist(t *testing.T) {
 	if _, err := Load(filepath.Join(t.TempDir(), "none.yaml"), env("DATABASE_URL", "postgres://db/orders")); err == nil {
-		t.Error("no error for a missing file that was named")
+		t.Error("no error for a file that does not exist")
 	}
 }
 
@@ -239,13 +239,13 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		_ = cfg.Validate()
-		// What was understood can be written down and understood again.
+		// The encoded settings can be parsed again.
 		out, err := yaml.Marshal(cfg)
 		if err != nil {
 			t.Fatalf("marshal: %v", err)
 		}
 		if _, err := Parse(out); err != nil {
-			t.Fatalf("own output not understood: %v\n%s", err, out)
+			t.Fatalf("the encoded settings cannot be parsed: %v\n%s", err, out)
 		}
 	})
 }

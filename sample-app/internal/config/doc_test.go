@@ -9,14 +9,14 @@ import (
 func TestReadmeNamesEveryVariable(t *testing.T) {
 	raw, err := os.ReadFile("../../README.md")
 	if os.IsNotExist(err) {
-		t.Skip("README.md is not here: .dockerignore leaves it out of builds")
+		t.Skip("README.md does not exist; .dockerignore excludes it from builds")
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, env := range EnvVars() {
 		if !strings.Contains(string(raw), "| `"+env.Name+"`") {
-			t.Errorf("README.md lacks %s", env.Name)
+			t.Errorf("README.md does not document %s", env.Name)
 		}
 	}
 }

@@ -12,18 +12,19 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// EnvVar is an environment variable that overrides a key of the file.
+// EnvVar is an environment variable that overrides a key of the configuration file.
 type EnvVar struct {
 	Name string
-	// Key is the file's key that it overrides.
+	// Key is the key that it overrides, or a description of what it overrides.
 	Key string
-	// Secret marks values that must come from a Secret, not a ConfigMap.
+	// Secret reports whether the value is secret, so that it must come from a
+	// Secret and not from a ConfigMap.
 	Secret bool
 	set    func(*Config, string) error
 }
 
-// EnvVars returns every variable that Load looks at. A variable set to the empty
-// string counts as not set.
+// EnvVars returns all environment variables that Read and Load use. A variable with
+// an empty value is treated as not set.
 func EnvVars() []EnvVar {
 	return []EnvVar{
 		{Name: "LOG_LEVEL", Key: "log.level", set: func(c *Config, v string) error {
@@ -86,6 +87,7 @@ func EnvVars() []EnvVar {
 	}
 }
 
+// applyEnv applies the environment variables to cfg.
 func applyEnv(cfg *Config, lookup func(string) (string, bool)) error {
 	for _, env := range EnvVars() {
 		value, _ := lookup(env.Name)
@@ -99,7 +101,8 @@ func applyEnv(cfg *Config, lookup func(string) (string, bool)) error {
 	return nil
 }
 
-// readPasswords replaces passwords by the content of the files named for them.
+// readPasswords sets the passwords in the URLs to the contents of the password
+// files.
 func readPasswords(cfg *Config) error {
 	for _, p := range []struct {
 		key, path string
@@ -132,17 +135,17 @@ func readPassword(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// Editors and `echo` end files with a newline that is no part of the password.
+	// The line break at the end of the file is not part of the password.
 	password := strings.TrimRight(string(raw), "\r\n")
 	if password == "" {
-		return "", fmt.Errorf("%s is empty", path)
+		return "", fmt.Errorf("the file %s is empty", path)
 	}
 	return password, nil
 }
 
 func setPassword(u *URL, password string) error {
 	if u.Empty() {
-		return errors.New("there is no URL to add the password to: set the URL too")
+		return errors.New("there is no URL for this password: set the URL, too")
 	}
 	with, err := u.withPassword(password)
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Duration is a time.Duration written as in Go: 250ms, 30s, 5m. A bare number
-// is an error, because nobody means nanoseconds.
+// Duration is a time.Duration in the format of Go, for example 250ms, 30s or 5m. A
+// number without a unit is an error.
 type Duration struct{ time.Duration }
 
 // UnmarshalYAML implements yaml.Unmarshaler.
@@ -25,23 +25,25 @@ func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
-// MarshalText implements encoding.TextMarshaler with the form that is read.
+// MarshalText implements encoding.TextMarshaler. UnmarshalYAML can read the result.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
-// URL is an address that may hold a password. Printing it, in any way that fmt,
-// encoding/json and YAML know, leaves password and query out; Reveal does not.
+// URL is a URL that can contain a password. All formatting with fmt, encoding/json
+// and YAML omits the password and the query. Only Reveal returns them.
 type URL struct{ raw string }
 
-// NewURL wraps an address. It is not checked here: see Config.Validate.
+// NewURL returns a URL. It does not check whether the URL is valid;
+// Config.Validate does.
 func NewURL(raw string) URL { return URL{raw: raw} }
 
-// Empty reports whether no address was given.
+// Empty reports whether the URL is the empty string.
 func (u URL) Empty() bool { return u.raw == "" }
 
-// Reveal returns the address as given. Hand it only to what opens connections.
+// Reveal returns the complete URL, including the password. Use it only to open
+// connections.
 func (u URL) Reveal() string { return u.raw }
 
-// String returns scheme, user, host and path.
+// String returns the URL without password and query, or "[malformed URL]".
 func (u URL) String() string {
 	if u.raw == "" {
 		return ""
@@ -57,14 +59,14 @@ func (u URL) String() string {
 	return safe.String()
 }
 
-// GoString keeps %#v from printing the raw field.
+// GoString implements fmt.GoStringer, so that %#v does not print the password.
 func (u URL) GoString() string { return fmt.Sprintf("%q", u.String()) }
 
-// MarshalText implements encoding.TextMarshaler with the redacted form.
+// MarshalText implements encoding.TextMarshaler. The result has no password.
 func (u URL) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
 
-// UnmarshalYAML implements yaml.Unmarshaler. Unlike the default it never quotes
-// the value it could not use.
+// UnmarshalYAML implements yaml.Unmarshaler. Unlike those of the default
+// implementation, its errors do not contain the value.
 func (u *URL) UnmarshalYAML(n *yaml.Node) error {
 	if n.Kind != yaml.ScalarNode {
 		return fmt.Errorf("line %d: a URL must be a plain string", n.Line)
@@ -76,7 +78,8 @@ func (u *URL) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
-// check says what is wrong with the address, without quoting it.
+// check returns what is wrong with the URL, or "". The text does not contain the
+// URL.
 func (u URL) check(schemes ...string) string {
 	form := strings.Join(schemes, ":// or ") + "://"
 	parsed, err := url.Parse(u.raw)
@@ -86,18 +89,18 @@ func (u URL) check(schemes ...string) string {
 	case !slices.Contains(schemes, parsed.Scheme):
 		return "must begin with " + form
 	case parsed.Host == "":
-		return "names no host"
+		return "contains no host name"
 	case parsed.Query().Has("password"):
-		return "carries the password as a query parameter: write it as user:password@host"
+		return "contains the password as a query parameter: write it as user:password@host"
 	}
 	return ""
 }
 
-// withPassword returns the address with its password replaced.
+// withPassword returns the URL with another password.
 func (u URL) withPassword(password string) (URL, error) {
 	parsed, err := url.Parse(u.raw)
 	if err != nil || parsed.Host == "" {
-		return URL{}, errors.New("is not a URL that a password can be added to")
+		return URL{}, errors.New("the URL for this password is invalid")
 	}
 	parsed.User = url.UserPassword(parsed.User.Username(), password)
 	return URL{raw: parsed.String()}, nil

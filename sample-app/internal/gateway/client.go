@@ -1,6 +1,6 @@
 // Package gateway calls the services that orders depend on. Every attempt has a
-// timeout, failures are repeated a bounded number of times with jitter, and no
-// more requests run at once than configured.
+// timeout, failed attempts are retried a limited number of times with random delays,
+// and the number of concurrent requests is limited.
 package gateway
 
 import (
@@ -21,31 +21,34 @@ import (
 )
 
 const (
-	// maxAnswerBytes bounds what is read of an answer.
+	// maxAnswerBytes is the maximum number of bytes that are read of a response.
 	maxAnswerBytes = 1 << 20
-	// maxRetryAfter bounds how long an upstream may make a caller wait.
+	// maxRetryAfter is the maximum delay that an upstream can request with a
+	// Retry-After header.
 	maxRetryAfter = 2 * time.Second
 )
 
 // Options configure a client.
 type Options struct {
-	// URL is the upstream's base URL.
+	// URL is the base URL of the upstream.
 	URL string
-	// Timeout bounds each attempt.
+	// Timeout is the maximum duration of each attempt.
 	Timeout time.Duration
-	// Retries is how many times a failed attempt is repeated.
+	// Retries is the maximum number of retries after a failed attempt.
 	Retries uint
-	// RetryInterval is the first wait between attempts; it doubles each time
-	// and is jittered by half.
+	// RetryInterval is the delay before the first retry. It doubles with each
+	// further retry and varies randomly by up to half.
 	RetryInterval time.Duration
-	// MaxConcurrent is how many requests run at once; others wait.
+	// MaxConcurrent is the maximum number of concurrent requests. Further
+	// requests wait.
 	MaxConcurrent int64
 }
 
-// StatusError is an answer that the client has no use for.
+// StatusError is a response with an unexpected status.
 type StatusError struct {
+	// Code is the HTTP status code.
 	Code int
-	// Retryable says that the same request may succeed later.
+	// Retryable reports whether the same request may succeed later.
 	Retryable bool
 }
 
@@ -54,6 +57,7 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("unexpected status %d %s", e.Code, http.StatusText(e.Code))
 }
 
+// client sends requests to one upstream. It is safe for concurrent use.
 type client struct {
 	opts    Options
 	base    string
@@ -70,7 +74,7 @@ func newClient(o Options) *client {
 			Timeout: o.Timeout,
 			Transport: &http.Transport{
 				Proxy:               http.ProxyFromEnvironment,
-				MaxIdleConnsPerHost: int(o.MaxConcurrent), // the default of 2 would open a connection for most requests
+				MaxIdleConnsPerHost: int(o.MaxConcurrent), // with the default of 2, most requests would open a new connection
 				IdleConnTimeout:     90 * time.Second,
 			},
 		},
@@ -78,14 +82,15 @@ func newClient(o Options) *client {
 	}
 }
 
-// Waiting is how many requests wait for their turn at this moment.
+// Waiting returns the number of requests that are waiting because of
+// Options.MaxConcurrent.
 func (c *client) Waiting() int64 { return c.waiting.Load() }
 
 // Close closes idle connections.
 func (c *client) Close() { c.http.CloseIdleConnections() }
 
-// call sends body as JSON under an idempotency key and decodes the answer into
-// out, unless that is nil. Answers other than 2xx become a *StatusError.
+// call sends body as JSON with an idempotency key and decodes the response into out,
+// unless out is nil. A response with another status than 2xx is a *StatusError.
 func (c *client) call(ctx context.Context, method, path, key string, body, out any) error {
 	var payload []byte
 	if body != nil {
@@ -106,9 +111,10 @@ func (c *client) call(ctx context.Context, method, path, key string, body, out a
 	return nil
 }
 
+// attempt sends the request once.
 func (c *client) attempt(ctx context.Context, method, path, key string, payload []byte, out any) error {
-	// The slot is taken for the attempt alone: waiting between attempts must
-	// not keep others from trying.
+	// The attempt does not occupy a slot during the delay before a retry, so that
+	// other requests can use it.
 	if err := c.acquire(ctx); err != nil {
 		return backoff.Permanent(err)
 	}
@@ -132,7 +138,7 @@ func (c *client) attempt(ctx context.Context, method, path, key string, payload 
 		err = closeErr
 	}
 	if err != nil {
-		return fmt.Errorf("read answer: %w", err)
+		return fmt.Errorf("read response: %w", err)
 	}
 	if err := checkStatus(resp); err != nil {
 		return err
@@ -141,21 +147,23 @@ func (c *client) attempt(ctx context.Context, method, path, key string, payload 
 		return nil
 	}
 	if err := json.Unmarshal(answer, out); err != nil {
-		return backoff.Permanent(fmt.Errorf("decode answer: %w", err))
+		return backoff.Permanent(fmt.Errorf("decode response: %w", err))
 	}
 	return nil
 }
 
+// acquire waits for a free slot.
 func (c *client) acquire(ctx context.Context) error {
 	c.waiting.Add(1)
 	defer c.waiting.Add(-1)
 	if err := c.slots.Acquire(ctx, 1); err != nil {
-		return fmt.Errorf("wait for one of %d concurrent requests to finish: %w", c.opts.MaxConcurrent, err)
+		return fmt.Errorf("wait because %d requests are already running: %w", c.opts.MaxConcurrent, err)
 	}
 	return nil
 }
 
-// checkStatus sorts answers into usable, worth another try, and final.
+// checkStatus returns nil if the status is 2xx. Otherwise it returns a *StatusError,
+// which is marked as permanent if a retry cannot succeed.
 func checkStatus(resp *http.Response) error {
 	code := resp.StatusCode
 	if code >= 200 && code <= 299 {
@@ -173,7 +181,7 @@ func checkStatus(resp *http.Response) error {
 	return errors.Join(err, &backoff.RetryAfterError{Duration: pause})
 }
 
-// hasStatus reports whether err is an answer with the given status.
+// hasStatus reports whether err is a response with the given status.
 func hasStatus(err error, code int) bool {
 	var status *StatusError
 	return errors.As(err, &status) && status.Code == code

@@ -52,7 +52,7 @@ func TestPayment(t *testing.T) {
 	service := standin.NewPayment(300)
 	client := payment(t, options(t, service))
 	cheap, dear := newOrder(300), newOrder(303)
-	for range 2 { // every call may be repeated
+	for range 2 { // all calls are idempotent
 		if err := client.Charge(t.Context(), cheap); err != nil {
 			t.Errorf("charge within the limit: %v", err)
 		}
@@ -89,7 +89,7 @@ func TestInventory(t *testing.T) {
 		t.Errorf("%d books left, want 2", n)
 	}
 	if err := client.Reserve(t.Context(), second); !errors.Is(err, order.ErrOutOfStock) {
-		t.Errorf("reserve more than there is: %v", err)
+		t.Errorf("reserve more than the stock: %v", err)
 	}
 	for range 2 {
 		if err := client.Release(t.Context(), first.ID); err != nil {
@@ -137,7 +137,7 @@ func TestRetriesAreBounded(t *testing.T) {
 	}
 }
 
-func TestWhatIsWorthAnotherTry(t *testing.T) {
+func TestRetryableStatuses(t *testing.T) {
 	for status, wantAttempts := range map[int]int{
 		http.StatusBadRequest: 1, http.StatusNotFound: 1, http.StatusUnprocessableEntity: 1,
 		http.StatusTooManyRequests: 3, http.StatusInternalServerError: 3, http.StatusBadGateway: 3,
@@ -167,7 +167,7 @@ func TestWhatIsWorthAnotherTry(t *testing.T) {
 	}
 }
 
-func TestNonsenseIsAnError(t *testing.T) {
+func TestInvalidResponseIsAnError(t *testing.T) {
 	for _, body := range []string{"", "<html>", `{"status":"perhaps"}`} {
 		client := payment(t, options(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = w.Write([]byte(body))
@@ -205,7 +205,7 @@ func TestCallsEndWithTheirContext(t *testing.T) {
 	}
 }
 
-func TestOnlySoManyAtOnce(t *testing.T) {
+func TestConcurrencyIsLimited(t *testing.T) {
 	service := standin.NewPayment(1000)
 	opts := options(t, service)
 	gate := service.Hold()
@@ -223,7 +223,7 @@ func TestOnlySoManyAtOnce(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := client.Charge(ctx, newOrder(9)); !errors.Is(err, context.Canceled) {
-		t.Errorf("call that gives up waiting: %v", err)
+		t.Errorf("cancelled call: %v", err)
 	}
 	gate.Open()
 	wg.Wait()

@@ -10,13 +10,13 @@ import (
 	"github.com/slipway-ci/slipway/sample-app/internal/order"
 )
 
-// Inventory is an order.Inventory over HTTP:
+// Inventory is an order.Inventory that calls an HTTP service with these endpoints:
 //
-//	POST   /reservations {"id", "items": [{"sku", "quantity"}]}  -> 201, 200 if known, 409 out of stock
+//	POST   /reservations {"id", "items": [{"sku", "quantity"}]}  -> 201; 200 if it exists; 409 if out of stock
 //	DELETE /reservations/{id}                                    -> 204
 type Inventory struct{ *client }
 
-// NewInventory returns an Inventory client.
+// NewInventory returns an Inventory. It does not connect to the service.
 func NewInventory(o Options) *Inventory { return &Inventory{newClient(o)} }
 
 type reservationRequest struct {

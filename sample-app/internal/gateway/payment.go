@@ -10,13 +10,13 @@ import (
 	"github.com/slipway-ci/slipway/sample-app/internal/order"
 )
 
-// Payment is an order.Payment over HTTP:
+// Payment is an order.Payment that calls an HTTP service with these endpoints:
 //
 //	POST /payments {"id", "amount", "currency"}  -> {"status": "approved" | "declined" | "refunded"}
 //	POST /payments/{id}/refund                   -> {"status": "refunded"}
 type Payment struct{ *client }
 
-// NewPayment returns a Payment client.
+// NewPayment returns a Payment. It does not connect to the service.
 func NewPayment(o Options) *Payment { return &Payment{newClient(o)} }
 
 type paymentRequest struct {
@@ -39,7 +39,7 @@ func (p *Payment) Charge(ctx context.Context, o order.Order) error {
 	switch answer.Status {
 	case "approved":
 		return nil
-	case "declined", "refunded": // refunded: an earlier run has undone it for good
+	case "declined", "refunded": // a payment that has been refunded cannot be charged again
 		return fmt.Errorf("payment: %w", order.ErrDeclined)
 	}
 	return fmt.Errorf("payment: unknown status %q", answer.Status)

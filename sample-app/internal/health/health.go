@@ -1,9 +1,9 @@
-// Package health answers Kubernetes' three probes.
+// Package health implements the three probes of Kubernetes.
 //
-//	/health/startup  200 once the database is migrated
+//	/health/startup  200 once the database has been migrated
 //	/health/live     200 as long as the process answers; checks nothing else
-//	/health/ready    200 while requests are welcome: started, not draining,
-//	                 and every required dependency answers
+//	/health/ready    200 if the service has started, is not draining, and all
+//	                 required dependencies answer
 package health
 
 import (
@@ -18,17 +18,17 @@ import (
 	"go.uber.org/zap"
 )
 
-// Check is a dependency that readiness looks at.
+// Check is a dependency that the readiness probe checks.
 type Check struct {
 	Name string
-	// Required dependencies make the service unready when they fail; others
-	// only degrade it.
+	// Required reports whether the service is unready if the dependency fails.
+	// Otherwise it is only degraded.
 	Required bool
 	// Probe returns nil if the dependency answers.
 	Probe func(context.Context) error
 }
 
-// Status is how a dependency or the whole service is.
+// Status is the status of a dependency or of the service.
 type Status string
 
 // The statuses that the probes report.
@@ -40,24 +40,26 @@ const (
 	StatusDraining    Status = "draining"
 )
 
-// Report is the body of every probe's answer.
+// Report is the body of the responses to probes.
 type Report struct {
-	Status Status            `json:"status"`
+	Status Status `json:"status"`
+	// Checks contains the dependencies, by name, if they were checked.
 	Checks map[string]Result `json:"checks,omitempty"`
 }
 
-// Result is one dependency's part of a Report.
+// Result is the result of checking one dependency.
 type Result struct {
 	Status   Status `json:"status"`
 	Required bool   `json:"required"`
-	// Error names the kind of failure only. The whole error, which may name
-	// hosts and users, goes to the log.
+	// Error is only the kind of the failure: "timeout" or "unreachable". The
+	// complete error, which can contain names of hosts and users, is logged.
 	Error string `json:"error,omitempty"`
 	// DurationMS is how long the check took, in milliseconds.
 	DurationMS int64 `json:"duration_ms"`
 }
 
-// Health keeps the service's state. Use New.
+// Health is the state of the service as the probes report it. It is safe for
+// concurrent use. Create it with New.
 type Health struct {
 	timeout  time.Duration
 	checks   []Check
@@ -68,8 +70,8 @@ type Health struct {
 	failing  map[string]bool
 }
 
-// New returns a Health that is neither started nor draining. timeout bounds each
-// check.
+// New returns a Health that is neither started nor draining. timeout is the maximum
+// duration of each check.
 func New(timeout time.Duration, log *zap.Logger, checks ...Check) *Health {
 	return &Health{timeout: timeout, checks: checks, log: log, failing: map[string]bool{}}
 }
@@ -77,13 +79,13 @@ func New(timeout time.Duration, log *zap.Logger, checks ...Check) *Health {
 // Start marks the service as started.
 func (h *Health) Start() { h.started.Store(true) }
 
-// Started reports whether Start was called.
+// Started reports whether Start has been called.
 func (h *Health) Started() bool { return h.started.Load() }
 
-// Drain makes the service unready for good.
+// Drain makes the service permanently unready.
 func (h *Health) Drain() { h.draining.Store(true) }
 
-// Draining reports whether Drain was called.
+// Draining reports whether Drain has been called.
 func (h *Health) Draining() bool { return h.draining.Load() }
 
 // Startup handles the startup probe.
@@ -112,7 +114,7 @@ func (h *Health) Ready(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// check probes all dependencies at once.
+// check checks all dependencies concurrently.
 func (h *Health) check(ctx context.Context) Report {
 	results := make([]Result, len(h.checks))
 	var wg sync.WaitGroup
@@ -134,6 +136,7 @@ func (h *Health) check(ctx context.Context) Report {
 	return report
 }
 
+// probe checks one dependency.
 func (h *Health) probe(ctx context.Context, c Check) Result {
 	probeCtx, cancel := context.WithTimeout(ctx, h.timeout)
 	defer cancel()
@@ -146,13 +149,13 @@ func (h *Health) probe(ctx context.Context, c Check) Result {
 			result.Error = "timeout"
 		}
 	}
-	if ctx.Err() == nil { // a prober that hangs up says nothing about the dependency
+	if ctx.Err() == nil { // otherwise the client disconnected, which says nothing about the dependency
 		h.logChange(c.Name, err)
 	}
 	return result
 }
 
-// logChange logs when a dependency goes or comes back, not at every probe.
+// logChange logs when a dependency begins to fail or recovers, but not every check.
 func (h *Health) logChange(name string, err error) {
 	h.mu.Lock()
 	changed := h.failing[name] != (err != nil)
@@ -175,5 +178,5 @@ func write(w http.ResponseWriter, report Report) {
 		status = http.StatusOK
 	}
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(report) // a probe that has left needs no answer
+	_ = json.NewEncoder(w).Encode(report) // fails only if the client has disconnected
 }

@@ -27,7 +27,7 @@ func ask(t *testing.T, probe http.HandlerFunc) (int, health.Report) {
 	w := httptest.NewRecorder()
 	probe(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", http.NoBody))
 	if strings.Contains(w.Body.String(), "10.0.0.7") {
-		t.Errorf("address in a public answer: %s", w.Body)
+		t.Errorf("the response contains an address: %s", w.Body)
 	}
 	var report health.Report
 	if err := json.Unmarshal(w.Body.Bytes(), &report); err != nil {
@@ -52,12 +52,12 @@ func TestReady(t *testing.T) {
 	}{
 		{name: "not started", want: 503, status: health.StatusStarting},
 		{name: "no dependencies", started: true, want: 200, status: health.StatusOK},
-		{name: "all well", started: true, checks: []health.Check{check("db", true, nil), check("cache", false, nil)}, want: 200, status: health.StatusOK},
-		{name: "optional one away", started: true, checks: []health.Check{check("db", true, nil), check("cache", false, errDown)}, want: 200, status: health.StatusDegraded},
-		{name: "required one away", started: true, checks: []health.Check{check("db", true, errDown), check("cache", false, nil)}, want: 503, status: health.StatusUnavailable, dbError: "unreachable"},
-		{name: "both away, required first", started: true, checks: []health.Check{check("db", true, errDown), check("cache", false, errDown)}, want: 503, status: health.StatusUnavailable, dbError: "unreachable"},
-		{name: "both away, optional first", started: true, checks: []health.Check{check("cache", false, errDown), check("db", true, errDown)}, want: 503, status: health.StatusUnavailable, dbError: "unreachable"},
-		{name: "required one hangs", started: true, checks: []health.Check{hangs}, want: 503, status: health.StatusUnavailable, dbError: "timeout"},
+		{name: "all available", started: true, checks: []health.Check{check("db", true, nil), check("cache", false, nil)}, want: 200, status: health.StatusOK},
+		{name: "optional dependency unavailable", started: true, checks: []health.Check{check("db", true, nil), check("cache", false, errDown)}, want: 200, status: health.StatusDegraded},
+		{name: "required dependency unavailable", started: true, checks: []health.Check{check("db", true, errDown), check("cache", false, nil)}, want: 503, status: health.StatusUnavailable, dbError: "unreachable"},
+		{name: "both unavailable, required first", started: true, checks: []health.Check{check("db", true, errDown), check("cache", false, errDown)}, want: 503, status: health.StatusUnavailable, dbError: "unreachable"},
+		{name: "both unavailable, optional first", started: true, checks: []health.Check{check("cache", false, errDown), check("db", true, errDown)}, want: 503, status: health.StatusUnavailable, dbError: "unreachable"},
+		{name: "required dependency hangs", started: true, checks: []health.Check{hangs}, want: 503, status: health.StatusUnavailable, dbError: "timeout"},
 		{name: "draining", started: true, draining: true, checks: []health.Check{check("db", true, nil)}, want: 503, status: health.StatusDraining},
 	}
 	for _, tt := range tests {
@@ -77,7 +77,7 @@ func TestReady(t *testing.T) {
 	}
 }
 
-func TestLiveAndStartupLookAtNoDependency(t *testing.T) {
+func TestLiveAndStartupCheckNoDependency(t *testing.T) {
 	h := health.New(time.Second, zap.NewNop(), check("db", true, errDown))
 	if code, _ := ask(t, h.Live); code != 200 {
 		t.Errorf("live before start: %d", code)

@@ -1,9 +1,9 @@
-// Package httpapi is the order service's HTTP face.
+// Package httpapi implements the HTTP API of the order service.
 //
-//	POST /api/orders              place an order; Idempotency-Key is honoured
-//	GET  /api/orders/{id}         read one
-//	GET  /api/orders              list, newest first: ?limit=&cursor=
-//	POST /api/orders/{id}/cancel  refund and release a confirmed order
+//	POST /api/orders              create an order; supports Idempotency-Key
+//	GET  /api/orders/{id}         read an order
+//	GET  /api/orders              list orders, newest first: ?limit=&cursor=
+//	POST /api/orders/{id}/cancel  cancel a confirmed order
 //
 // Errors are problem details (RFC 9457).
 package httpapi
@@ -22,7 +22,7 @@ import (
 	"github.com/slipway-ci/slipway/sample-app/internal/order"
 )
 
-// Orders is what the API needs done. *order.Service does it.
+// Orders contains the operations of the API. *order.Service implements it.
 type Orders interface {
 	Create(ctx context.Context, d order.Draft, key string) (o order.Order, created bool, err error)
 	Get(ctx context.Context, id uuid.UUID) (order.Order, error)
@@ -30,18 +30,20 @@ type Orders interface {
 	Cancel(ctx context.Context, id uuid.UUID) (order.Order, error)
 }
 
-// Options are what the API is made of.
+// Options configure the API. All fields are required.
 type Options struct {
 	Orders Orders
 	Health *health.Health
 	Log    *zap.Logger
-	// Observe is told of every answered request but probes. path is the route's pattern.
+	// Observe is called after every response, except those to probes. path is the
+	// pattern of the route.
 	Observe func(method, path string, status int, took time.Duration)
-	// RequestTimeout bounds the work behind each API request.
+	// RequestTimeout is the maximum duration of the work for each API request.
 	RequestTimeout time.Duration
-	// MaxBodyBytes bounds request bodies.
+	// MaxBodyBytes is the maximum size of request bodies, in bytes.
 	MaxBodyBytes int64
-	// MaxInFlight is how many API requests run at once. More get 503.
+	// MaxInFlight is the maximum number of concurrent API requests. Further
+	// requests get status 503.
 	MaxInFlight int64
 }
 
@@ -50,22 +52,22 @@ type api struct {
 	slots *semaphore.Weighted
 }
 
-// New returns the handler of the API and the probes.
+// New returns the handler for the API and the probes.
 func New(o Options) http.Handler {
 	a := &api{Options: o, slots: semaphore.NewWeighted(o.MaxInFlight)}
-	gin.SetMode(gin.ReleaseMode) // else gin prints its routes to stdout, among the JSON logs
+	gin.SetMode(gin.ReleaseMode) // otherwise gin prints its routes to standard output, between the JSON logs
 	engine := gin.New()
 	engine.HandleMethodNotAllowed = true
 	engine.RedirectTrailingSlash = false
 	engine.Use(a.tag, a.record, a.rescue, a.drain)
 	engine.NoRoute(func(c *gin.Context) {
-		newProblem(http.StatusNotFound, "there is nothing at this path").send(c)
+		newProblem(http.StatusNotFound, "this path does not exist").send(c)
 	})
 	engine.NoMethod(func(c *gin.Context) {
-		newProblem(http.StatusMethodNotAllowed, "this path knows other methods, see the Allow header").send(c)
+		newProblem(http.StatusMethodNotAllowed, "this path does not support the method; the Allow header lists the supported methods").send(c)
 	})
 
-	// Probes are neither limited nor kept waiting: a busy pod is not a dead one.
+	// Probes are not limited, so that a busy pod is not restarted.
 	engine.GET("/health/startup", gin.WrapF(o.Health.Startup))
 	engine.GET("/health/live", gin.WrapF(o.Health.Live))
 	engine.GET("/health/ready", gin.WrapF(o.Health.Ready))
@@ -123,7 +125,8 @@ func (a *api) get(c *gin.Context) {
 // listAnswer is the body of GET /api/orders.
 type listAnswer struct {
 	Orders []order.Order `json:"orders"`
-	// NextCursor lists on when sent as ?cursor=. Absent on the last page.
+	// NextCursor is the value of ?cursor= for the next page. It is absent on the
+	// last page.
 	NextCursor string `json:"next_cursor,omitempty"`
 }
 
@@ -140,7 +143,7 @@ func (a *api) list(c *gin.Context) {
 	}
 	answer := listAnswer{Orders: orders}
 	if orders == nil {
-		answer.Orders = []order.Order{} // [] rather than null
+		answer.Orders = []order.Order{} // encoded as [] and not as null
 	}
 	if more {
 		answer.NextCursor = cursor(orders[len(orders)-1].ID)
@@ -162,7 +165,8 @@ func (a *api) cancel(c *gin.Context) {
 	c.JSON(unlessPending(http.StatusOK, o), o)
 }
 
-// unlessPending turns a status into 202 while the order is not settled.
+// unlessPending returns status 202 if the order is not settled, and otherwise the
+// given status.
 func unlessPending(status int, o order.Order) int {
 	if !o.Settled() {
 		return http.StatusAccepted
@@ -170,12 +174,14 @@ func unlessPending(status int, o order.Order) int {
 	return status
 }
 
+// orderID returns the order ID in the path.
 func orderID(c *gin.Context) (uuid.UUID, error) {
-	// Parse would also take URNs and braces; one order has one address.
+	// Parse also accepts other formats, such as URNs, but an order must have only one
+	// URL.
 	raw := c.Param("id")
 	id, err := uuid.Parse(raw)
 	if err != nil || id.String() != raw {
-		return uuid.Nil, newProblem(http.StatusNotFound, "there is no such order")
+		return uuid.Nil, newProblem(http.StatusNotFound, "the order does not exist")
 	}
 	return id, nil
 }

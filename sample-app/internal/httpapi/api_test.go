@@ -24,7 +24,7 @@ import (
 
 const body = `{"customer_id":"c-1","currency":"EUR","items":[{"sku":"book","quantity":2,"unit_price":1250}]}`
 
-// orders answers with what it is made of.
+// orders is an httpapi.Orders with fixed results.
 type orders struct {
 	order   order.Order
 	created bool
@@ -100,7 +100,7 @@ func (f *fixture) do(t *testing.T, method, path, body string, header ...string) 
 	return w
 }
 
-// wantProblem checks that the answer is an RFC 9457 object with that status.
+// wantProblem checks that the response is a problem (RFC 9457) with the status.
 func wantProblem(t *testing.T, w *httptest.ResponseRecorder, status int, detail string) {
 	t.Helper()
 	var p struct {
@@ -169,15 +169,15 @@ func TestBadRequests(t *testing.T) {
 		{name: "invalid", method: post, path: "/api/orders", body: strings.Replace(body, `"quantity":2`, `"quantity":0`, 1), want: 422, detail: `"pointer":"/items/0/quantity"`},
 		{name: "empty key", method: post, path: "/api/orders", body: body, header: []string{"Idempotency-Key", ""}, want: 400, detail: "Idempotency-Key"},
 		{name: "long key", method: post, path: "/api/orders", body: body, header: []string{"Idempotency-Key", strings.Repeat("k", 256)}, want: 400, detail: "Idempotency-Key"},
-		{name: "bad id", method: get, path: "/api/orders/1", want: 404, detail: "no such order"},
-		{name: "id in another form", method: get, path: "/api/orders/%7B0198c7a0-0000-7000-8000-000000000000%7D", want: 404, detail: "no such order"},
-		{name: "cancel bad id", method: post, path: "/api/orders/1/cancel", want: 404, detail: "no such order"},
+		{name: "bad id", method: get, path: "/api/orders/1", want: 404, detail: "the order does not exist"},
+		{name: "id in another form", method: get, path: "/api/orders/%7B0198c7a0-0000-7000-8000-000000000000%7D", want: 404, detail: "the order does not exist"},
+		{name: "cancel bad id", method: post, path: "/api/orders/1/cancel", want: 404, detail: "the order does not exist"},
 		{name: "limit 0", method: get, path: "/api/orders?limit=0", want: 400, detail: "limit"},
 		{name: "limit too high", method: get, path: "/api/orders?limit=101", want: 400, detail: "limit"},
 		{name: "limit no number", method: get, path: "/api/orders?limit=x", want: 400, detail: "limit"},
 		{name: "cursor not base64", method: get, path: "/api/orders?cursor=%21", want: 400, detail: "cursor"},
 		{name: "cursor too short", method: get, path: "/api/orders?cursor=AAAA", want: 400, detail: "cursor"},
-		{name: "no such path", method: get, path: "/api/nothing", want: 404, detail: "nothing at this path"},
+		{name: "no such path", method: get, path: "/api/nothing", want: 404, detail: "this path does not exist"},
 		{name: "no such method", method: http.MethodDelete, path: "/api/orders", want: 405, detail: "Allow"},
 	}
 	for _, tt := range tests {
@@ -199,7 +199,7 @@ func TestErrorsBecomeProblems(t *testing.T) {
 		{order.ErrNotCancellable, 409, false},
 		{order.ErrStale, 409, false},
 		{secret, 503, true},
-		{context.Canceled, 503, true}, // cancelled, but not by the client
+		{context.Canceled, 503, true}, // not because of the client
 	}
 	for _, tt := range tests {
 		t.Run(tt.err.Error(), func(t *testing.T) {
@@ -208,7 +208,7 @@ func TestErrorsBecomeProblems(t *testing.T) {
 				w := api.do(t, http.MethodPost, path, body)
 				wantProblem(t, w, tt.want, "")
 				if strings.Contains(w.Body.String(), "10.0.0.7") {
-					t.Errorf("inner error told to the client: %s", w.Body)
+					t.Errorf("the response contains the internal error: %s", w.Body)
 				}
 			}
 			for _, path := range []string{"/api/orders", "/api/orders/" + uuid.NewString()} {
@@ -221,7 +221,7 @@ func TestErrorsBecomeProblems(t *testing.T) {
 	}
 }
 
-func TestClientThatLeavesIsNoError(t *testing.T) {
+func TestDisconnectedClientIsNotAnError(t *testing.T) {
 	api := newAPI(orders{err: context.Canceled})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -258,18 +258,18 @@ func TestPanicIsAnswered(t *testing.T) {
 	if n := api.logs.FilterMessage("handler panicked").Len(); n != 1 {
 		t.Errorf("%d panics logged", n)
 	}
-	// The slot that the panicking request held is free again.
+	// The panic has released the slot of the request.
 	wantProblem(t, api.do(t, http.MethodGet, "/api/orders", ""), 500, "bug")
 
 	defer func() {
-		if v := recover(); v != http.ErrAbortHandler { //nolint:errorlint // the very value is meant
+		if v := recover(); v != http.ErrAbortHandler { //nolint:errorlint // it must be this value, not wrapped
 			t.Errorf("recovered %v", v)
 		}
 	}()
 	newAPI(orders{panics: http.ErrAbortHandler}).do(t, http.MethodGet, "/api/orders", "")
 }
 
-func TestNotStartedKeepsRequestsOutButNotProbes(t *testing.T) {
+func TestRequestsAreRejectedBeforeStart(t *testing.T) {
 	api := newStartingAPI(orders{})
 	w := api.do(t, http.MethodGet, "/api/orders", "")
 	wantProblem(t, w, 503, "starting")
@@ -286,7 +286,7 @@ func TestNotStartedKeepsRequestsOutButNotProbes(t *testing.T) {
 func TestDrainingAsksClientsToReconnect(t *testing.T) {
 	api := newAPI(orders{})
 	if w := api.do(t, http.MethodGet, "/api/orders", ""); w.Header().Get("Connection") != "" {
-		t.Errorf("connection closed without reason")
+		t.Errorf("the client was asked to close the connection")
 	}
 	api.health.Drain()
 	if w := api.do(t, http.MethodGet, "/api/orders", ""); w.Code != 200 || w.Header().Get("Connection") != "close" {

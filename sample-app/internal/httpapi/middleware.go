@@ -19,7 +19,8 @@ const (
 	maxRequestID    = 128
 )
 
-// tag gives every request an ID: the client's if it is sane, else a new one.
+// tag assigns an ID to every request: that of the client if it is valid, otherwise a
+// new one.
 func (a *api) tag(c *gin.Context) {
 	id := c.GetHeader(requestIDHeader)
 	if !printable(id, maxRequestID) {
@@ -31,20 +32,21 @@ func (a *api) tag(c *gin.Context) {
 
 func requestID(c *gin.Context) string { return c.Writer.Header().Get(requestIDHeader) }
 
-// record logs every answer and counts those that are not to probes.
+// record logs every request, and observes it unless it is from a probe.
 func (a *api) record(c *gin.Context) {
 	start := time.Now()
 	c.Next()
 	took := time.Since(start)
 	route, method, status := c.FullPath(), c.Request.Method, c.Writer.Status()
 	if route == "" {
-		// Whatever a client makes up shares one label.
+		// Unknown paths and methods share one label. Otherwise clients could
+		// create any number of time series.
 		route, method = "unmatched", "other"
 	}
 	level := zapcore.InfoLevel
 	if strings.HasPrefix(route, "/health/") {
-		// Probes are no traffic: they would count as errors whenever a pod
-		// starts or stops, and as load for the autoscaler.
+		// Probes are not observed: they would count as errors when a pod starts or
+		// stops, and as load for the autoscaler.
 		level = zapcore.DebugLevel
 	} else {
 		a.Observe(method, route, status, took)
@@ -57,7 +59,7 @@ func (a *api) record(c *gin.Context) {
 		zap.String("request_id", requestID(c)))
 }
 
-// rescue turns a panic into a 500 and a log line with its stack.
+// rescue converts a panic to a response with status 500, and logs it with its stack.
 func (a *api) rescue(c *gin.Context) {
 	defer func() {
 		v := recover()
@@ -65,18 +67,19 @@ func (a *api) rescue(c *gin.Context) {
 			return
 		}
 		if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
-			panic(v) // net/http's own way of ending a connection
+			panic(v) // net/http uses this to abort a response
 		}
 		a.Log.Error("handler panicked", zap.String("request_id", requestID(c)), zap.String("panic", fmt.Sprint(v)))
 		if !c.Writer.Written() {
-			newProblem(http.StatusInternalServerError, "the order service has a bug, it is logged").send(c)
+			newProblem(http.StatusInternalServerError, "an internal error occurred and was logged; this is a bug in the order service").send(c)
 		}
 	}()
 	c.Next()
 }
 
-// drain asks clients to leave their connection once the service is stopping.
-// Closing idle connections instead would race with requests on their way.
+// drain asks clients to close their connection when the service is shutting down. If
+// the service closed idle connections itself, requests that are already on their way
+// could be lost.
 func (a *api) drain(c *gin.Context) {
 	if a.Health.Draining() {
 		c.Header("Connection", "close")
@@ -84,26 +87,26 @@ func (a *api) drain(c *gin.Context) {
 	c.Next()
 }
 
-// started keeps requests out until the database is ready.
+// started rejects requests until the database is ready.
 func (a *api) started(c *gin.Context) {
 	if !a.Health.Started() {
-		newProblem(http.StatusServiceUnavailable, "the order service is starting, try again later").send(c)
+		newProblem(http.StatusServiceUnavailable, "the order service is starting; try again later").send(c)
 		return
 	}
 	c.Next()
 }
 
-// limit sheds load above MaxInFlight.
+// limit rejects requests above MaxInFlight.
 func (a *api) limit(c *gin.Context) {
 	if !a.slots.TryAcquire(1) {
-		newProblem(http.StatusServiceUnavailable, "the order service is busy, try again later").send(c)
+		newProblem(http.StatusServiceUnavailable, "the order service is busy; try again later").send(c)
 		return
 	}
 	defer a.slots.Release(1)
 	c.Next()
 }
 
-// bound bounds the body and the time of a request.
+// bound limits the body size and the duration of a request.
 func (a *api) bound(c *gin.Context) {
 	ctx, cancel := context.WithTimeout(c.Request.Context(), a.RequestTimeout)
 	defer cancel()

@@ -22,7 +22,8 @@ const (
 	maxKeyLength = 255
 )
 
-// decodeDraft reads the body of POST /api/orders. Its errors are *problem.
+// decodeDraft decodes and validates the body of POST /api/orders. Its errors are of
+// type *problem.
 func decodeDraft(body io.Reader) (order.Draft, error) {
 	dec := json.NewDecoder(body)
 	dec.DisallowUnknownFields()
@@ -31,7 +32,7 @@ func decodeDraft(body io.Reader) (order.Draft, error) {
 		return order.Draft{}, badBody(err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return order.Draft{}, badBody(errors.New("there is something after the JSON object"))
+		return order.Draft{}, badBody(errors.New("the body contains more data after the JSON object"))
 	}
 	if fields := d.Validate(); len(fields) > 0 {
 		p := newProblem(http.StatusUnprocessableEntity, "the order is not valid")
@@ -41,6 +42,7 @@ func decodeDraft(body io.Reader) (order.Draft, error) {
 	return d, nil
 }
 
+// badBody returns the problem that corresponds to a decoding error.
 func badBody(err error) *problem {
 	var (
 		tooLarge *http.MaxBytesError
@@ -48,11 +50,11 @@ func badBody(err error) *problem {
 	)
 	switch {
 	case errors.As(err, &tooLarge):
-		return newProblem(http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is larger than %d bytes", tooLarge.Limit))
+		return newProblem(http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is larger than the maximum of %d bytes", tooLarge.Limit))
 	case errors.As(err, &wrong):
 		return newProblem(http.StatusBadRequest, fmt.Sprintf("%s must not be a JSON %s", orDefault(wrong.Field, "the body"), wrong.Value))
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return newProblem(http.StatusBadRequest, "the body ends before the JSON object does")
+		return newProblem(http.StatusBadRequest, "the body ends before the end of the JSON object")
 	}
 	return newProblem(http.StatusBadRequest, err.Error())
 }
@@ -64,16 +66,17 @@ func orDefault(s, fallback string) string {
 	return s
 }
 
-// checkJSON rejects bodies that do not say they are JSON.
+// checkJSON returns an error if the content type is not JSON.
 func checkJSON(h http.Header) error {
 	mediaType, _, err := mime.ParseMediaType(h.Get("Content-Type"))
 	if err != nil || mediaType != "application/json" {
-		return newProblem(http.StatusUnsupportedMediaType, "send Content-Type: application/json")
+		return newProblem(http.StatusUnsupportedMediaType, "the Content-Type must be application/json")
 	}
 	return nil
 }
 
-// idempotencyKey returns the header's value, or "" without one.
+// idempotencyKey returns the value of the header Idempotency-Key, or "" if there is
+// none.
 func idempotencyKey(h http.Header) (string, error) {
 	values := h.Values("Idempotency-Key")
 	if len(values) == 0 {
@@ -81,11 +84,12 @@ func idempotencyKey(h http.Header) (string, error) {
 	}
 	if len(values) > 1 || !printable(values[0], maxKeyLength) {
 		return "", newProblem(http.StatusBadRequest,
-			fmt.Sprintf("Idempotency-Key must be sent once, with 1 to %d printable ASCII characters", maxKeyLength))
+			fmt.Sprintf("the header Idempotency-Key must occur only once and contain 1 to %d printable ASCII characters", maxKeyLength))
 	}
 	return values[0], nil
 }
 
+// printable reports whether s contains 1 to limit printable ASCII characters.
 func printable(s string, limit int) bool {
 	if s == "" || len(s) > limit {
 		return false
@@ -98,13 +102,14 @@ func printable(s string, limit int) bool {
 	return true
 }
 
-// page returns the limit and the ID to list on from.
+// page returns the maximum number of orders on the page, and the ID of the last order
+// on the previous page or the zero UUID.
 func page(q url.Values) (limit int, before uuid.UUID, err error) {
 	limit = defaultLimit
 	if v := q.Get("limit"); v != "" {
 		limit, err = strconv.Atoi(v)
 		if err != nil || limit < 1 || limit > maxLimit {
-			return 0, uuid.Nil, newProblem(http.StatusBadRequest, fmt.Sprintf("limit must be 1 to %d", maxLimit))
+			return 0, uuid.Nil, newProblem(http.StatusBadRequest, fmt.Sprintf("limit must be a number from 1 to %d", maxLimit))
 		}
 	}
 	if v := q.Get("cursor"); v != "" {
@@ -113,11 +118,12 @@ func page(q url.Values) (limit int, before uuid.UUID, err error) {
 			before, err = uuid.FromBytes(raw)
 		}
 		if err != nil {
-			return 0, uuid.Nil, newProblem(http.StatusBadRequest, "cursor must be the next_cursor of an earlier answer")
+			return 0, uuid.Nil, newProblem(http.StatusBadRequest, "cursor must be the next_cursor of an earlier response")
 		}
 	}
 	return limit, before, nil
 }
 
-// cursor is opaque to clients so that what it holds can change.
+// cursor returns the cursor for the page after the given order. It is opaque for
+// clients, so that its format can change.
 func cursor(last uuid.UUID) string { return base64.RawURLEncoding.EncodeToString(last[:]) }

@@ -1,4 +1,4 @@
-// Package logging makes the service's logger.
+// Package logging creates the service's logger.
 package logging
 
 import (
@@ -9,9 +9,10 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// New returns a logger that writes one JSON object a line: level, ts (ISO 8601),
-// caller, msg, and the stack at error and above. Durations are milliseconds. Its level follows the returned
-// AtomicLevel. Nothing is sampled away.
+// New returns a logger that writes each entry as one line of JSON with the keys level,
+// ts (ISO 8601), caller and msg and, from level error, stacktrace. Durations are in
+// milliseconds. The level can be changed with the returned AtomicLevel. No entries are
+// dropped by sampling.
 func New(w io.Writer, level zapcore.Level) (*zap.Logger, zap.AtomicLevel) {
 	enc := zap.NewProductionEncoderConfig()
 	enc.TimeKey = "ts"

@@ -1,4 +1,4 @@
-// Package metrics holds what the service tells Prometheus.
+// Package metrics contains the service's Prometheus metrics.
 package metrics
 
 import (
@@ -15,8 +15,8 @@ import (
 	"github.com/slipway-ci/slipway/sample-app/internal/order"
 )
 
-// Metrics has a registry of its own, so that tests and several services in one
-// process do not meet. It is an order.Recorder.
+// Metrics is a set of metrics with its own registry, so that several services can run
+// in one process. It is an order.Recorder and safe for concurrent use.
 type Metrics struct {
 	registry       *prometheus.Registry
 	requests       *prometheus.CounterVec
@@ -28,41 +28,41 @@ type Metrics struct {
 	query          *prometheus.HistogramVec
 }
 
-var latencyBuckets = []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5} //nolint:gochecknoglobals // a constant in all but syntax
+var latencyBuckets = []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5} //nolint:gochecknoglobals // Go has no constant slices
 
-// New returns Metrics that also covers the Go runtime and the process.
+// New returns Metrics that include those of the Go runtime and of the process.
 func New() *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "http_requests_total",
-			Help: "HTTP requests answered, by method, route and status.",
+			Help: "Number of HTTP requests, by method, route and status.",
 		}, []string{"method", "path", "status"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "http_request_duration_seconds",
-			Help:    "Time to answer an HTTP request, by method, route and status.",
+			Help:    "Duration of HTTP requests in seconds, by method, route and status.",
 			Buckets: latencyBuckets,
 		}, []string{"method", "path", "status"}),
 		connections: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "active_connections",
-			Help: "Open client connections to the API, idle ones included.",
+			Help: "Number of open client connections to the API, including idle ones.",
 		}),
 		orders: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "orders_created_total",
-			Help: "Orders settled, by outcome.",
+			Help: "Number of settled orders, by status.",
 		}, []string{"status"}),
 		amount: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "order_amount_dollars",
-			Help:    "Totals of confirmed orders in USD; other currencies are not converted and not counted.",
+			Help:    "Total amount of confirmed orders in USD. Orders in other currencies are not included.",
 			Buckets: []float64{10, 50, 100, 250, 500, 1000, 2500, 5000},
 		}),
 		paymentsFailed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "payments_failed_total",
-			Help: "Payments that were declined or could not be made, by reason.",
+			Help: "Number of payments that were declined or failed, by reason.",
 		}, []string{"reason"}),
 		query: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "db_query_duration_seconds",
-			Help:    "Time that database calls took, by call.",
+			Help:    "Duration of database calls in seconds, by call.",
 			Buckets: latencyBuckets,
 		}, []string{"query"}),
 	}
@@ -74,20 +74,20 @@ func New() *Metrics {
 	return m
 }
 
-// Handler serves the metrics.
+// Handler returns a handler that serves the metrics.
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{Registry: m.registry})
 }
 
-// Request counts an answered request. path must be the route's pattern, not
-// what the client sent, or clients could fill the memory with series.
+// Request records a request. path must be the pattern of the route and not the path
+// of the request, because otherwise clients could create any number of time series.
 func (m *Metrics) Request(method, path string, status int, took time.Duration) {
 	labels := prometheus.Labels{"method": method, "path": path, "status": strconv.Itoa(status)}
 	m.requests.With(labels).Inc()
 	m.duration.With(labels).Observe(took.Seconds())
 }
 
-// ConnState counts connections. It is a hook for http.Server.
+// ConnState counts connections. Use it as ConnState of an http.Server.
 func (m *Metrics) ConnState(_ net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
@@ -98,7 +98,7 @@ func (m *Metrics) ConnState(_ net.Conn, state http.ConnState) {
 	}
 }
 
-// Query records a database call.
+// Query records a database call with its name and duration.
 func (m *Metrics) Query(query string, took time.Duration) {
 	m.query.WithLabelValues(query).Observe(took.Seconds())
 }
@@ -116,16 +116,16 @@ func (m *Metrics) PaymentFailed(reason string) {
 	m.paymentsFailed.WithLabelValues(reason).Inc()
 }
 
-// Queue publishes how many requests wait for the named upstream.
+// Queue adds a metric for the number of requests that wait for the named upstream.
 func (m *Metrics) Queue(name string, depth func() int64) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name:        "queue_depth",
-		Help:        "Requests that wait for their turn to call an upstream.",
+		Help:        "Number of requests that are waiting to be sent to an upstream.",
 		ConstLabels: prometheus.Labels{"queue": name},
 	}, func() float64 { return float64(depth()) }))
 }
 
-// Pool publishes the database pool's figures.
+// Pool adds metrics for the connections of the database pool.
 func (m *Metrics) Pool(stat func() *pgxpool.Stat) {
 	for state, value := range map[string]func(*pgxpool.Stat) int32{
 		"idle":     (*pgxpool.Stat).IdleConns,
@@ -134,7 +134,7 @@ func (m *Metrics) Pool(stat func() *pgxpool.Stat) {
 	} {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name:        "db_connections",
-			Help:        "Connections of the database pool, by state.",
+			Help:        "Number of connections in the database pool, by state.",
 			ConstLabels: prometheus.Labels{"state": state},
 		}, func() float64 { return float64(value(stat())) }))
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/slipway-ci/slipway/sample-app/internal/order"
 )
 
-func TestWhatHappensIsCounted(t *testing.T) {
+func TestMetrics(t *testing.T) {
 	m := metrics.New()
 	m.Request("GET", "/api/orders", 200, 3*time.Millisecond)
 	m.Request("GET", "/api/orders", 200, 3*time.Millisecond)

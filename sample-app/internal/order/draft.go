@@ -8,16 +8,16 @@ import (
 	"strconv"
 )
 
-// Limits of what an order may hold.
+// Limits of an order.
 const (
-	MaxItems       = 100
-	MaxQuantity    = 10_000
-	MaxUnitPrice   = 1_000_000_000
-	MaxNameLength  = 128
+	MaxItems       = 100           // items of an order
+	MaxQuantity    = 10_000        // pieces of an item
+	MaxUnitPrice   = 1_000_000_000 // price of a piece in minor units
+	MaxNameLength  = 128           // bytes of a customer ID or SKU
 	currencyLength = 3
 )
 
-// Draft is an order as the customer asks for it.
+// Draft is an order as the customer requests it.
 type Draft struct {
 	CustomerID string `json:"customer_id"`
 	// Currency is an ISO 4217 code such as EUR.
@@ -25,14 +25,15 @@ type Draft struct {
 	Items    []Item `json:"items"`
 }
 
-// FieldError says what is wrong with one value of a Draft.
+// FieldError describes an invalid value in a Draft.
 type FieldError struct {
-	// Pointer is the value's JSON Pointer (RFC 6901), such as /items/0/sku.
+	// Pointer is the JSON Pointer (RFC 6901) of the value, such as /items/0/sku.
 	Pointer string `json:"pointer"`
-	Detail  string `json:"detail"`
+	// Detail says what is wrong with the value.
+	Detail string `json:"detail"`
 }
 
-// Validate returns every problem of the draft, or nil.
+// Validate returns all invalid values, or nil.
 func (d Draft) Validate() []FieldError {
 	var problems []FieldError
 	report := func(pointer, format string, args ...any) {
@@ -45,7 +46,7 @@ func (d Draft) Validate() []FieldError {
 		report("/currency", "must be an ISO 4217 code of three capital letters, such as EUR")
 	}
 	if n := len(d.Items); n < 1 || n > MaxItems {
-		report("/items", "must hold 1 to %d items, has %d", MaxItems, n)
+		report("/items", "must contain 1 to %d items, but contains %d", MaxItems, n)
 		return problems
 	}
 	seen := make(map[string]bool, len(d.Items))
@@ -54,7 +55,7 @@ func (d Draft) Validate() []FieldError {
 		if !validName(item.SKU) {
 			report(at+"/sku", "must be 1 to %d printable ASCII characters", MaxNameLength)
 		} else if seen[item.SKU] {
-			report(at+"/sku", "appears twice: add the quantities up in one item")
+			report(at+"/sku", "occurs twice: use one item with the total quantity")
 		}
 		seen[item.SKU] = true
 		if item.Quantity < 1 || item.Quantity > MaxQuantity {
@@ -67,8 +68,7 @@ func (d Draft) Validate() []FieldError {
 	return problems
 }
 
-// Total is the sum of all items. The limits that Validate checks keep it far
-// from overflowing.
+// Total returns the sum of all items. It does not overflow if the draft is valid.
 func (d Draft) Total() Money {
 	total := Money{Currency: d.Currency}
 	for _, item := range d.Items {
@@ -77,13 +77,13 @@ func (d Draft) Total() Money {
 	return total
 }
 
-// The largest valid order must fit: this fails to compile if a limit is raised
-// too far.
+// The total of the largest valid order must not overflow. If the limits are raised too
+// far, this does not compile.
 const _ = uint64(math.MaxInt64 - MaxItems*MaxQuantity*MaxUnitPrice)
 
-// Fingerprint identifies the draft's content, so that a repeated idempotency
-// key can be told from a reused one. White space and key order of the request
-// do not matter.
+// Fingerprint returns a hash of the draft. It distinguishes a repeated request from a
+// different request with the same idempotency key. It does not depend on white space
+// and on the order of keys in the request.
 func (d Draft) Fingerprint() ([]byte, error) {
 	canonical, err := json.Marshal(d)
 	if err != nil {
@@ -93,6 +93,7 @@ func (d Draft) Fingerprint() ([]byte, error) {
 	return sum[:], nil
 }
 
+// validName reports whether s is valid as a customer ID or SKU.
 func validName(s string) bool {
 	if s == "" || len(s) > MaxNameLength {
 		return false

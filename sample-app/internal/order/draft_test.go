@@ -63,7 +63,7 @@ func TestTotal(t *testing.T) {
 	}
 }
 
-func TestFingerprintTellsDraftsApart(t *testing.T) {
+func TestFingerprintDistinguishesDrafts(t *testing.T) {
 	base, err := valid().Fingerprint()
 	if err != nil {
 		t.Fatal(err)

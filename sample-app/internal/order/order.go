@@ -1,5 +1,6 @@
-// Package order holds what an order is, how it moves from one status to the
-// next, and what it needs from storage, payment and inventory to do so.
+// Package order contains the domain of the service: the order, its statuses, and the
+// service that creates and cancels orders by means of a store, a payment service and an
+// inventory service.
 package order
 
 import (
@@ -9,14 +10,15 @@ import (
 	"github.com/google/uuid"
 )
 
-// Status is where an order stands.
+// Status is the status of an order. The possible transitions are:
 //
 //	pending ---> confirmed ---> cancelling ---> cancelled
 //	   `-------> rejected
 type Status string
 
-// The statuses. Pending and Cancelling are passed through within one request
-// unless an upstream or a replica fails on the way; Recover finishes those.
+// The statuses. Normally an order is pending or cancelling only during one request. If
+// an upstream or a replica fails during that request, Service.Recover settles the
+// order.
 const (
 	StatusPending    Status = "pending"
 	StatusConfirmed  Status = "confirmed"
@@ -25,7 +27,7 @@ const (
 	StatusCancelled  Status = "cancelled"
 )
 
-// Reasons why an order was rejected.
+// The reasons why an order is rejected.
 const (
 	ReasonOutOfStock           = "out_of_stock"
 	ReasonPaymentDeclined      = "payment_declined"
@@ -33,20 +35,20 @@ const (
 	ReasonInventoryUnavailable = "inventory_unavailable"
 )
 
-// Errors that callers tell apart with errors.Is.
+// Errors that callers can distinguish with errors.Is.
 var (
-	// ErrNotFound says that no such order exists.
+	// ErrNotFound means that the order does not exist.
 	ErrNotFound = errors.New("order not found")
-	// ErrIdempotencyMismatch says that an idempotency key came back with
-	// another order.
+	// ErrIdempotencyMismatch means that the idempotency key belongs to an order
+	// with different content.
 	ErrIdempotencyMismatch = errors.New("idempotency key was already used for a different order")
-	// ErrNotCancellable says that the order's status rules cancelling out.
-	ErrNotCancellable = errors.New("order cannot be cancelled in its present status")
-	// ErrStale says that someone else changed or took the order meanwhile.
-	ErrStale = errors.New("order was changed by someone else")
-	// ErrOutOfStock is inventory's definite no.
+	// ErrNotCancellable means that an order with this status cannot be cancelled.
+	ErrNotCancellable = errors.New("order cannot be cancelled in its current status")
+	// ErrStale means that the order has been changed or claimed in the meantime.
+	ErrStale = errors.New("order was changed in the meantime")
+	// ErrOutOfStock means that the inventory service cannot reserve the items.
 	ErrOutOfStock = errors.New("out of stock")
-	// ErrDeclined is payment's definite no.
+	// ErrDeclined means that the payment service declined the payment.
 	ErrDeclined = errors.New("payment declined")
 )
 
@@ -70,17 +72,17 @@ type Order struct {
 	ID         uuid.UUID `json:"id"`
 	CustomerID string    `json:"customer_id"`
 	Status     Status    `json:"status"`
-	// Reason says why a rejected order was rejected; empty otherwise.
+	// Reason says why the order was rejected. It is empty for other statuses.
 	Reason string `json:"reason,omitempty"`
 	Items  []Item `json:"items"`
 	Total  Money  `json:"total"`
-	// Version counts changes, from 1. Caches and writers compare it.
+	// Version starts at 1 and increases with every change.
 	Version   int64     `json:"version"`
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
 }
 
-// Settled reports whether nothing more will happen to the order by itself.
+// Settled reports whether the order has a status that changes only on request.
 func (o Order) Settled() bool {
 	return o.Status != StatusPending && o.Status != StatusCancelling
 }

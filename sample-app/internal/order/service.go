@@ -10,105 +10,112 @@ import (
 	"go.uber.org/zap"
 )
 
-// Store keeps orders. Every method that changes an order takes the version the
-// caller has seen and fails with ErrStale when that is no longer current.
+// Store stores orders. Methods that change an order with a given version return
+// ErrStale if that version is no longer the current one. While a caller holds an order,
+// nobody else can claim it.
 type Store interface {
-	// Insert adds a new order, held by the caller until hold has passed.
-	// If key is not empty and known, nothing is added and the order it
-	// belongs to is returned with created false, or ErrIdempotencyMismatch
-	// when fingerprints differ.
+	// Insert adds a new order, which the caller holds for the given duration. If
+	// there is already an order with the same key, which is not empty, Insert adds
+	// nothing and returns that order with created false, or ErrIdempotencyMismatch
+	// if its fingerprint is different.
 	Insert(ctx context.Context, o Order, key string, fingerprint []byte, hold time.Duration) (stored Order, created bool, err error)
-	// Get returns the order or ErrNotFound.
+	// Get returns an order, or ErrNotFound.
 	Get(ctx context.Context, id uuid.UUID) (Order, error)
-	// List returns up to limit orders, newest first, older than before; the
-	// zero UUID begins at the newest.
+	// List returns up to limit orders that are older than the order before, the
+	// newest first. The zero UUID means that the list starts with the newest order.
 	List(ctx context.Context, before uuid.UUID, limit int) ([]Order, error)
-	// BeginCancel moves a confirmed order to cancelling, held by the caller.
+	// BeginCancel changes the status of a confirmed order to cancelling. The caller
+	// holds the order for the given duration.
 	BeginCancel(ctx context.Context, id uuid.UUID, version int64, hold time.Duration) (Order, error)
-	// Claim takes over one unsettled order that nobody holds any more, or the
-	// one named if id is not zero. It returns ErrNotFound if there is none.
+	// Claim selects an unsettled order that nobody holds and holds it for the given
+	// duration. If id is not zero, only this order can be selected. Claim returns
+	// ErrNotFound if there is no such order.
 	Claim(ctx context.Context, id uuid.UUID, hold time.Duration) (Order, error)
-	// Settle sets an order's final status and ends the hold.
+	// Settle sets the final status of an order and releases it.
 	Settle(ctx context.Context, id uuid.UUID, version int64, status Status, reason string) (Order, error)
 }
 
-// Cache keeps copies of orders. It may forget anything at any time, and its
-// errors never fail a request.
+// Cache stores copies of orders. It may delete them at any time. Its errors do not
+// cause requests to fail.
 type Cache interface {
-	// Get returns the order, or ErrNotFound.
+	// Get returns an order, or ErrNotFound.
 	Get(ctx context.Context, id uuid.UUID) (Order, error)
-	// Put keeps the order unless a newer version is already there.
+	// Put stores an order, unless the cache contains a newer version of it.
 	Put(ctx context.Context, o Order) error
 }
 
-// Inventory sets stock aside. All calls are idempotent by order ID.
+// Inventory reserves stock. All methods are idempotent for an order ID.
 type Inventory interface {
-	// Reserve returns ErrOutOfStock if the order can never be served. After any
-	// other error the stock may or may not be set aside.
+	// Reserve reserves the items of an order. It returns ErrOutOfStock if there is
+	// not enough stock. After any other error the stock may have been reserved.
 	Reserve(ctx context.Context, o Order) error
-	// Release undoes Reserve, also one that is still to arrive.
+	// Release undoes Reserve, even if the request of Reserve arrives later.
 	Release(ctx context.Context, id uuid.UUID) error
 }
 
-// Payment takes money. All calls are idempotent by order ID.
+// Payment charges customers. All methods are idempotent for an order ID.
 type Payment interface {
-	// Charge returns ErrDeclined if the money will not come. After any other
-	// error it may or may not have been taken.
+	// Charge charges the total of an order. It returns ErrDeclined if the payment is
+	// declined. After any other error the customer may have been charged.
 	Charge(ctx context.Context, o Order) error
-	// Refund undoes Charge, also one that is still to arrive.
+	// Refund undoes Charge, even if the request of Charge arrives later.
 	Refund(ctx context.Context, id uuid.UUID) error
 }
 
-// Recorder is told of what happened to orders.
+// Recorder records events.
 type Recorder interface {
+	// OrderCreated is called when a new order is confirmed or rejected.
 	OrderCreated(o Order)
+	// PaymentFailed is called when a payment fails, with one of the reasons for the
+	// rejection of an order.
 	PaymentFailed(reason string)
 }
 
-// Options are what a Service is made of.
+// Options configure a Service.
 type Options struct {
 	Store Store
-	// Cache may be nil: then every read goes to Store.
+	// Cache can be nil. Then all orders are read from Store.
 	Cache Cache
-	// Inventory and Payment may be nil: then their step is left out.
+	// Inventory and Payment can be nil. Then their step is skipped.
 	Inventory Inventory
 	Payment   Payment
 	Recorder  Recorder
 	Log       *zap.Logger
-	// SettleTimeout bounds the work on one order, whoever waits for it.
+	// SettleTimeout is the maximum duration of the work on one order.
 	SettleTimeout time.Duration
 }
 
 // Service creates, reads and cancels orders.
 type Service struct {
 	Options
-	// lifetime ends when the process must stop at once.
-	lifetime context.Context //nolint:containedctx // it is the service's own, not a request's
+	// lifetime is done when the process must stop immediately.
+	lifetime context.Context //nolint:containedctx // it belongs to the service and not to a request
 }
 
-// NewService returns a Service. When lifetime ends, work that had outlived its
-// request is given up; another replica will pick it up.
+// NewService returns a Service. When lifetime is done, the Service aborts the work on
+// all orders, even if a request is waiting for it. Another replica will recover these
+// orders.
 func NewService(lifetime context.Context, o Options) *Service {
 	return &Service{Options: o, lifetime: lifetime}
 }
 
-// hold is how long a replica may work on an order before others may take it
-// over. Twice the time it allows itself, so that clocks need not agree.
+// hold returns how long a replica holds an order. It is twice the maximum duration of
+// the work, so that a replica has certainly stopped when another one claims the order.
 func (s *Service) hold() time.Duration { return 2 * s.SettleTimeout }
 
-// Create places an order: it is stored as pending, stock is reserved, the
-// payment charged, and the outcome stored. A pending order in the result means
-// that an upstream failed in a way that leaves the outcome open; Recover will
-// settle it.
+// Create stores a pending order, reserves the stock, charges the payment and stores the
+// result. If the returned order is pending, an upstream failed and the result is not yet
+// known. Recover will settle such an order.
 //
-// With a key that was used before for the same draft, the order that was then
-// created is returned and created is false.
+// If key is not empty and was used before with the same draft, Create returns the
+// existing order and created is false. With a different draft the error is
+// ErrIdempotencyMismatch.
 func (s *Service) Create(ctx context.Context, d Draft, key string) (o Order, created bool, err error) {
 	fingerprint, err := d.Fingerprint()
 	if err != nil {
 		return Order{}, false, err
 	}
-	id, err := uuid.NewV7() // ordered by time, so that IDs double as page cursors
+	id, err := uuid.NewV7() // ordered by time, so that lists can be sorted and paged by ID
 	if err != nil {
 		return Order{}, false, fmt.Errorf("create order: %w", err)
 	}
@@ -125,12 +132,13 @@ func (s *Service) Create(ctx context.Context, d Draft, key string) (o Order, cre
 	if created {
 		return s.settle(ctx, o), true, nil
 	}
-	// The first request is still at it, or has died. Only in the latter case
-	// does resume get hold of the order and finish the work.
+	// Either the first request is still working on the order, or its replica has
+	// died. Only in the second case can resume claim the order and settle it.
 	return s.resume(ctx, o), false, nil
 }
 
-// Get returns the order, from the cache if it is there.
+// Get returns an order, if possible from the cache. It returns ErrNotFound if the order
+// does not exist.
 func (s *Service) Get(ctx context.Context, id uuid.UUID) (Order, error) {
 	if s.Cache != nil {
 		o, err := s.Cache.Get(ctx, id)
@@ -138,7 +146,7 @@ func (s *Service) Get(ctx context.Context, id uuid.UUID) (Order, error) {
 			return o, nil
 		}
 		if !errors.Is(err, ErrNotFound) {
-			s.Log.Warn("cache unavailable, reading from the database", zap.Error(err))
+			s.Log.Warn("cache is unavailable, reading from the database", zap.Error(err))
 		}
 	}
 	o, err := s.Store.Get(ctx, id)
@@ -149,8 +157,9 @@ func (s *Service) Get(ctx context.Context, id uuid.UUID) (Order, error) {
 	return o, nil
 }
 
-// List returns up to limit orders older than before, newest first, and whether
-// there are more.
+// List returns up to limit orders that are older than the order before, the newest
+// first, and whether there are more. The zero UUID means that the list starts with the
+// newest order.
 func (s *Service) List(ctx context.Context, before uuid.UUID, limit int) (orders []Order, more bool, err error) {
 	orders, err = s.Store.List(ctx, before, limit+1)
 	if err != nil {
@@ -162,9 +171,11 @@ func (s *Service) List(ctx context.Context, before uuid.UUID, limit int) (orders
 	return orders, false, nil
 }
 
-// Cancel refunds and releases a confirmed order. Cancelling twice is not an
-// error. A cancelling order in the result means that an upstream did not
-// answer; Recover will finish it.
+// Cancel refunds the payment of a confirmed order and releases its stock. It is not an
+// error if the order is already cancelled. If the returned order has the status
+// cancelling, an upstream failed, and Recover will settle the order. Cancel returns
+// ErrNotFound if the order does not exist, ErrNotCancellable if it is pending or
+// rejected, and ErrStale if it is changed at the same time.
 func (s *Service) Cancel(ctx context.Context, id uuid.UUID) (Order, error) {
 	o, err := s.Store.Get(ctx, id)
 	if err != nil {
@@ -187,8 +198,8 @@ func (s *Service) Cancel(ctx context.Context, id uuid.UUID) (Order, error) {
 	return s.settle(ctx, o), nil
 }
 
-// Recover settles the orders that nobody works on any more, one after another,
-// and returns how many it took up. It stops at the first storage error.
+// Recover settles the unsettled orders that nobody holds, one after another, and returns
+// how many it has claimed. It stops at the first error of the store.
 func (s *Service) Recover(ctx context.Context) (int, error) {
 	for n := 0; ; n++ {
 		o, err := s.Store.Claim(ctx, uuid.Nil, s.hold())
@@ -198,7 +209,7 @@ func (s *Service) Recover(ctx context.Context) (int, error) {
 		if err != nil {
 			return n, fmt.Errorf("recover orders: %w", err)
 		}
-		s.Log.Info("recovering unfinished order", zap.Stringer("order_id", o.ID), zap.String("status", string(o.Status)))
+		s.Log.Info("recovering an unfinished order", zap.Stringer("order_id", o.ID), zap.String("status", string(o.Status)))
 		s.recoverOne(ctx, o)
 	}
 }
@@ -209,19 +220,21 @@ func (s *Service) recoverOne(ctx context.Context, o Order) {
 	s.settle(ctx, o)
 }
 
+// resume settles an unsettled order if nobody else is working on it.
 func (s *Service) resume(ctx context.Context, o Order) Order {
 	claimed, err := s.Store.Claim(ctx, o.ID, s.hold())
 	if err != nil {
 		if !errors.Is(err, ErrNotFound) {
-			s.Log.Warn("cannot take over unfinished order", zap.Stringer("order_id", o.ID), zap.Error(err))
+			s.Log.Warn("cannot claim an unfinished order", zap.Stringer("order_id", o.ID), zap.Error(err))
 		}
 		return o
 	}
 	return s.settle(ctx, claimed)
 }
 
-// detach returns a context that outlives the request: a client that hangs up
-// must not leave an order half-done. It ends with the service.
+// detach returns a context that does not end with the request, so that an order is
+// finished even if the client disconnects. It ends after SettleTimeout or when the
+// service must stop.
 func (s *Service) detach(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.SettleTimeout)
 	unlink := context.AfterFunc(s.lifetime, cancel)
@@ -231,14 +244,14 @@ func (s *Service) detach(ctx context.Context) (context.Context, context.CancelFu
 	}
 }
 
-// outcome is what an order should become.
+// outcome is the final status of an order.
 type outcome struct {
 	status Status
 	reason string
 }
 
-// settle does what is left to do for an order that the caller holds. If it
-// cannot, it returns the order unsettled and leaves the rest to Recover.
+// settle completes the remaining steps of an order that the caller holds. If a step
+// fails, settle returns the unsettled order, which Recover will settle.
 func (s *Service) settle(ctx context.Context, o Order) Order {
 	log := s.Log.With(zap.Stringer("order_id", o.ID))
 	var (
@@ -251,12 +264,12 @@ func (s *Service) settle(ctx context.Context, o Order) Order {
 		out, err = s.place(ctx, o, log)
 	}
 	if err != nil {
-		log.Warn("order left unfinished, it will be recovered", zap.String("status", string(o.Status)), zap.Error(err))
+		log.Warn("cannot finish the order, it will be recovered later", zap.String("status", string(o.Status)), zap.Error(err))
 		return o
 	}
 	settled, err := s.Store.Settle(ctx, o.ID, o.Version, out.status, out.reason)
 	if err != nil {
-		log.Warn("outcome of order not stored, it will be recovered", zap.String("status", string(out.status)), zap.Error(err))
+		log.Warn("cannot store the result of the order, it will be recovered later", zap.String("status", string(out.status)), zap.Error(err))
 		return o
 	}
 	s.remember(ctx, settled)
@@ -267,8 +280,8 @@ func (s *Service) settle(ctx context.Context, o Order) Order {
 	return settled
 }
 
-// place reserves and charges. It returns an error only if the outcome is open:
-// a step failed and could not be undone.
+// place reserves the stock and charges the payment. It returns an error only if a step
+// failed and could not be undone, so that the result is unknown.
 func (s *Service) place(ctx context.Context, o Order, log *zap.Logger) (outcome, error) {
 	if s.Inventory != nil {
 		err := s.Inventory.Reserve(ctx, o)
@@ -276,7 +289,7 @@ func (s *Service) place(ctx context.Context, o Order, log *zap.Logger) (outcome,
 		case errors.Is(err, ErrOutOfStock):
 			return outcome{StatusRejected, ReasonOutOfStock}, nil
 		case err != nil:
-			log.Warn("inventory did not reserve", zap.Error(err))
+			log.Warn("cannot reserve the stock", zap.Error(err))
 			return outcome{StatusRejected, ReasonInventoryUnavailable}, s.undo(ctx, o.ID)
 		}
 	}
@@ -287,7 +300,7 @@ func (s *Service) place(ctx context.Context, o Order, log *zap.Logger) (outcome,
 			s.Recorder.PaymentFailed(ReasonPaymentDeclined)
 			return outcome{StatusRejected, ReasonPaymentDeclined}, s.undo(ctx, o.ID)
 		case err != nil:
-			log.Warn("payment did not charge", zap.Error(err))
+			log.Warn("cannot charge the payment", zap.Error(err))
 			s.Recorder.PaymentFailed(ReasonPaymentUnavailable)
 			return outcome{StatusRejected, ReasonPaymentUnavailable}, s.undo(ctx, o.ID)
 		}
@@ -295,8 +308,8 @@ func (s *Service) place(ctx context.Context, o Order, log *zap.Logger) (outcome,
 	return outcome{status: StatusConfirmed}, nil
 }
 
-// undo gives the money back before the stock, so that a crash in between errs
-// in the customer's favour.
+// undo refunds the payment and releases the stock. The refund comes first: after a crash
+// between the two steps, stock is still reserved, but the customer is not charged.
 func (s *Service) undo(ctx context.Context, id uuid.UUID) error {
 	if s.Payment != nil {
 		if err := s.Payment.Refund(ctx, id); err != nil {
@@ -311,12 +324,13 @@ func (s *Service) undo(ctx context.Context, id uuid.UUID) error {
 	return nil
 }
 
+// remember stores an order in the cache. Errors are only logged.
 func (s *Service) remember(ctx context.Context, o Order) {
 	if s.Cache == nil {
 		return
 	}
-	// Not even a client that hangs up may keep a newer version out of the cache.
+	// The new version must be stored in the cache even if the client disconnects.
 	if err := s.Cache.Put(context.WithoutCancel(ctx), o); err != nil {
-		s.Log.Warn("cache unavailable, order not cached", zap.Stringer("order_id", o.ID), zap.Error(err))
+		s.Log.Warn("cache is unavailable, the order was not cached", zap.Stringer("order_id", o.ID), zap.Error(err))
 	}
 }

@@ -22,9 +22,10 @@ import (
 
 const stock = 10
 
-// always is more failures than any test makes requests.
+// always is a number of failures that no test exceeds.
 const always = 1 << 30
 
+// world is a service with its dependencies.
 type world struct {
 	*order.Service
 	database  string
@@ -32,8 +33,8 @@ type world struct {
 	inventory *standin.Inventory
 }
 
-// newWorld is a service with a real database, and stand-ins that decline above
-// 5000 and have stock pieces of everything.
+// newWorld returns a service with a real database. Its simulated payment service declines
+// amounts above 5000, and its inventory has a fixed stock of every article.
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{database: testenv.Postgres(t), payment: standin.NewPayment(5000), inventory: standin.NewInventory(stock, nil)}
@@ -60,7 +61,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// abandon makes it look as if whoever holds unfinished orders had died.
+// abandon ends the holds of all unfinished orders, as if their replicas had died.
 func (w *world) abandon(t *testing.T) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), w.database)
@@ -82,6 +83,7 @@ func (w *world) create(t *testing.T, d order.Draft, key string) order.Order {
 	return o
 }
 
+// expect checks an order, the payments and the stock.
 func (w *world) expect(t *testing.T, o order.Order, status order.Status, reason string, approved, left int) {
 	t.Helper()
 	if o.Status != status || o.Reason != reason {
@@ -91,7 +93,7 @@ func (w *world) expect(t *testing.T, o order.Order, status order.Status, reason 
 		t.Errorf("stored order is %s, want %s (error %v)", stored.Status, status, err)
 	}
 	if n := w.payment.Approved(); n != approved {
-		t.Errorf("%d payments taken, want %d", n, approved)
+		t.Errorf("%d payments approved, want %d", n, approved)
 	}
 	if n := w.inventory.Stock("book"); n != left {
 		t.Errorf("%d books left, want %d", n, left)
@@ -116,27 +118,27 @@ func TestCreateLeavesMoneyAndStockConsistent(t *testing.T) {
 		{name: "out of stock", draft: books(stock+1, 1), status: order.StatusRejected, reason: order.ReasonOutOfStock, left: stock},
 		{name: "declined", draft: books(1, 5001), status: order.StatusRejected, reason: order.ReasonPaymentDeclined, left: stock},
 		{
-			name: "hiccups", draft: books(2, 100), sabotage: func(w *world) { w.payment.FailBefore(1); w.inventory.FailBefore(1) },
+			name: "one failed attempt", draft: books(2, 100), sabotage: func(w *world) { w.payment.FailBefore(1); w.inventory.FailBefore(1) },
 			status: order.StatusConfirmed, approved: 1, left: stock - 2,
 		},
 		{
-			name: "lost answers", draft: books(2, 100), sabotage: func(w *world) { w.payment.FailAfter(1); w.inventory.FailAfter(1) },
+			name: "lost responses", draft: books(2, 100), sabotage: func(w *world) { w.payment.FailAfter(1); w.inventory.FailAfter(1) },
 			status: order.StatusConfirmed, approved: 1, left: stock - 2,
 		},
 		{
-			name: "charge fails though the money was taken", draft: books(2, 100), sabotage: func(w *world) { w.payment.FailAfter(2) },
+			name: "charge fails but took effect", draft: books(2, 100), sabotage: func(w *world) { w.payment.FailAfter(2) },
 			status: order.StatusRejected, reason: order.ReasonPaymentUnavailable, left: stock,
 		},
 		{
-			name: "reserve fails though the stock was set aside", draft: books(2, 100), sabotage: func(w *world) { w.inventory.FailAfter(2) },
+			name: "reserve fails but took effect", draft: books(2, 100), sabotage: func(w *world) { w.inventory.FailAfter(2) },
 			status: order.StatusRejected, reason: order.ReasonInventoryUnavailable, left: stock,
 		},
 		{
-			name: "payment gone", draft: books(2, 100), sabotage: func(w *world) { w.payment.FailBefore(always) },
+			name: "payment unavailable", draft: books(2, 100), sabotage: func(w *world) { w.payment.FailBefore(always) },
 			status: order.StatusPending, left: stock - 2,
 		},
 		{
-			name: "inventory gone", draft: books(2, 100), sabotage: func(w *world) { w.inventory.FailBefore(always) },
+			name: "inventory unavailable", draft: books(2, 100), sabotage: func(w *world) { w.inventory.FailBefore(always) },
 			status: order.StatusPending, left: stock,
 		},
 	}
@@ -170,7 +172,7 @@ func TestUnfinishedOrdersAreRecovered(t *testing.T) {
 	w.expect(t, o, order.StatusConfirmed, "", 1, stock-2)
 }
 
-func TestRepeatedRequestFinishesWhatADeadReplicaLeft(t *testing.T) {
+func TestRepeatedRequestFinishesOrderOfDeadReplica(t *testing.T) {
 	w := newWorld(t)
 	w.payment.FailBefore(always)
 	first := w.create(t, books(2, 100), "key")
@@ -191,7 +193,7 @@ func TestRepeatedRequestFinishesWhatADeadReplicaLeft(t *testing.T) {
 func TestCancel(t *testing.T) {
 	w := newWorld(t)
 	o := w.create(t, books(2, 100), "")
-	for range 2 { // cancelling twice is no error
+	for range 2 { // cancelling twice is not an error
 		cancelled, err := w.Cancel(t.Context(), o.ID)
 		if err != nil {
 			t.Fatal(err)
@@ -203,7 +205,7 @@ func TestCancel(t *testing.T) {
 		t.Errorf("cancel of a rejected order: %v", err)
 	}
 	if _, err := w.Cancel(t.Context(), uuid.New()); !errors.Is(err, order.ErrNotFound) {
-		t.Errorf("cancel of no order: %v", err)
+		t.Errorf("cancel of an unknown order: %v", err)
 	}
 }
 
@@ -228,7 +230,7 @@ func TestInterruptedCancelIsFinished(t *testing.T) {
 	w.expect(t, o, order.StatusCancelled, "", 0, stock)
 }
 
-func TestClientThatHangsUpDoesNotStopItsOrder(t *testing.T) {
+func TestDisconnectedClientDoesNotStopItsOrder(t *testing.T) {
 	w := newWorld(t)
 	gate := w.payment.Hold()
 	ctx, hangUp := context.WithCancel(t.Context())
@@ -244,7 +246,7 @@ func TestClientThatHangsUpDoesNotStopItsOrder(t *testing.T) {
 	w.expect(t, o, order.StatusConfirmed, "", 1, stock-2)
 }
 
-func TestStepsWithoutAnUpstreamAreLeftOut(t *testing.T) {
+func TestStepsWithoutAnUpstreamAreSkipped(t *testing.T) {
 	w := newWorld(t)
 	w.Payment, w.Inventory = nil, nil
 	o := w.create(t, books(stock+1, 9999), "")

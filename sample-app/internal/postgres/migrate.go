@@ -16,20 +16,20 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// lockRetry is how often a replica that waits for another one to migrate looks
-// again.
+// lockRetry is the interval at which a replica tries to get the lock while another
+// replica migrates the database.
 const lockRetry = 50 * time.Millisecond
 
-// advisoryLock is a goose lock.SessionLocker. Unlike goose's own it looks more
-// than once a second, so that replicas starting together start fast, and it is
-// of the schema, not of the whole database. Waiting inside pg_advisory_lock
-// would be simpler, but is a running query, on which CREATE INDEX CONCURRENTLY
-// in a migration would wait in turn, for ever.
+// advisoryLock is a goose lock.SessionLocker. In contrast to goose's own, it tries to
+// get the lock several times a second, so that replicas start quickly, and it locks
+// only the schema instead of the whole database. Waiting in pg_advisory_lock would be
+// simpler, but that is a running query: CREATE INDEX CONCURRENTLY in a migration would
+// wait for its end, which is a deadlock.
 type advisoryLock struct{}
 
 const lockID = `hashtext('order service migrations'), hashtext(current_schema())`
 
-// SessionLock implements lock.SessionLocker. It waits as long as ctx lasts.
+// SessionLock implements lock.SessionLocker. It waits until ctx is done.
 func (advisoryLock) SessionLock(ctx context.Context, conn *sql.Conn) error {
 	ticker := time.NewTicker(lockRetry)
 	defer ticker.Stop()
@@ -42,7 +42,7 @@ func (advisoryLock) SessionLock(ctx context.Context, conn *sql.Conn) error {
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			return fmt.Errorf("wait for another replica to migrate: %w", ctx.Err())
+			return fmt.Errorf("wait for another replica to migrate the database: %w", ctx.Err())
 		}
 	}
 }
@@ -53,9 +53,10 @@ func (advisoryLock) SessionUnlock(ctx context.Context, conn *sql.Conn) error {
 	return err
 }
 
-// Migrate brings the schema up to date and returns how many migrations it ran.
-// Any number of replicas may call it at once: an advisory lock lets one of them
-// work while the others wait, and the database drops the lock if that one dies.
+// Migrate applies all pending migrations and returns their number. Several replicas can
+// call it at the same time: an advisory lock ensures that only one of them applies the
+// migrations while the others wait. If that replica dies, the database releases the
+// lock.
 func (s *Store) Migrate(ctx context.Context) (applied int, err error) {
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package postgres keeps orders in PostgreSQL.
+// Package postgres stores orders in PostgreSQL.
 package postgres
 
 import (
@@ -19,22 +19,23 @@ import (
 type Options struct {
 	// URL is a postgres:// URL.
 	URL string
-	// MaxConns is the pool's size.
+	// MaxConns is the maximum number of connections in the pool.
 	MaxConns int32
-	// QueryTimeout bounds each call.
+	// QueryTimeout is the maximum duration of each call.
 	QueryTimeout time.Duration
-	// Observe is told how long each call took. It may be nil.
+	// Observe is called after each call, with its name and duration. It can be nil.
 	Observe func(query string, took time.Duration)
 }
 
-// Store is an order.Store.
+// Store is an order.Store in PostgreSQL. It is safe for concurrent use.
 type Store struct {
 	pool *pgxpool.Pool
 	opts Options
 }
 
-// Open returns a Store without connecting yet: connections are made when first
-// needed, so the database may come up later than the service.
+// Open returns a Store. It does not connect to the database; connections are opened when
+// they are first needed, so the database can start later than the service. Open returns
+// an error if the URL is invalid.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	cfg, err := pgxpool.ParseConfig(o.URL)
 	if err != nil {
@@ -42,7 +43,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	cfg.MaxConns = o.MaxConns
 	cfg.MaxConnLifetime = time.Hour
-	cfg.MaxConnLifetimeJitter = 6 * time.Minute // or all would reconnect at once
+	cfg.MaxConnLifetimeJitter = 6 * time.Minute // otherwise all connections would be replaced at the same time
 	cfg.MaxConnIdleTime = 5 * time.Minute
 	cfg.ConnConfig.ConnectTimeout = o.QueryTimeout
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
@@ -52,10 +53,10 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	return &Store{pool: pool, opts: o}, nil
 }
 
-// Close waits for running queries and closes every connection.
+// Close waits for running queries and closes all connections.
 func (s *Store) Close() { s.pool.Close() }
 
-// Ping reports whether the database answers.
+// Ping returns nil if the database answers.
 func (s *Store) Ping(ctx context.Context) error {
 	if err := s.pool.Ping(ctx); err != nil {
 		return fmt.Errorf("ping database: %w", err)
@@ -63,10 +64,10 @@ func (s *Store) Ping(ctx context.Context) error {
 	return nil
 }
 
-// Stat returns the pool's present figures.
+// Stat returns the current statistics of the pool.
 func (s *Store) Stat() *pgxpool.Stat { return s.pool.Stat() }
 
-// run bounds and times one call.
+// run executes one call with a timeout and measures its duration.
 func (s *Store) run(ctx context.Context, query string, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.QueryTimeout)
 	defer cancel()
@@ -86,7 +87,7 @@ func (s *Store) run(ctx context.Context, query string, f func(context.Context) e
 
 const columns = `id, customer_id, status, reason, total, currency, version, created_at, updated_at`
 
-// scan reads the columns above.
+// scan reads a row of these columns.
 func scan(row pgx.CollectableRow) (order.Order, error) {
 	var o order.Order
 	err := row.Scan(&o.ID, &o.CustomerID, &o.Status, &o.Reason, &o.Total.Amount, &o.Total.Currency,
@@ -101,6 +102,7 @@ type querier interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }
 
+// one runs a query for a single order. It returns pgx.ErrNoRows if there is none.
 func one(ctx context.Context, q querier, sql string, args ...any) (order.Order, error) {
 	orders, err := many(ctx, q, sql, args...)
 	if err != nil {
@@ -112,7 +114,7 @@ func one(ctx context.Context, q querier, sql string, args ...any) (order.Order, 
 	return orders[0], nil
 }
 
-// many runs a query for orders and adds their items with a second one.
+// many runs a query for orders, and a second query for their items.
 func many(ctx context.Context, q querier, sql string, args ...any) ([]order.Order, error) {
 	rows, err := q.Query(ctx, sql, args...)
 	if err != nil {
@@ -144,9 +146,9 @@ func many(ctx context.Context, q querier, sql string, args ...any) ([]order.Orde
 	return orders, err
 }
 
-// Insert implements order.Store. Two replicas that insert the same key at once
-// are serialised by the unique index: one inserts, the other waits for it to
-// commit and then reads its row.
+// Insert implements order.Store. If two replicas insert the same key at the same time,
+// the unique index serializes them: one inserts the order, and the other one waits for
+// the commit and then reads the order.
 func (s *Store) Insert(ctx context.Context, o order.Order, key string, fingerprint []byte, hold time.Duration) (stored order.Order, created bool, err error) {
 	err = s.run(ctx, "insert_order", func(ctx context.Context) error {
 		return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
@@ -187,10 +189,11 @@ func insert(ctx context.Context, tx pgx.Tx, o order.Order, key string, fingerpri
 	return stored, true, err
 }
 
+// existing returns the order that has the key.
 func existing(ctx context.Context, tx pgx.Tx, key string, fingerprint []byte) (order.Order, error) {
 	o, err := one(ctx, tx, `SELECT `+columns+` FROM orders WHERE idempotency_key = $1 AND fingerprint = $2`, key, fingerprint)
 	if errors.Is(err, pgx.ErrNoRows) {
-		// The key exists, or the insert would have succeeded; its content differs.
+		// The key exists, because the insert failed, so the content is different.
 		return order.Order{}, order.ErrIdempotencyMismatch
 	}
 	return o, err
@@ -229,8 +232,8 @@ func (s *Store) BeginCancel(ctx context.Context, id uuid.UUID, version int64, ho
 	return o, err
 }
 
-// Claim implements order.Store. Replicas that claim at once get different
-// orders: each skips the rows that others have locked.
+// Claim implements order.Store. Replicas that claim orders at the same time get
+// different orders, because each one skips the rows that others have locked.
 func (s *Store) Claim(ctx context.Context, id uuid.UUID, hold time.Duration) (o order.Order, err error) {
 	err = s.run(ctx, "claim_order", func(ctx context.Context) error {
 		o, err = one(ctx, s.pool, `UPDATE orders
@@ -257,6 +260,7 @@ func (s *Store) Settle(ctx context.Context, id uuid.UUID, version int64, status 
 	return o, err
 }
 
+// stale returns order.ErrStale if an update matched no row.
 func stale(err error) error {
 	if errors.Is(err, pgx.ErrNoRows) {
 		return order.ErrStale

@@ -19,7 +19,7 @@ import (
 	"github.com/slipway-ci/slipway/sample-app/internal/testenv"
 )
 
-// Holds: free is over as soon as it is given, held outlives the test.
+// Durations of holds: free has ended already, held lasts longer than the test.
 const (
 	free = -time.Second
 	held = time.Hour
@@ -66,7 +66,7 @@ func insert(t *testing.T, s *postgres.Store, hold time.Duration) order.Order {
 	return o
 }
 
-func TestReplicasMigrateAtOnce(t *testing.T) {
+func TestReplicasMigrateConcurrently(t *testing.T) {
 	address := testenv.Postgres(t)
 	const replicas = 6
 	applied := make([]int, replicas)
@@ -86,7 +86,7 @@ func TestReplicasMigrateAtOnce(t *testing.T) {
 	}
 }
 
-func TestStoredOrderComesBackWhole(t *testing.T) {
+func TestGetReturnsTheStoredOrder(t *testing.T) {
 	s := migrated(t)
 	want := insert(t, s, held)
 	got, err := s.Get(t.Context(), want.ID)
@@ -190,7 +190,7 @@ func TestChangesNeedTheCurrentVersion(t *testing.T) {
 	}
 }
 
-func TestClaimTakesOnlyWhatNobodyHolds(t *testing.T) {
+func TestClaimIgnoresHeldOrders(t *testing.T) {
 	s := migrated(t)
 	working := insert(t, s, held)
 	abandoned := insert(t, s, free)
@@ -210,7 +210,7 @@ func TestClaimTakesOnlyWhatNobodyHolds(t *testing.T) {
 	if _, err := s.Claim(t.Context(), uuid.Nil, held); !errors.Is(err, order.ErrNotFound) {
 		t.Errorf("claimed twice: %v", err)
 	}
-	// Whoever was late finds out.
+	// The replica that has lost the order gets an error.
 	if _, err := s.Settle(t.Context(), abandoned.ID, abandoned.Version, order.StatusConfirmed, ""); !errors.Is(err, order.ErrStale) {
 		t.Errorf("settle after losing the order: %v", err)
 	}
@@ -227,8 +227,8 @@ func TestReplicasClaimDifferentOrders(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Go(func() {
-			// A row that is locked at this moment is skipped, so one look may
-			// find nothing although there is something.
+			// Claim skips rows that are locked, so a single call may find no order
+			// although there is one.
 			for {
 				o, err := s.Claim(t.Context(), uuid.Nil, held)
 				if !errors.Is(err, order.ErrNotFound) {
@@ -279,7 +279,7 @@ func TestQueriesEndAtTheirTimeout(t *testing.T) {
 	}
 }
 
-func TestErrorsKeepThePasswordToThemselves(t *testing.T) {
+func TestErrorsDoNotContainThePassword(t *testing.T) {
 	const secret = "s3cr3t-p4ss"
 	proxy, address := testenv.NewProxy(t, testenv.Postgres(t))
 	proxy.Down()

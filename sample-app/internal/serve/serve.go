@@ -1,5 +1,4 @@
-// Package serve puts the order service together and runs it from start to
-// orderly stop.
+// Package serve assembles the order service from its parts, runs it and shuts it down.
 package serve
 
 import (
@@ -27,15 +26,16 @@ import (
 
 const (
 	readHeaderTimeout = 5 * time.Second
-	// stopTimeout bounds what is left to do once requests are finished.
+	// stopTimeout is the maximum duration of the shutdown after the last request has
+	// been finished.
 	stopTimeout = 2 * time.Second
-	// Waits between tries to reach the database while starting.
+	// firstRetry and lastRetry are the minimum and maximum delay between attempts to
+	// reach the database at the start.
 	firstRetry = 200 * time.Millisecond
 	lastRetry  = 5 * time.Second
 )
 
-// Service is an order service that listens but does not serve yet. Use New, then
-// Run once.
+// Service is an order service. Create it with New and call Run once.
 type Service struct {
 	cfg     config.Config
 	log     *zap.Logger
@@ -46,8 +46,9 @@ type Service struct {
 
 	api, monitor server
 
-	// lifetime ends when requests must stop at once; closers run after them.
-	lifetime context.Context //nolint:containedctx // it is the service's own, not a request's
+	// lifetime is done when all requests must stop immediately. The closers run after
+	// that.
+	lifetime context.Context //nolint:containedctx // it belongs to the service and not to a request
 	abort    context.CancelFunc
 	closers  []func()
 }
@@ -58,8 +59,9 @@ type server struct {
 	listener net.Listener
 }
 
-// New binds both listeners and sets up the pools without connecting anywhere.
-// It takes values but no cancellation from ctx.
+// New returns a Service whose listeners are already open. It does not connect to any
+// dependency. It uses the values of ctx but ignores its cancellation. The error names the
+// invalid setting.
 func New(ctx context.Context, cfg config.Config, log *zap.Logger) (_ *Service, err error) {
 	lifetime, abort := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Service{cfg: cfg, log: log, metrics: metrics.New(), lifetime: lifetime, abort: abort}
@@ -124,6 +126,7 @@ func New(ctx context.Context, cfg config.Config, log *zap.Logger) (_ *Service, e
 	return s, nil
 }
 
+// upstream converts the settings of an upstream.
 func upstream(u config.Upstream) gateway.Options {
 	return gateway.Options{
 		URL:           u.URL.Reveal(),
@@ -134,7 +137,8 @@ func upstream(u config.Upstream) gateway.Options {
 	}
 }
 
-// listen binds the addresses, so that a taken port is an error at once.
+// listen opens the listeners, so that an address that is in use is an error
+// immediately.
 func (s *Service) listen(ctx context.Context) error {
 	var listen net.ListenConfig
 	scrape, err := listen.Listen(ctx, "tcp", s.cfg.Server.MetricsListen)
@@ -174,15 +178,16 @@ func (s *Service) httpServer(h http.Handler) *http.Server {
 	}
 }
 
-// Addr is the API's address.
+// Addr returns the address of the API, as HOST:PORT.
 func (s *Service) Addr() string { return s.api.listener.Addr().String() }
 
-// MetricsAddr is the Prometheus endpoint's address.
+// MetricsAddr returns the address of the Prometheus endpoint, as HOST:PORT.
 func (s *Service) MetricsAddr() string { return s.monitor.listener.Addr().String() }
 
-// Run serves until ctx ends, then stops in order: unready, drained, requests
-// finished, pools closed, metrics gone. It returns an error if a listener
-// failed or requests had to be cut off.
+// Run serves requests until ctx is done, and then shuts down. First the readiness probe
+// fails, then the service drains, finishes open requests, closes the pools, and finally
+// stops the metrics endpoint. Run returns an error if a listener failed or if it had to
+// abort requests or leave connections open.
 func (s *Service) Run(ctx context.Context) error {
 	failed := make(chan error, 2)
 	var servers, background sync.WaitGroup
@@ -204,7 +209,7 @@ func (s *Service) Run(ctx context.Context) error {
 	var err error
 	select {
 	case err = <-failed:
-		s.log.Error("cannot go on", zap.Error(err))
+		s.log.Error("cannot continue to serve", zap.Error(err))
 	case <-ctx.Done():
 	}
 	started := time.Now()
@@ -217,10 +222,10 @@ func (s *Service) Run(ctx context.Context) error {
 	return err
 }
 
-// work gets the database ready, then recovers unfinished orders until ctx ends.
+// work prepares the database, and then recovers unfinished orders until ctx is done.
 func (s *Service) work(ctx context.Context) {
 	if err := s.prepare(ctx); err != nil {
-		return // ctx has ended, nothing else stops prepare
+		return // prepare fails only when ctx is done
 	}
 	s.health.Start()
 	s.log.Info("started")
@@ -238,8 +243,9 @@ func (s *Service) work(ctx context.Context) {
 	}
 }
 
-// prepare migrates the database, trying again for as long as ctx lasts: pods
-// start in any order, and crashing would only add a growing restart delay.
+// prepare migrates the database. It retries until ctx is done, because the pods of the
+// service and the database can start in any order. Exiting instead would only add the
+// increasing delay with which the kubelet restarts containers.
 func (s *Service) prepare(ctx context.Context) error {
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = firstRetry, lastRetry
@@ -253,16 +259,16 @@ func (s *Service) prepare(ctx context.Context) error {
 		}
 		return applied, err
 	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(0), backoff.WithNotify(func(err error, next time.Duration) {
-		s.log.Warn("database is not ready, trying again", zap.Duration("retry_in_ms", next), zap.Error(err))
+		s.log.Warn("database is not ready, retrying", zap.Duration("retry_in_ms", next), zap.Error(err))
 	}))
 	return err
 }
 
-// finishRequests makes the service unready, goes on serving for the drain delay
-// and then waits for open requests.
+// finishRequests makes the service unready, continues to serve requests for the drain
+// delay, and then waits for open requests.
 func (s *Service) finishRequests(ctx context.Context, failed <-chan error, rest context.CancelFunc) error {
 	limit := s.cfg.Shutdown.Timeout.Duration
-	// What comes after the requests must fit into the limit too.
+	// The limit includes the steps that follow after the requests.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit-min(stopTimeout, limit/10))
 	defer cancel()
 
@@ -274,23 +280,23 @@ func (s *Service) finishRequests(ctx context.Context, failed <-chan error, rest 
 	var err error
 	select {
 	case <-timer.C:
-	case err = <-failed: // without a listener there is nothing to drain
+	case err = <-failed: // without a listener there are no more requests
 	}
 
 	rest()
 	s.log.Info("finishing open requests")
 	if stopErr := s.api.Shutdown(ctx); stopErr != nil {
-		stopErr = fmt.Errorf("requests were still running after %s and have been cut off: raise shutdown.timeout or lower server.request_timeout: %w", limit, stopErr)
-		// Connections go first: a request that is told to stop would otherwise
-		// answer on some of them, and its caller could not tell which.
+		stopErr = fmt.Errorf("requests were still running after %s and have been aborted; increase shutdown.timeout or decrease server.request_timeout: %w", limit, stopErr)
+		// The connections are closed first. Otherwise some of the aborted requests
+		// would still send a response.
 		err = errors.Join(err, stopErr, s.api.Close())
 		s.abort()
 	}
 	return err
 }
 
-// closeAll closes the pools, then the metrics endpoint, so that a last scrape
-// still sees the service stop.
+// closeAll closes the pools and then the metrics endpoint, so that Prometheus can scrape
+// the metrics until the end.
 func (s *Service) closeAll(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
@@ -303,12 +309,12 @@ func (s *Service) closeAll(ctx context.Context) error {
 	select {
 	case <-closed:
 	case <-ctx.Done():
-		err = fmt.Errorf("connections still open after %s, leaving them", stopTimeout)
+		err = fmt.Errorf("connections were still open after %s and have not been closed", stopTimeout)
 	}
 	return errors.Join(err, s.monitor.Shutdown(ctx))
 }
 
-// close runs the closers, last opened first.
+// close runs the closers in reverse order.
 func (s *Service) close() {
 	for _, f := range slices.Backward(s.closers) {
 		f()

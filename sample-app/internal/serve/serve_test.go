@@ -29,8 +29,8 @@ const (
 	newOrder = `{"customer_id":"c-1","currency":"USD","items":[{"sku":"book","quantity":2,"unit_price":1250}]}`
 )
 
-// fixture is a running service with real stores behind proxies and stand-ins
-// as its upstreams.
+// fixture is a running service with real databases behind proxies, and with simulated
+// upstreams.
 type fixture struct {
 	t         *testing.T
 	url       string
@@ -42,12 +42,12 @@ type fixture struct {
 	inventory *standin.Inventory
 	client    *http.Client
 
-	terminate context.CancelFunc // what SIGTERM does
+	terminate context.CancelFunc // like SIGTERM
 	stopped   chan error
 }
 
-// start runs a service until the test ends. prepare, if not nil, changes the
-// fixture and the configuration first.
+// start starts a service, which runs until the end of the test. Before that it calls
+// prepare, if it is not nil, to change the fixture and the configuration.
 func start(t *testing.T, prepare func(*fixture, *config.Config)) *fixture {
 	t.Helper()
 	f := &fixture{
@@ -93,6 +93,7 @@ func start(t *testing.T, prepare func(*fixture, *config.Config)) *fixture {
 	return f
 }
 
+// started starts a service and waits until it has started.
 func started(t *testing.T, prepare func(*fixture, *config.Config)) *fixture {
 	t.Helper()
 	f := start(t, prepare)
@@ -100,7 +101,7 @@ func started(t *testing.T, prepare func(*fixture, *config.Config)) *fixture {
 	return f
 }
 
-// try sends a request and returns status and body.
+// try sends a request and returns the status and the body of the response.
 func (f *fixture) try(method, url, body string, header ...string) (int, string, error) {
 	req, err := http.NewRequestWithContext(f.t.Context(), method, url, strings.NewReader(body))
 	if err != nil {
@@ -127,7 +128,7 @@ func (f *fixture) do(method, path, body string, header ...string) (int, string) 
 	return status, answer
 }
 
-// order sends a request and decodes the order in the answer.
+// order sends a request and decodes the order in the response.
 func (f *fixture) order(want int, method, path, body string, header ...string) order.Order {
 	f.t.Helper()
 	status, answer := f.do(method, path, body, header...)
@@ -215,7 +216,7 @@ func TestLifeOfAnOrder(t *testing.T) {
 		`active_connections 1`,
 	} {
 		if !strings.Contains(scraped, "\n"+want+"\n") {
-			t.Errorf("metrics lack: %s", want)
+			t.Errorf("missing metric: %s", want)
 		}
 	}
 	if err := f.stop(); err != nil {
@@ -288,7 +289,7 @@ func TestConcurrentDuplicatesMakeOneOrder(t *testing.T) {
 	created := 0
 	for i := range clients {
 		if ids[i] != ids[0] {
-			t.Errorf("order %s beside %s", ids[i], ids[0])
+			t.Errorf("different orders %s and %s", ids[i], ids[0])
 		}
 		switch statuses[i] {
 		case 201:
@@ -307,14 +308,15 @@ func TestReadsComeFromTheCache(t *testing.T) {
 	f := started(t, nil)
 	o := f.order(201, http.MethodPost, "/api/orders", newOrder)
 	path := "/api/orders/" + o.ID.String()
-	// A change behind the service's back is not seen while the cache holds the order.
+	// The service does not notice a change in the database while the order is in the
+	// cache.
 	f.sql("UPDATE orders SET reason = 'changed' WHERE id = $1", o.ID)
 	if got := f.order(200, http.MethodGet, path, ""); got.Reason != "" {
-		t.Error("read did not come from the cache")
+		t.Error("the order was not read from the cache")
 	}
 	f.redis.Down()
 	if got := f.order(200, http.MethodGet, path, ""); got.Reason != "changed" {
-		t.Error("read did not come from the database")
+		t.Error("the order was not read from the database")
 	}
 }
 
@@ -345,7 +347,7 @@ func TestStartWaitsForPostgres(t *testing.T) {
 	f.eventually("/health/startup", 200)
 	f.eventually("/health/ready", 200)
 
-	// Losing it later makes the service unready, but neither dead nor unstarted.
+	// A later outage of Postgres only makes the service unready.
 	f.postgres.Down()
 	f.eventually("/health/ready", 503)
 	for path, want := range map[string]int{"/health/startup": 200, "/health/live": 200, "/api/orders": 503} {
@@ -377,10 +379,10 @@ func TestAbandonedOrdersAreRecoveredInTheBackground(t *testing.T) {
 	})
 }
 
-func TestOnlySoManyRequestsAtOnce(t *testing.T) {
+func TestRequestsInFlightAreLimited(t *testing.T) {
 	f := started(t, func(_ *fixture, cfg *config.Config) { cfg.Server.MaxInFlight = 1 })
 	gate := f.payment.Hold()
-	defer gate.Open() // however the test ends
+	defer gate.Open() // in case the test fails
 	answered := make(chan int, 1)
 	go func() {
 		status, _, _ := f.try(http.MethodPost, f.url+"/api/orders", newOrder)
@@ -402,7 +404,7 @@ func TestOnlySoManyRequestsAtOnce(t *testing.T) {
 func TestOpenRequestIsFinishedBeforeTheEnd(t *testing.T) {
 	f := started(t, nil)
 	gate := f.payment.Hold()
-	defer gate.Open() // however the test ends
+	defer gate.Open() // in case the test fails
 	type answer struct {
 		status int
 		body   string
@@ -422,7 +424,8 @@ func TestOpenRequestIsFinishedBeforeTheEnd(t *testing.T) {
 		}
 		return err != nil
 	})
-	// Metrics outlive the API, so that the last requests are still scraped.
+	// The metrics endpoint is still available, so that Prometheus can scrape the last
+	// requests.
 	if status, _, err := f.try(http.MethodGet, f.metrics+"/metrics", ""); status != 200 || err != nil {
 		t.Errorf("metrics during shutdown: %d, error %v", status, err)
 	}
@@ -451,11 +454,11 @@ func TestShutdownEndsAtItsTimeout(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	if err := <-cut; err == nil {
-		t.Error("a request that outlived the shutdown was answered")
+		t.Error("a request that did not finish before the timeout got a response")
 	}
 }
 
-func TestNewReportsWhatIsWrong(t *testing.T) {
+func TestNewNamesTheInvalidSetting(t *testing.T) {
 	taken, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -478,7 +481,7 @@ func TestNewReportsWhatIsWrong(t *testing.T) {
 	}
 }
 
-func TestBodiesAreBoundedOnTheWire(t *testing.T) {
+func TestBodySizeIsLimited(t *testing.T) {
 	f := started(t, func(_ *fixture, cfg *config.Config) { cfg.Server.MaxBodyBytes = 1000 })
 	large := `{"customer_id":"` + strings.Repeat("x", 2000)
 	if status, body := f.do(http.MethodPost, "/api/orders", large); status != 413 {

@@ -1,6 +1,5 @@
-// Package standin has tiny payment and inventory services to run the order
-// service against, in tests and on a laptop. They keep everything in memory and
-// fail on demand.
+// Package standin contains simulated payment and inventory services, for tests and for
+// development. They store everything in memory and fail on request.
 package standin
 
 import (
@@ -21,32 +20,33 @@ const (
 	shutdownTimeout   = 5 * time.Second
 )
 
-// Faults makes a stand-in misbehave. The zero value behaves.
+// Faults makes a simulated service slow or makes its requests fail. The zero value has
+// no effect.
 type Faults struct {
-	// Latency delays every answer.
+	// Latency is the delay of every response.
 	Latency time.Duration
-	// Rate is the share of requests, 0 to 1, that get 503.
+	// Rate is the fraction of requests, from 0 to 1, that fail with status 503.
 	Rate float64
 
 	before, after atomic.Int64
 	gate          atomic.Pointer[Gate]
 }
 
-// FailBefore makes the next n requests get 503 without any effect.
+// FailBefore makes the next n requests fail with status 503, without any effect.
 func (f *Faults) FailBefore(n int64) { f.before.Store(n) }
 
-// FailAfter makes the next n requests take effect and then get 503, as when an
-// answer is lost on the way back.
+// FailAfter makes the next n requests take effect and then fail with status 503, as if
+// the response was lost.
 func (f *Faults) FailAfter(n int64) { f.after.Store(n) }
 
-// Gate holds requests up.
+// Gate blocks requests until it is opened.
 type Gate struct {
 	arrived chan struct{}
 	opened  chan struct{}
 	open    func()
 }
 
-// Hold makes requests wait until the Gate is opened.
+// Hold makes all requests wait until the returned Gate is opened.
 func (f *Faults) Hold() *Gate {
 	g := &Gate{arrived: make(chan struct{}, 1), opened: make(chan struct{})}
 	g.open = sync.OnceFunc(func() { close(g.opened) })
@@ -54,19 +54,19 @@ func (f *Faults) Hold() *Gate {
 	return g
 }
 
-// Arrived receives once the first request waits.
+// Arrived returns a channel that receives a value when the first request waits.
 func (g *Gate) Arrived() <-chan struct{} { return g.arrived }
 
-// Open lets every request through, these and all later ones.
+// Open lets all waiting and later requests continue.
 func (g *Gate) Open() { g.open() }
 
-// wrap applies the faults to next.
+// wrap returns a handler that applies the faults to next.
 func (f *Faults) wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !f.pause(r.Context()) {
 			return
 		}
-		if take(&f.before) || rand.Float64() < f.Rate { //nolint:gosec // chance, not secrecy
+		if take(&f.before) || rand.Float64() < f.Rate { //nolint:gosec // the random number need not be secure
 			unavailable(w)
 			return
 		}
@@ -80,7 +80,7 @@ func (f *Faults) wrap(next http.Handler) http.Handler {
 	})
 }
 
-// pause waits as configured and reports whether the client is still there.
+// pause waits as configured and reports whether the client is still connected.
 func (f *Faults) pause(ctx context.Context) bool {
 	if g := f.gate.Load(); g != nil {
 		select {
@@ -106,7 +106,7 @@ func (f *Faults) pause(ctx context.Context) bool {
 	}
 }
 
-// take decrements n and reports whether it was above zero.
+// take decrements n, unless it is zero, and reports whether it did.
 func take(n *atomic.Int64) bool {
 	for {
 		v := n.Load()
@@ -119,7 +119,7 @@ func take(n *atomic.Int64) bool {
 	}
 }
 
-// discard is an http.ResponseWriter that nobody reads.
+// discard is an http.ResponseWriter that discards the response.
 type discard struct{ header http.Header }
 
 func (d discard) Header() http.Header         { return d.header }
@@ -133,7 +133,7 @@ func unavailable(w http.ResponseWriter) {
 func reply(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body) // a client that has left needs no answer
+	_ = json.NewEncoder(w).Encode(body) // fails only if the client has disconnected
 }
 
 func decode(w http.ResponseWriter, r *http.Request, into any) bool {
@@ -146,7 +146,8 @@ func decode(w http.ResponseWriter, r *http.Request, into any) bool {
 	return true
 }
 
-// Serve answers on the listener until ctx ends, then finishes open requests.
+// Serve serves requests on the listener until ctx is done, and then finishes open
+// requests. It closes the listener.
 func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: readHeaderTimeout}
 	failed := make(chan error, 1)

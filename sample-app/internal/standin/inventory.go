@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// Inventory sets stock aside. It is an http.Handler.
+// Inventory is a simulated inventory service, which reserves stock.
 type Inventory struct {
 	Faults
 	initial int
@@ -17,8 +17,8 @@ type Inventory struct {
 	reservations map[string]map[string]int // nil once released
 }
 
-// NewInventory returns an Inventory with the given stock of named articles, and
-// initial pieces of every other.
+// NewInventory returns an Inventory. stock contains the initial quantity of articles, by
+// SKU; all other articles have the quantity initial.
 func NewInventory(initial int, stock map[string]int) *Inventory {
 	i := &Inventory{initial: initial, stock: maps.Clone(stock), reservations: map[string]map[string]int{}}
 	if i.stock == nil {
@@ -32,7 +32,7 @@ func NewInventory(initial int, stock map[string]int) *Inventory {
 	return i
 }
 
-// Stock returns how many pieces of an article are left.
+// Stock returns the available quantity of an article.
 func (i *Inventory) Stock(sku string) int {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -64,20 +64,21 @@ func (i *Inventory) reserve(w http.ResponseWriter, r *http.Request) {
 		wanted[item.SKU] += item.Quantity
 	}
 	if !valid {
-		reply(w, http.StatusBadRequest, map[string]string{"error": "id and items with a quantity above 0 are required"})
+		reply(w, http.StatusBadRequest, map[string]string{"error": "id and items with a quantity greater than 0 are required"})
 		return
 	}
 	status, body := i.set(req.ID, wanted)
 	reply(w, status, body)
 }
 
-// set reserves all of wanted or nothing.
+// set reserves all wanted quantities or nothing. It returns the status and the body of
+// the response.
 func (i *Inventory) set(id string, wanted map[string]int) (int, map[string]string) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if held, known := i.reservations[id]; known {
 		if held == nil {
-			return http.StatusConflict, map[string]string{"error": "reservation was released"}
+			return http.StatusConflict, map[string]string{"error": "the reservation has been released"}
 		}
 		return http.StatusOK, map[string]string{"id": id}
 	}
@@ -93,8 +94,8 @@ func (i *Inventory) set(id string, wanted map[string]int) (int, map[string]strin
 	return http.StatusCreated, map[string]string{"id": id}
 }
 
-// release also marks reservations that are yet to arrive, so that a late one
-// sets nothing aside.
+// release releases a reservation. If the reservation does not exist yet, because its
+// request arrives later, it will be rejected.
 func (i *Inventory) release(w http.ResponseWriter, r *http.Request) {
 	id := r.PathValue("id")
 	i.mu.Lock()

@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// PaymentStatus is where a payment stands.
+// PaymentStatus is the status of a payment.
 type PaymentStatus string
 
 // The statuses of a payment.
@@ -15,8 +15,8 @@ const (
 	PaymentRefunded PaymentStatus = "refunded"
 )
 
-// Payment approves amounts up to a limit and declines the rest. It is an
-// http.Handler.
+// Payment is a simulated payment service. It approves amounts up to a limit and declines
+// larger ones.
 type Payment struct {
 	Faults
 	limit int64
@@ -26,7 +26,7 @@ type Payment struct {
 	payments map[string]PaymentStatus
 }
 
-// NewPayment returns a Payment that declines more than limit minor units.
+// NewPayment returns a Payment that declines amounts above limit, in minor units.
 func NewPayment(limit int64) *Payment {
 	p := &Payment{limit: limit, payments: map[string]PaymentStatus{}}
 	mux := http.NewServeMux()
@@ -37,14 +37,14 @@ func NewPayment(limit int64) *Payment {
 	return p
 }
 
-// Status returns a payment's status, or "" if there is no such payment.
+// Status returns the status of a payment, or "" if the payment does not exist.
 func (p *Payment) Status(id string) PaymentStatus {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.payments[id]
 }
 
-// Approved returns how many payments are approved and not refunded.
+// Approved returns the number of payments that are approved and not refunded.
 func (p *Payment) Approved() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -88,8 +88,8 @@ func (p *Payment) charge(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusOK, payment{ID: req.ID, Status: status})
 }
 
-// refund also marks payments that are yet to arrive, so that a late one is not
-// charged after all.
+// refund refunds a payment. If the payment does not exist yet, because its request
+// arrives later, it will not be charged.
 func (p *Payment) refund(w http.ResponseWriter, r *http.Request) {
 	id := r.PathValue("id")
 	p.mu.Lock()
@@ -102,13 +102,13 @@ func (p *Payment) show(w http.ResponseWriter, r *http.Request) {
 	id := r.PathValue("id")
 	status := p.Status(id)
 	if status == "" {
-		reply(w, http.StatusNotFound, map[string]string{"error": "no such payment"})
+		reply(w, http.StatusNotFound, map[string]string{"error": "the payment does not exist"})
 		return
 	}
 	reply(w, http.StatusOK, payment{ID: id, Status: status})
 }
 
-// withHealth adds a probe that faults do not touch.
+// withHealth adds a liveness probe that faults do not affect.
 func withHealth(next http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /health/live", func(w http.ResponseWriter, _ *http.Request) {

@@ -26,7 +26,7 @@ func TestAnswers(t *testing.T) {
 		{name: "payment without id", method: "POST", path: "/payments", body: `{"amount":1}`, want: 400},
 		{name: "unknown field", method: "POST", path: "/payments", body: `{"id":"c","amout":1}`, want: 400},
 		{name: "reserve", method: "POST", path: "/reservations", body: `{"id":"a","items":[{"sku":"x","quantity":2}]}`, want: 201},
-		{name: "the same again", method: "POST", path: "/reservations", body: `{"id":"a","items":[{"sku":"x","quantity":2}]}`, want: 200},
+		{name: "repeated request", method: "POST", path: "/reservations", body: `{"id":"a","items":[{"sku":"x","quantity":2}]}`, want: 200},
 		{name: "too much", method: "POST", path: "/reservations", body: `{"id":"b","items":[{"sku":"y","quantity":1},{"sku":"x","quantity":2}]}`, want: 409},
 		{name: "all or nothing", method: "GET", path: "/stock/y", want: 200, wantBody: `"left":3`},
 		{name: "negative quantity", method: "POST", path: "/reservations", body: `{"id":"c","items":[{"sku":"x","quantity":-1}]}`, want: 400},

@@ -1,5 +1,6 @@
-// Package testenv connects tests to the Postgres and Redis that the environment
-// names, keeps them out of each other's way, and cuts connections on demand.
+// Package testenv connects tests to the Postgres and Redis servers that the environment
+// variables DATABASE_URL and REDIS_URL name. It separates the data of the tests, and it
+// can interrupt connections.
 package testenv
 
 import (
@@ -18,12 +19,12 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Patience is how long a test waits for what must happen. It is only ever used
-// up by a test that fails.
+// Patience is how long a test waits for an event that must happen. Only a test that
+// fails waits this long.
 const Patience = 15 * time.Second
 
-// Postgres returns a DATABASE_URL whose tables live in a schema of the test's
-// own, dropped when it ends. Without DATABASE_URL the test is skipped.
+// Postgres returns the URL of a database with a separate schema for the test. The schema
+// is dropped at the end of the test. If DATABASE_URL is not set, the test is skipped.
 func Postgres(t *testing.T) string {
 	t.Helper()
 	base := require(t, "DATABASE_URL", "postgres://test:...@127.0.0.1:5432/testdb")
@@ -37,8 +38,8 @@ func Postgres(t *testing.T) string {
 	})
 }
 
-// Redis returns REDIS_URL and a key prefix of the test's own. Without REDIS_URL
-// the test is skipped.
+// Redis returns the URL of Redis and a separate key prefix for the test. If REDIS_URL is
+// not set, the test is skipped.
 func Redis(t *testing.T) (address, prefix string) {
 	t.Helper()
 	return require(t, "REDIS_URL", "redis://127.0.0.1:6379/0"), "test:" + token(t) + ":"
@@ -48,11 +49,12 @@ func require(t *testing.T, name, example string) string {
 	t.Helper()
 	value := os.Getenv(name)
 	if value == "" {
-		t.Skipf("%s is not set. `slipway test -C sample-app` provides Postgres and Redis; or set it yourself, for example %s=%s", name, name, example)
+		t.Skipf("%s is not set. Run `slipway test -C sample-app`, which starts Postgres and Redis, or set it yourself, for example %s=%s", name, name, example)
 	}
 	return value
 }
 
+// execute executes a SQL statement.
 func execute(t *testing.T, address, sql string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
@@ -67,6 +69,7 @@ func execute(t *testing.T, address, sql string) {
 	}
 }
 
+// token returns a random name.
 func token(t *testing.T) string {
 	t.Helper()
 	raw := make([]byte, 6)
@@ -76,6 +79,7 @@ func token(t *testing.T) string {
 	return hex.EncodeToString(raw)
 }
 
+// with returns the address after a change.
 func with(t *testing.T, address string, change func(*url.URL)) string {
 	t.Helper()
 	u, err := url.Parse(address)
@@ -86,7 +90,7 @@ func with(t *testing.T, address string, change func(*url.URL)) string {
 	return u.String()
 }
 
-// Proxy passes TCP connections on until told not to.
+// Proxy forwards TCP connections, which a test can interrupt.
 type Proxy struct {
 	listener net.Listener
 	target   string
@@ -97,8 +101,8 @@ type Proxy struct {
 	conns map[net.Conn]struct{}
 }
 
-// NewProxy returns a Proxy before the host of address, and address with the
-// proxy's own host instead.
+// NewProxy returns a Proxy for the host of the given URL, and that URL with the host of
+// the Proxy. The Proxy is closed at the end of the test.
 func NewProxy(t *testing.T, address string) (p *Proxy, through string) {
 	t.Helper()
 	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
@@ -119,7 +123,7 @@ func NewProxy(t *testing.T, address string) (p *Proxy, through string) {
 	return p, through
 }
 
-// Down cuts every connection and refuses new ones.
+// Down closes all connections and rejects new ones.
 func (p *Proxy) Down() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -129,7 +133,7 @@ func (p *Proxy) Down() {
 	}
 }
 
-// Up lets connections through again.
+// Up forwards connections again.
 func (p *Proxy) Up() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -186,7 +190,8 @@ func (p *Proxy) forget(c net.Conn) {
 	delete(p.conns, c)
 }
 
-// Eventually fails the test unless ok becomes true.
+// Eventually waits until ok returns true. The test fails if that takes longer than
+// Patience.
 func Eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.NewTimer(Patience)
@@ -197,7 +202,7 @@ func Eventually(t *testing.T, what string, ok func() bool) {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			t.Fatalf("waited %s in vain: %s", Patience, what)
+			t.Fatalf("timed out after %s waiting for: %s", Patience, what)
 		}
 	}
 }

@@ -1,6 +1,6 @@
 -- +goose Up
 CREATE TABLE orders (
-    id              uuid        PRIMARY KEY, -- version 7: ordered by creation
+    id              uuid        PRIMARY KEY, -- UUID version 7, which is ordered by time
     customer_id     text        NOT NULL,
     status          text        NOT NULL CHECK (status IN ('pending', 'confirmed', 'rejected', 'cancelling', 'cancelled')),
     reason          text        NOT NULL DEFAULT '',
@@ -23,7 +23,7 @@ CREATE TABLE order_items (
     PRIMARY KEY (order_id, line)
 );
 
--- Unsettled orders are few: the index stays small however many orders there are.
+-- Only few orders are unsettled, so this index stays small.
 CREATE INDEX orders_unsettled ON orders (held_until) WHERE status IN ('pending', 'cancelling');
 
 -- +goose Down
