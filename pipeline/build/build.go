@@ -1,5 +1,7 @@
-// Package build compiles the app for every platform, with nothing of this
-// machine in the result: the same commit and toolchain give the same bytes.
+// Package build compiles the app for every platform. The result does not depend on
+// this machine: the same commit and toolchain give the same bytes.
+//
+// The package promises no compatibility to programs other than slipway.
 package build
 
 import (
@@ -34,34 +36,37 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/toolchain"
 )
 
-// Options says what to compile and how.
+// Options are the options of [Run].
 type Options struct {
 	Source   source.Source
 	Go       *toolchain.Go
 	Settings config.App
 	Cache    cache.Dir
-	RunDir   string // folder of this run on the cache's file system; holds the binaries
+	RunDir   string // folder of this run, on the file system of the cache; the binaries are in it
 }
 
-// Binary is the program for one platform.
+// Binary is the compiled program for one platform.
 type Binary struct {
 	Platform v1.Platform `json:"platform"`
 	Path     string      `json:"-"`
-	Size     int64       `json:"size"`
+	Size     int64       `json:"size"`   // bytes
 	SHA256   string      `json:"sha256"` // hex
 }
 
-// Result is what was built.
+// Result is the result of [Run].
 type Result struct {
 	Toolchain string   `json:"toolchain"` // Go version
 	Binaries  []Binary `json:"binaries"`  // in the order of Options.Settings.Platforms
-	Relinked  bool     `json:"relinked"`  // false: every binary was up to date
+	Relinked  bool     `json:"relinked"`  // whether any binary was linked; false if all were up to date
 	Seconds   float64  `json:"seconds"`
 }
 
-// Run compiles the app for all platforms side by side. Compiler errors come
-// back as one [fault.Failed] error after they were passed on as output; the
-// binaries of a failed run are not returned.
+// Run compiles the app for all platforms at the same time. It returns no binaries
+// if one platform fails.
+//
+// If the compiler fails, Run reports the compiler's output as progress and
+// returns a [fault.Failed] error with its first message. It returns [fault.Input]
+// errors for malformed linker flags and for a missing C compiler.
 func Run(ctx context.Context, o Options) (Result, error) {
 	start := time.Now()
 	overlay, err := writeOverlay(o)
@@ -99,8 +104,9 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	return r, nil
 }
 
-// writeOverlay hides the excluded files from the go command: in an overlay a
-// file without a replacement does not exist
+// writeOverlay writes an overlay file that hides the excluded files from the go
+// command, and returns its path, or "" if no files are excluded. To the go
+// command, a file that an overlay maps to "" does not exist
 // (https://pkg.go.dev/cmd/go#hdr-Compile_packages_and_dependencies, -overlay).
 func writeOverlay(o Options) (string, error) {
 	if len(o.Source.Excluded) == 0 {
@@ -112,15 +118,16 @@ func writeOverlay(o Options) (string, error) {
 	}
 	data, err := json.Marshal(map[string]any{"Replace": replace})
 	if err != nil {
-		return "", fmt.Errorf("hiding the excluded files: %w", err)
+		return "", fmt.Errorf("encoding the overlay that hides excluded files: %w", err)
 	}
 	path := filepath.Join(o.RunDir, "overlay.json")
 	if err := os.WriteFile(path, data, 0o644); err != nil {
-		return "", fmt.Errorf("hiding the excluded files: %w", err)
+		return "", fmt.Errorf("writing the overlay that hides excluded files: %w", err)
 	}
 	return path, nil
 }
 
+// linkerFlags returns the value of -ldflags: the stamps, then the configured flags.
 func linkerFlags(o Options) (string, error) {
 	stamp := struct{ Version, Commit, Date string }{
 		o.Source.Version, o.Source.Revision, o.Source.Time.Format(time.RFC3339),
@@ -148,6 +155,7 @@ func linkerFlags(o Options) (string, error) {
 	return strings.Join(flags, " "), nil
 }
 
+// compiler compiles the app for one platform.
 type compiler struct {
 	Options
 	platform v1.Platform
@@ -155,10 +163,12 @@ type compiler struct {
 	ldflags  string
 }
 
-// compile leaves the linked program in a folder that outlives the run, because
-// the go command does not link again what is up to date there: that is the
-// difference between a tenth of a second and two. A hard link of it belongs to
-// this run, so that another run cannot change it under our feet.
+// compile compiles the program and reports whether it was linked.
+//
+// The program is written to a folder of the cache that is kept after the run,
+// because the go command does not link a program again that is up to date there,
+// which saves about two seconds. The run gets a hard link to the program, so that
+// another run cannot replace it in the meantime.
 func (c *compiler) compile(ctx context.Context) (Binary, bool, error) {
 	key := sha256.Sum256([]byte(strings.Join([]string{c.Source.Dir, c.Source.Main, c.platform.String(), strconv.FormatBool(c.Settings.CGO)}, "\x00")))
 	slot := filepath.Join("build", hex.EncodeToString(key[:16]))
@@ -173,17 +183,17 @@ func (c *compiler) compile(ctx context.Context) (Binary, bool, error) {
 	}
 	tmp, err := os.MkdirTemp(c.RunDir, "go-")
 	if err != nil {
-		return Binary{}, false, fmt.Errorf("making a folder for the go command: %w", err)
+		return Binary{}, false, fmt.Errorf("creating a folder for the go command: %w", err)
 	}
 	out := c.Cache.Path(slot, c.Source.Name)
-	before, _ := os.Stat(out) // absent the first time
+	before, _ := os.Stat(out) // fails if the program has not been built before
 	args := []string{"build", "-v", "-trimpath", "-buildvcs=false", "-o", out, "-ldflags", c.ldflags}
 	if c.overlay != "" {
 		args = append(args, "-overlay", c.overlay)
 	}
 	tags := slices.Clone(c.Settings.Tags)
 	if c.Settings.CGO {
-		tags = append(tags, "netgo", "osusergo") // glibc's resolver does not exist in a static program
+		tags = append(tags, "netgo", "osusergo") // a static program cannot use the resolver of the C library
 	}
 	if len(tags) > 0 {
 		args = append(args, "-tags", strings.Join(tags, ","))
@@ -208,25 +218,26 @@ func (c *compiler) compile(ctx context.Context) (Binary, bool, error) {
 		Path:     filepath.Join(c.RunDir, strings.ReplaceAll(c.platform.String(), "/", "_")),
 		Size:     after.Size(),
 	}
-	if err := own(out, b.Path); err != nil {
-		return Binary{}, false, fmt.Errorf("keeping the program for %s: %w", c.platform, err)
+	if err := linkOrCopy(out, b.Path); err != nil {
+		return Binary{}, false, fmt.Errorf("linking the program for %s into the folder of the run: %w", c.platform, err)
 	}
 	if b.SHA256, err = c.sum(slot, b.Path, after); err != nil {
-		return Binary{}, false, fmt.Errorf("reading the program for %s: %w", c.platform, err)
+		return Binary{}, false, fmt.Errorf("hashing the program for %s: %w", c.platform, err)
 	}
 	return b, before == nil || !os.SameFile(before, after), nil
 }
 
-// own gives this run its own name for a file.
-func own(from, to string) error {
+// linkOrCopy creates a hard link to a file, or a copy if that fails.
+func linkOrCopy(from, to string) error {
 	if err := os.Link(from, to); err != nil {
-		return duplicate(from, to) // a file system without hard links
+		return copyProgram(from, to) // the file system has no hard links
 	}
 	return nil
 }
 
-// summed remembers the hash of the program in a slot. The go command never
-// writes into a program that is there, it puts a new file in its place.
+// summed is the cached hash of a program. It is valid as long as the file is the
+// same, because the go command never writes to an existing program, but replaces
+// it with a new file.
 type summed struct {
 	Inode  uint64
 	Size   int64
@@ -234,6 +245,8 @@ type summed struct {
 	SHA256 string
 }
 
+// sum returns the SHA-256 hash of the program at path. It uses the cached hash of
+// the slot if the file is the same.
 func (c *compiler) sum(slot, path string, fi os.FileInfo) (string, error) {
 	now := summed{Size: fi.Size(), Time: fi.ModTime().UnixNano()}
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
@@ -259,7 +272,8 @@ func (c *compiler) sum(slot, path string, fi os.FileInfo) (string, error) {
 	return now.SHA256, c.Cache.Store(now, slot, "sum.json")
 }
 
-func duplicate(from, to string) (err error) {
+// copyProgram copies an executable file.
+func copyProgram(from, to string) (err error) {
 	in, err := os.Open(from)
 	if err != nil {
 		return err
@@ -274,6 +288,7 @@ func duplicate(from, to string) (err error) {
 	return err
 }
 
+// environ returns the environment of the go command.
 func (c *compiler) environ() ([]string, error) {
 	env := c.Go.Env("GOOS="+c.platform.OS, "GOARCH="+c.platform.Architecture)
 	if v := c.platform.Variant; v != "" {
@@ -294,7 +309,7 @@ func (c *compiler) environ() ([]string, error) {
 	if cc == "" {
 		if c.platform.Architecture != runtime.GOARCH {
 			return nil, fault.Inputf("build.no-cross-compiler", "a cgo build for %s needs a musl cross compiler", c.platform).
-				WithFix("name it in slipway.yaml under app.cc: {%s: ...}, or build with --platforms linux/%s", c.platform, runtime.GOARCH)
+				WithFix("set it in slipway.yaml as app.cc: {%s: ...}, or build with --platforms linux/%s", c.platform, runtime.GOARCH)
 		}
 		cc = "musl-gcc"
 	}
@@ -306,8 +321,8 @@ func (c *compiler) environ() ([]string, error) {
 	return append(env, "CGO_ENABLED=1", "CC="+cc), nil
 }
 
-// explain turns a failed go build into an error; the compiler's own words go
-// to the progress, one line each.
+// explain returns the error for a failed go build and reports the compiler's
+// output as progress, line by line.
 func (c *compiler) explain(ctx context.Context, err error, lines []string) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -319,10 +334,11 @@ func (c *compiler) explain(ctx context.Context, err error, lines []string) error
 	for _, line := range lines {
 		progress.Line(ctx, line)
 	}
-	return fault.Failedf("build.failed", "go build for %s ended with status %d: %s", c.platform, status, firstError(lines))
+	return fault.Failedf("build.failed", "go build for %s failed with exit status %d: %s", c.platform, status, firstError(lines))
 }
 
-// firstError is the first line that is not a package's heading.
+// firstError returns the first line that is not a heading with the name of a
+// package.
 func firstError(lines []string) string {
 	for _, line := range lines {
 		if !strings.HasPrefix(line, "#") {
@@ -332,16 +348,17 @@ func firstError(lines []string) string {
 	return "no output"
 }
 
-// compilerLog splits what go build -v says into progress, the packages and
-// downloads, and the messages worth keeping.
+// compilerLog is a writer for the output of go build -v. It reports packages and
+// downloads as progress and keeps all other lines.
 type compilerLog struct {
 	ctx      context.Context
 	platform string
-	partial  []byte
-	lines    []string
+	partial  []byte   // last line, as long as it is not complete
+	lines    []string // lines that are kept
 	packages int
 }
 
+// Write handles every line that p completes.
 func (l *compilerLog) Write(p []byte) (int, error) {
 	l.partial = append(l.partial, p...)
 	for {
@@ -359,7 +376,7 @@ func (l *compilerLog) line(s string) {
 	case s == "":
 	case downloading:
 		progress.Statusf(l.ctx, "downloading %s", module)
-	case !strings.ContainsAny(s, " \t:"): // an import path has none of these
+	case !strings.ContainsAny(s, " \t:"): // a line without these characters is an import path
 		l.packages++
 		progress.Statusf(l.ctx, "compiling %s: %d packages", l.platform, l.packages)
 	default:
@@ -367,6 +384,7 @@ func (l *compilerLog) line(s string) {
 	}
 }
 
+// text returns the lines that were kept.
 func (l *compilerLog) text() []string {
 	if len(l.partial) > 0 {
 		l.line(string(l.partial))

@@ -1,7 +1,9 @@
-// Package cache is slipway's folder in the user's cache: binaries, layers,
-// tools and verdicts that need not be made twice. Every entry is complete or
-// absent, concurrent runs share it safely, and deleting all of it costs time
-// and nothing else.
+// Package cache manages slipway's folder in the user's cache: binaries, layers,
+// tools and results of gates that later runs reuse. Every entry is complete or
+// absent, concurrent runs can share the cache, and deleting it costs nothing but
+// time.
+//
+// The package promises no compatibility to programs other than slipway.
 package cache
 
 import (
@@ -24,16 +26,17 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
-// Dir is slipway's cache folder.
+// Dir is the path of slipway's cache folder.
 type Dir string
 
-// User is the cache folder of the user: $SLIPWAY_CACHE, else "slipway" in
-// [os.UserCacheDir].
+// User returns the cache folder of the user: $SLIPWAY_CACHE, or "slipway" in
+// [os.UserCacheDir] if that is not set. It returns a [fault.Input] error if the
+// folder cannot be determined.
 func User() (Dir, error) {
 	if dir := os.Getenv("SLIPWAY_CACHE"); dir != "" {
 		abs, err := filepath.Abs(dir)
 		if err != nil {
-			return "", fault.Inputf("cache.unusable", "SLIPWAY_CACHE=%s: %w", dir, err)
+			return "", fault.Inputf("cache.unusable", "resolving SLIPWAY_CACHE=%s: %w", dir, err)
 		}
 		return Dir(abs), nil
 	}
@@ -45,23 +48,25 @@ func User() (Dir, error) {
 	return Dir(filepath.Join(base, "slipway")), nil
 }
 
-// Path joins names to the cache folder.
+// Path returns a path in the cache folder.
 func (d Dir) Path(names ...string) string {
 	return filepath.Join(append([]string{string(d)}, names...)...)
 }
 
-// Make creates a folder of the cache and returns its path.
+// Make creates a folder in the cache, if it does not exist, and returns its path.
+// It returns a [fault.Input] error if it cannot be created.
 func (d Dir) Make(names ...string) (string, error) {
 	path := d.Path(names...)
 	if err := os.MkdirAll(path, 0o755); err != nil {
-		return "", fault.Inputf("cache.unusable", "making the cache folder: %w", err).
-			WithFix("set SLIPWAY_CACHE to a folder that can be written")
+		return "", fault.Inputf("cache.unusable", "creating the cache folder: %w", err).
+			WithFix("set SLIPWAY_CACHE to a writable folder")
 	}
 	return path, nil
 }
 
-// Lock takes the exclusive lock of the file named, waiting for other runs; the
-// operating system releases it when a run dies.
+// Lock acquires the exclusive lock on the named file in the cache. It waits until
+// other runs have released the lock or ctx ends. The operating system releases
+// the lock if a run dies.
 func (d Dir) Lock(ctx context.Context, names ...string) (unlock func(), err error) {
 	path := d.Path(names...)
 	if _, err := d.Make(filepath.Dir(filepath.Join(names...))); err != nil {
@@ -82,39 +87,39 @@ func (d Dir) Lock(ctx context.Context, names ...string) (unlock func(), err erro
 	if err != nil {
 		return nil, fmt.Errorf("locking %s: %w", path, err)
 	}
-	return func() { _ = l.Unlock() }, nil // closing the file cannot leave it locked
+	return func() { _ = l.Unlock() }, nil // Unlock closes the file, which releases the lock in any case
 }
 
-// Run is a run's own folder for unfinished work. It is on the same file system
+// Run is the folder of one run for unfinished work. It is on the same file system
 // as the rest of the cache, so that finished files can be renamed into place.
 type Run struct {
-	Dir  string
+	Dir  string // absolute path
 	lock *flock.Flock
 }
 
-// Run makes a run's own folder and removes those of runs that died.
+// Run creates a folder for this run and removes the folders of runs that died.
 func (d Dir) Run() (*Run, error) {
 	parent, err := d.Make("runs")
 	if err != nil {
 		return nil, err
 	}
 	d.sweep(parent)
-	// The lock comes before the folder, so that a folder whose lock is free is
-	// a dead run's.
+	// The lock is acquired before the folder is created. Therefore a folder whose
+	// lock is free belongs to a run that died.
 	dir := filepath.Join(parent, "run-"+rand.Text())
 	l := flock.New(dir + ".lock")
 	if ok, err := l.TryLock(); err != nil || !ok {
 		return nil, fmt.Errorf("locking %s: %w", dir, errors.Join(err, os.Remove(dir+".lock")))
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, errors.Join(fmt.Errorf("making a folder for this run: %w", err), os.Remove(dir+".lock"), l.Unlock())
+		return nil, errors.Join(fmt.Errorf("creating a folder for this run: %w", err), os.Remove(dir+".lock"), l.Unlock())
 	}
 	return &Run{Dir: dir, lock: l}, nil
 }
 
-// sweep removes the folders of dead runs: those whose lock nobody holds. A lock
-// without a folder is a dead run's too unless it is new: then its run is about
-// to make the folder.
+// sweep removes the folders of runs that died: those whose lock is free. A lock
+// file without a folder is removed if it is older than a minute. If it is newer,
+// its run may be about to create the folder.
 func (d Dir) sweep(parent string) {
 	entries, err := os.ReadDir(parent)
 	if err != nil {
@@ -130,13 +135,13 @@ func (d Dir) sweep(parent string) {
 		if ok, err := l.TryLock(); err != nil || !ok {
 			continue
 		}
-		_ = os.RemoveAll(path) // a later run tries again
+		_ = os.RemoveAll(path) // if this fails, a later run retries
 		_ = os.Remove(path + ".lock")
 		_ = l.Unlock()
 	}
 }
 
-// Close removes the run's folder.
+// Close removes the run's folder and releases its lock.
 func (r *Run) Close() error {
 	err := errors.Join(os.RemoveAll(r.Dir), os.Remove(r.Dir+".lock"), r.lock.Unlock())
 	if err != nil {
@@ -145,8 +150,9 @@ func (r *Run) Close() error {
 	return nil
 }
 
-// Load reads a JSON entry. A missing or damaged one is no entry: it leaves v
-// at its zero value.
+// Load reads a JSON entry into v, which must be a pointer to a zero value, and
+// marks the entry as used. If the entry is missing or damaged, Load leaves v at
+// its zero value and returns false.
 func (d Dir) Load(v any, names ...string) bool {
 	path := d.Path(names...)
 	data, err := os.ReadFile(path)
@@ -154,14 +160,14 @@ func (d Dir) Load(v any, names ...string) bool {
 		return false
 	}
 	if err := json.Unmarshal(data, v); err != nil {
-		reflect.ValueOf(v).Elem().SetZero() // what came before the damage was read
+		reflect.ValueOf(v).Elem().SetZero() // the fields before the damage have been set
 		return false
 	}
 	Touch(path)
 	return true
 }
 
-// Store writes a JSON entry, whole or not at all.
+// Store writes v as a JSON entry, atomically.
 func (d Dir) Store(v any, names ...string) error {
 	data, err := json.Marshal(v)
 	if err != nil {

@@ -20,13 +20,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
+	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/cache"
-	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
-// TestMain also is the other process of the tests: told a cache and what to
-// do, it does it, says so, and waits until its standard input ends.
+// TestMain also runs the other process of the tests: if the environment names a
+// cache and an action, it carries out the action, prints "done" and waits until
+// its standard input ends.
 func TestMain(m *testing.M) {
 	dir := cache.Dir(os.Getenv("CACHE_TEST_DIR"))
 	switch os.Getenv("CACHE_TEST_DO") {
@@ -44,18 +45,19 @@ func TestMain(m *testing.M) {
 	}
 }
 
-func wait(err error, says string) {
+func wait(err error, output string) {
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
-	fmt.Println("done", says)
+	fmt.Println("done", output)
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	os.Exit(0)
 }
 
-// other starts another process and returns when it has done its part.
-func other(t *testing.T, dir cache.Dir, do string) (says string, kill func()) {
+// otherProcess starts another process, waits until it has carried out the action,
+// and returns the output of the action. A call of kill ends the process.
+func otherProcess(t *testing.T, dir cache.Dir, do string) (output string, kill func()) {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -82,14 +84,14 @@ func other(t *testing.T, dir cache.Dir, do string) (says string, kill func()) {
 	t.Cleanup(kill)
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	if err != nil || !strings.HasPrefix(line, "done") {
-		t.Fatalf("the other process says %q, %v", line, err)
+		t.Fatalf("the other process printed %q, %v", line, err)
 	}
 	return strings.TrimSpace(strings.TrimPrefix(line, "done")), kill
 }
 
 func TestLockExcludesOtherProcesses(t *testing.T) {
 	dir := cache.Dir(t.TempDir())
-	_, kill := other(t, dir, "lock")
+	_, kill := otherProcess(t, dir, "lock")
 
 	ctx, cancel := context.WithCancel(t.Context())
 	got := make(chan error)
@@ -99,16 +101,16 @@ func TestLockExcludesOtherProcesses(t *testing.T) {
 	}()
 	cancel()
 	if err := <-got; !errors.Is(err, context.Canceled) {
-		t.Fatalf("waiting for a lock that is held: %v, want %v", err, context.Canceled)
+		t.Fatalf("waiting for a held lock: got %v, want %v", err, context.Canceled)
 	}
 
-	// Whoever waits gets it when the holder dies, and not before.
+	// A waiting process acquires the lock when its holder dies, and not earlier.
 	waiting := make(sink, 100)
 	var killed atomic.Bool
 	go func() {
 		unlock, err := dir.Lock(progress.With(t.Context(), waiting, "test"), "tools", "x.lock")
 		if err == nil && !killed.Load() {
-			err = errors.New("two hold the lock")
+			err = errors.New("acquired a lock that another process holds")
 		}
 		if err == nil {
 			unlock()
@@ -116,9 +118,9 @@ func TestLockExcludesOtherProcesses(t *testing.T) {
 		got <- err
 	}()
 	if e := <-waiting; e.Kind != progress.Status || !strings.Contains(e.Text, "waiting") {
-		t.Errorf("it says %+v, want that it waits", e)
+		t.Errorf("got event %+v, want a status that it is waiting", e)
 	}
-	for range 200 { // another lock stays free; and there is time to do wrong
+	for range 200 { // another lock is free, and the goroutine gets time to fail
 		unlock, err := dir.Lock(t.Context(), "tools", "y.lock")
 		if err != nil {
 			t.Fatal(err)
@@ -148,7 +150,7 @@ func TestLockExcludesGoroutines(t *testing.T) {
 				return
 			}
 			if n := inside.Add(1); n != 1 {
-				t.Errorf("%d hold the lock", n)
+				t.Errorf("%d goroutines hold the lock", n)
 			}
 			runtime.Gosched()
 			inside.Add(-1)
@@ -158,15 +160,15 @@ func TestLockExcludesGoroutines(t *testing.T) {
 	}
 	wg.Wait()
 	if done.Load() != 8 {
-		t.Errorf("%d had the lock, want 8", done.Load())
+		t.Errorf("%d goroutines held the lock, want 8", done.Load())
 	}
 }
 
-// A killed run's folder goes with the next run; a living one's stays.
-func TestRunSweepsDeadRuns(t *testing.T) {
+// The next run removes the folder of a killed run, but not of a live one.
+func TestRunRemovesFoldersOfDeadRuns(t *testing.T) {
 	dir := cache.Dir(t.TempDir())
-	dead, kill := other(t, dir, "run")
-	living, _ := other(t, dir, "run")
+	dead, kill := otherProcess(t, dir, "run")
+	live, _ := otherProcess(t, dir, "run")
 	kill()
 	orphan, young := dir.Path("runs", "run-orphan.lock"), dir.Path("runs", "run-young.lock")
 	for _, f := range []string{orphan, young} {
@@ -183,11 +185,11 @@ func TestRunSweepsDeadRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]bool{
-		dead: false, dead + ".lock": false, living: true, living + "/half": true, living + ".lock": true,
+		dead: false, dead + ".lock": false, live: true, live + "/half": true, live + ".lock": true,
 		orphan: false, young: true, r.Dir: true,
 	} {
 		if _, err := os.Stat(path); (err == nil) != want {
-			t.Errorf("%s: %v, want it there: %t", path, err, want)
+			t.Errorf("%s: got %v, want existing: %t", path, err, want)
 		}
 	}
 	if err := os.WriteFile(filepath.Join(r.Dir, "half"), nil, 0o644); err != nil {
@@ -198,12 +200,12 @@ func TestRunSweepsDeadRuns(t *testing.T) {
 	}
 	for _, path := range []string{r.Dir, r.Dir + ".lock"} {
 		if _, err := os.Stat(path); err == nil {
-			t.Errorf("%s is left", path)
+			t.Errorf("%s still exists", path)
 		}
 	}
 }
 
-func TestRunsSideBySide(t *testing.T) {
+func TestConcurrentRuns(t *testing.T) {
 	dir, wg := cache.Dir(t.TempDir()), sync.WaitGroup{}
 	for range 20 {
 		wg.Go(func() {
@@ -213,7 +215,7 @@ func TestRunsSideBySide(t *testing.T) {
 				return
 			}
 			if err := os.WriteFile(filepath.Join(r.Dir, "f"), nil, 0o644); err != nil {
-				t.Errorf("another run swept this one: %v", err)
+				t.Errorf("another run removed the folder of this one: %v", err)
 			}
 			if err := r.Close(); err != nil {
 				t.Error(err)
@@ -222,7 +224,7 @@ func TestRunsSideBySide(t *testing.T) {
 	}
 	wg.Wait()
 	if left, err := os.ReadDir(dir.Path("runs")); err != nil || len(left) != 0 {
-		t.Errorf("left: %v, %v", left, err)
+		t.Errorf("remaining: %v, %v", left, err)
 	}
 }
 
@@ -234,14 +236,14 @@ func TestStoreAndLoad(t *testing.T) {
 	dir := cache.Dir(t.TempDir())
 	var v value
 	if dir.Load(&v, "verdicts", "x.json") {
-		t.Error("an entry that was never stored is there")
+		t.Error("loaded an entry that was never stored")
 	}
 	want := value{"a", []int{1, 2}}
 	if err := dir.Store(want, "verdicts", "x.json"); err != nil {
 		t.Fatal(err)
 	}
 	if !dir.Load(&v, "verdicts", "x.json") || cmp.Diff(want, v) != "" {
-		t.Errorf("loaded %+v", v)
+		t.Errorf("loaded %+v, want %+v", v, want)
 	}
 	for _, damage := range []string{"", "{", `{"A":"b","N":[1,`, `{"A":"b","N":"x"}`, `[]`, "\x00\x00\x00\x00", `{"A":"b"}x`} {
 		if err := os.WriteFile(dir.Path("verdicts", "x.json"), []byte(damage), 0o644); err != nil {
@@ -249,21 +251,22 @@ func TestStoreAndLoad(t *testing.T) {
 		}
 		v := value{}
 		if dir.Load(&v, "verdicts", "x.json") || cmp.Diff(value{}, v) != "" {
-			t.Errorf("%q loads as %+v", damage, v)
+			t.Errorf("loaded damaged entry %q as %+v", damage, v)
 		}
 	}
 	if err := dir.Store(make(chan int), "verdicts", "x.json"); err == nil {
-		t.Error("what is no JSON was stored")
+		t.Error("stored a value that cannot be encoded as JSON")
 	}
 	if err := dir.Store(want, "verdicts", "x.json"); err != nil || !dir.Load(&v, "verdicts", "x.json") {
-		t.Errorf("a damaged entry is not replaced: %v", err)
+		t.Errorf("replacing a damaged entry: %v", err)
 	}
 	if names, err := os.ReadDir(dir.Path("verdicts")); err != nil || len(names) != 1 {
-		t.Errorf("beside the entry: %v, %v", names, err)
+		t.Errorf("got files %v, %v, want one", names, err)
 	}
 }
 
-// Whoever reads while others write sees an entry of one of them, never a mix.
+// A reader sees a complete entry of one of several concurrent writers, never a
+// mixture.
 func TestStoreIsAtomic(t *testing.T) {
 	dir, wg := cache.Dir(t.TempDir()), sync.WaitGroup{}
 	text := func(i int) []string {
@@ -280,7 +283,7 @@ func TestStoreIsAtomic(t *testing.T) {
 				}
 				var got []string
 				if !dir.Load(&got, "x.json") || len(got) != 5001 || got[0] != got[4999] {
-					t.Error("half an entry")
+					t.Error("read an incomplete entry")
 				}
 			}
 		})
@@ -304,15 +307,12 @@ func TestUser(t *testing.T) {
 	}
 	t.Setenv("XDG_CACHE_HOME", "")
 	t.Setenv("HOME", "")
-	var f *fault.Error
-	if _, err := cache.User(); !errors.As(err, &f) || f.Kind != fault.Input || f.Fix == "" {
-		t.Errorf("without a home: %v", err)
-	}
+	_, err = cache.User()
+	testkit.WantInput(t, err, "cache.unusable")
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := cache.Dir(file).Make("x"); !errors.As(err, &f) || f.Kind != fault.Input || f.Fix == "" {
-		t.Errorf("a cache below a file: %v", err)
-	}
+	_, err = cache.Dir(file).Make("x") // below a file
+	testkit.WantInput(t, err, "cache.unusable")
 }

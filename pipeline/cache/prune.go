@@ -14,38 +14,41 @@ import (
 	"github.com/gofrs/flock"
 )
 
-// What [Dir.Prune] leaves unless told otherwise.
+// The defaults of [Dir.Prune].
 const (
-	KeepFor   = 14 * 24 * time.Hour
-	KeepBytes = 4 << 30
+	KeepFor   = 14 * 24 * time.Hour // entries that were used more recently are kept
+	KeepBytes = 4 << 30             // bytes that may remain in the cache
 )
 
-// keepAtLeast guards what a run beside this one has just made or looked up.
+// keepAtLeast is the age below which no entry is removed, because a concurrent
+// run may be using it.
 const keepAtLeast = time.Hour
 
-// prunable are the folders whose files can be made again, each by itself. A
-// record without its blob is made again, and a blob without its record is
-// never looked for, so they need not go together. Lock files stay: one that is
-// removed while somebody waits for it would lock nothing.
+// prunable returns the folders whose files can be removed one by one. A record and
+// its blob do not have to be removed together: a record without a blob is created
+// again, and a blob without a record is not used. Lock files are kept, because a
+// run that waits for a lock file that is removed would acquire a lock on nothing.
 func prunable() []string { return []string{"layers", "blobs", "upx", "verdicts", "mounts"} }
 
-// Pruned is what was removed.
+// Pruned counts what [Dir.Prune] removed.
 type Pruned struct {
 	Files int   `json:"files"`
 	Bytes int64 `json:"bytes"`
 }
 
-// entry is a file of the cache; its time is when it was last used.
+// entry is a file in the cache.
 type entry struct {
 	path string
 	size int64
-	used time.Time
+	used time.Time // when it was last used: its modification time
 }
 
-// Prune removes what was not used for keep and then, least recently used
-// first, what is above max bytes; zero stands for [KeepFor] and [KeepBytes].
-// Nothing that was used in the last hour is removed. When another run prunes,
-// or the cache cannot be written, it does nothing.
+// Prune removes the entries that have not been used for the duration keep. After
+// that it removes the least recently used entries until the cache has no more
+// than limit bytes. If keep or limit is zero, [KeepFor] or [KeepBytes] is used.
+//
+// Prune does not remove entries that were used within the last hour. It does
+// nothing if another run is pruning, or if the cache is not writable.
 func (d Dir) Prune(ctx context.Context, keep time.Duration, limit int64) (Pruned, error) {
 	keep, limit = cmp.Or(keep, KeepFor), cmp.Or(limit, KeepBytes)
 	if _, err := os.Stat(string(d)); errors.Is(err, fs.ErrNotExist) {
@@ -53,7 +56,7 @@ func (d Dir) Prune(ctx context.Context, keep time.Duration, limit int64) (Pruned
 	}
 	l := flock.New(d.Path("prune.lock"))
 	if ok, err := l.TryLock(); err != nil || !ok {
-		return Pruned{}, nil // a cache on a read-only disk is still a cache
+		return Pruned{}, nil // another run prunes, or the cache is read-only
 	}
 	defer func() { _ = l.Unlock() }()
 	entries, total, err := d.entries(ctx)
@@ -66,7 +69,7 @@ func (d Dir) Prune(ctx context.Context, keep time.Duration, limit int64) (Pruned
 	for _, e := range entries {
 		age := now.Sub(e.used)
 		if age < keepAtLeast || age < keep && total <= limit {
-			break // the rest was used later
+			break // all remaining entries were used later
 		}
 		if err := ctx.Err(); err != nil {
 			return p, err
@@ -84,6 +87,7 @@ func (d Dir) Prune(ctx context.Context, keep time.Duration, limit int64) (Pruned
 	return p, nil
 }
 
+// entries returns the entries that may be removed and the sum of their sizes.
 func (d Dir) entries(ctx context.Context) (all []entry, total int64, err error) {
 	for _, name := range prunable() {
 		err := filepath.WalkDir(d.Path(name), func(path string, de fs.DirEntry, err error) error {
@@ -95,7 +99,7 @@ func (d Dir) entries(ctx context.Context) (all []entry, total int64, err error) 
 			}
 			fi, err := de.Info()
 			if errors.Is(err, fs.ErrNotExist) {
-				return nil // replaced just now
+				return nil // removed since it was listed
 			}
 			if err != nil {
 				return err
@@ -108,13 +112,14 @@ func (d Dir) entries(ctx context.Context) (all []entry, total int64, err error) 
 			return nil, 0, ctx.Err()
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, 0, fmt.Errorf("pruning the cache: %w", err)
+			return nil, 0, fmt.Errorf("listing the cache to prune it: %w", err)
 		}
 	}
 	return all, total, nil
 }
 
-// remove removes the file unless it was used since it was listed.
+// remove removes the file, unless it has been used since it was listed, and
+// reports whether it did.
 func (e entry) remove() (bool, error) {
 	fi, err := os.Stat(e.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -130,8 +135,8 @@ func (e entry) remove() (bool, error) {
 	return err == nil, err
 }
 
-// Touch notes that a file of the cache was used, so that it is not pruned.
+// Touch marks a file in the cache as used now, so that [Dir.Prune] keeps it.
 func Touch(path string) {
 	now := time.Now()
-	_ = os.Chtimes(path, now, now) // a cache on a read-only disk is still a cache
+	_ = os.Chtimes(path, now, now) // fails if the cache is read-only, which is allowed
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/cache"
 )
 
-// aged writes files of a size that were last used so long ago.
-func aged(t *testing.T, dir cache.Dir, files map[string]time.Duration, size int) {
+// writeAged writes files of the given size that were last used some time ago.
+func writeAged(t *testing.T, dir cache.Dir, files map[string]time.Duration, size int) {
 	t.Helper()
 	for name, age := range files {
 		path := dir.Path(name)
@@ -27,7 +27,8 @@ func aged(t *testing.T, dir cache.Dir, files map[string]time.Duration, size int)
 	}
 }
 
-func left(t *testing.T, dir cache.Dir) []string {
+// remaining returns the sorted files in the cache, except the lock of Prune.
+func remaining(t *testing.T, dir cache.Dir) []string {
 	t.Helper()
 	var all []string
 	err := filepath.WalkDir(string(dir), func(path string, d fs.DirEntry, err error) error {
@@ -50,7 +51,7 @@ func TestPrune(t *testing.T) {
 		"blobs/sha256/a": 20 * day, "blobs/sha256/b": 10 * day, "blobs/sha256/c": 2 * time.Hour, "blobs/sha256/d": time.Minute,
 		"layers/a.json": 20 * day, "layers/b.json": 9 * day, "upx/a": 15 * day, "upx/a.json": 15 * day, "upx/a.lock": 15 * day,
 		"verdicts/a.json": 30 * day, "verdicts/b.json": -day, "mounts/r.example/a.json": 40 * day,
-		// Not made by a run, or not to be made again so easily.
+		// Prune must keep these: no run creates them, or they are expensive to create.
 		"registry/docker/x": 90 * day, "tools/golangci-lint": 90 * day, "runs/run-x/blob-1": 90 * day, "prune.txt": 90 * day,
 	}
 	always := []string{"prune.txt", "registry/docker/x", "runs/run-x/blob-1", "tools/golangci-lint", "upx/a.lock"}
@@ -58,18 +59,18 @@ func TestPrune(t *testing.T) {
 		name  string
 		keep  time.Duration
 		limit int64
-		want  []string // beside always
+		want  []string // in addition to always
 		files int
 	}{
 		{"defaults", 0, 0, []string{"blobs/sha256/b", "blobs/sha256/c", "blobs/sha256/d", "layers/b.json", "verdicts/b.json"}, 6},
-		{"a month", 31 * day, 0, []string{"blobs/sha256/a", "blobs/sha256/b", "blobs/sha256/c", "blobs/sha256/d", "layers/a.json", "layers/b.json", "upx/a", "upx/a.json", "verdicts/a.json", "verdicts/b.json"}, 1},
-		{"a second: never what is younger than an hour", time.Second, 0, []string{"blobs/sha256/d", "verdicts/b.json"}, 9},
-		{"room for three: the oldest go", 365 * day, 300, []string{"blobs/sha256/c", "blobs/sha256/d", "verdicts/b.json"}, 8},
-		{"no room: never what is younger than an hour", 365 * day, 1, []string{"blobs/sha256/d", "verdicts/b.json"}, 9},
+		{"keep a month", 31 * day, 0, []string{"blobs/sha256/a", "blobs/sha256/b", "blobs/sha256/c", "blobs/sha256/d", "layers/a.json", "layers/b.json", "upx/a", "upx/a.json", "verdicts/a.json", "verdicts/b.json"}, 1},
+		{"keep a second, but at least an hour", time.Second, 0, []string{"blobs/sha256/d", "verdicts/b.json"}, 9},
+		{"limit of three files", 365 * day, 300, []string{"blobs/sha256/c", "blobs/sha256/d", "verdicts/b.json"}, 8},
+		{"limit of one byte, but at least an hour", 365 * day, 1, []string{"blobs/sha256/d", "verdicts/b.json"}, 9},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := cache.Dir(t.TempDir())
-			aged(t, dir, files, 100)
+			writeAged(t, dir, files, 100)
 			p, err := dir.Prune(t.Context(), tt.keep, tt.limit)
 			if err != nil {
 				t.Fatal(err)
@@ -78,18 +79,18 @@ func TestPrune(t *testing.T) {
 				t.Errorf("removed %+v, want %d files", p, tt.files)
 			}
 			want := slices.Sorted(slices.Values(slices.Concat(always, tt.want)))
-			if diff := cmp.Diff(want, left(t, dir)); diff != "" {
+			if diff := cmp.Diff(want, remaining(t, dir)); diff != "" {
 				t.Error(diff)
 			}
 			if p, err := dir.Prune(t.Context(), tt.keep, tt.limit); err != nil || p != (cache.Pruned{}) {
-				t.Errorf("pruning again: %+v, %v", p, err)
+				t.Errorf("second pruning: %+v, %v", p, err)
 			}
 		})
 	}
 }
 
-// What was looked up is in use.
-func TestLoadKeepsFromPruning(t *testing.T) {
+// Loading an entry marks it as used.
+func TestLoadPreventsPruning(t *testing.T) {
 	dir := cache.Dir(t.TempDir())
 	if err := errors.Join(dir.Store(1, "verdicts", "used.json"), dir.Store(1, "verdicts", "unused.json")); err != nil {
 		t.Fatal(err)
@@ -102,40 +103,40 @@ func TestLoadKeepsFromPruning(t *testing.T) {
 	}
 	var v int
 	if !dir.Load(&v, "verdicts", "used.json") {
-		t.Fatal("not there")
+		t.Fatal("the entry does not exist")
 	}
 	if _, err := dir.Prune(t.Context(), 0, 0); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"verdicts/used.json"}, left(t, dir)); diff != "" {
+	if diff := cmp.Diff([]string{"verdicts/used.json"}, remaining(t, dir)); diff != "" {
 		t.Error(diff)
 	}
 }
 
-func TestPruneElsewhere(t *testing.T) {
+func TestPruneMissingCancelledAndLocked(t *testing.T) {
 	missing := cache.Dir(filepath.Join(t.TempDir(), "missing"))
 	if p, err := missing.Prune(t.Context(), 0, 0); err != nil || p != (cache.Pruned{}) {
-		t.Errorf("without a cache: %+v, %v", p, err)
+		t.Errorf("missing cache: %+v, %v", p, err)
 	}
 	if _, err := os.Stat(string(missing)); err == nil {
-		t.Error("pruning made the cache's folder")
+		t.Error("pruning created the cache folder")
 	}
 	dir := cache.Dir(t.TempDir())
-	aged(t, dir, map[string]time.Duration{"layers/a.json": 1000 * time.Hour}, 1)
+	writeAged(t, dir, map[string]time.Duration{"layers/a.json": 1000 * time.Hour}, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := dir.Prune(ctx, 0, 0); !errors.Is(err, context.Canceled) {
-		t.Errorf("ended: %v", err)
+		t.Errorf("cancelled: %v", err)
 	}
 	unlock, err := dir.Lock(t.Context(), "prune.lock")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if p, err := dir.Prune(t.Context(), 0, 0); err != nil || p.Files != 0 {
-		t.Errorf("beside another: %+v, %v", p, err)
+		t.Errorf("while another run prunes: %+v, %v", p, err)
 	}
 	unlock()
 	if p, err := dir.Prune(t.Context(), 0, 0); err != nil || p.Files != 1 {
-		t.Errorf("afterwards: %+v, %v", p, err)
+		t.Errorf("after the other run: %+v, %v", p, err)
 	}
 }

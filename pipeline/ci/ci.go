@@ -1,5 +1,7 @@
-// Package ci knows the CI systems slipway runs in: how they fold logs, mark
-// findings in a change, and hand values to later jobs.
+// Package ci integrates slipway with CI systems: collapsible sections in logs,
+// annotations for findings, and outputs for later jobs.
+//
+// The package promises no compatibility to programs other than slipway.
 package ci
 
 import (
@@ -18,14 +20,14 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
-// System is a CI system; the zero value is none.
+// System is the CI system that slipway runs in. Outside CI its name is empty.
 type System struct {
-	Name   string // "github", "gitlab" or ""
+	Name   string // "github" for GitHub Actions, "gitlab" for GitLab CI, or ""
 	getenv func(string) string
 }
 
-// Detect tells the system from its variables. getenv is [os.Getenv] but in
-// tests.
+// Detect detects the CI system from its environment variables. If getenv is nil, it
+// uses [os.Getenv].
 func Detect(getenv func(string) string) System {
 	if getenv == nil {
 		getenv = os.Getenv
@@ -39,8 +41,9 @@ func Detect(getenv func(string) string) System {
 	return System{getenv: getenv}
 }
 
-// Tags are the image tags besides the revision: the git tag on a tag, and
-// "latest" on the default branch and on tags.
+// Tags returns the image tags in addition to the revision: the git tag if the run is
+// for a tag, and "latest" for a tag and for the default branch. On GitHub, the
+// default branch is assumed to be main or master.
 func (s System) Tags() []string {
 	tag := s.GitTag()
 	latest := false
@@ -60,9 +63,9 @@ func (s System) Tags() []string {
 	return tags
 }
 
-// Builder is the URI by which a provenance names who built
-// (https://slsa.dev/spec/v1.0/provenance#builder.id): the workflow on GitHub,
-// the runner on GitLab, else empty.
+// Builder returns the URI that identifies the builder in a provenance
+// (https://slsa.dev/spec/v1.0/provenance#builder.id): the workflow on GitHub, the
+// runner on GitLab, and "" outside CI.
 func (s System) Builder() string {
 	switch s.Name {
 	case "github":
@@ -77,7 +80,7 @@ func (s System) Builder() string {
 	return ""
 }
 
-// GitTag is the tag a run is for; empty where it is for a branch.
+// GitTag returns the git tag that the run is for, or "" if it is for a branch.
 func (s System) GitTag() string {
 	switch s.Name {
 	case "github":
@@ -90,7 +93,7 @@ func (s System) GitTag() string {
 	return ""
 }
 
-// Run names this run for people; empty outside CI.
+// Run returns a description of this run for people, or "" outside CI.
 func (s System) Run() string {
 	switch s.Name {
 	case "github":
@@ -101,7 +104,8 @@ func (s System) Run() string {
 	return ""
 }
 
-// tagRune makes a git tag an image tag: v1.0.0+build has a plus.
+// tagRune replaces the characters of a git tag that an image tag must not contain,
+// for example the plus of v1.0.0+build.
 func tagRune(r rune) rune {
 	switch {
 	case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '.', r == '_', r == '-':
@@ -110,12 +114,12 @@ func tagRune(r rune) rune {
 	return '-'
 }
 
-// Output is a value for later jobs.
+// Output is an output for later jobs.
 type Output struct{ Name, Value string }
 
-// Publish hands values to later jobs and a summary in Markdown to the run's
-// page, where the system has a place for them. GitLab's place is a dotenv
-// file, which the job names as a report.
+// Publish sets outputs for later jobs and adds a summary in Markdown to the page of
+// the run. It supports GitHub only and does nothing for other systems. For GitLab,
+// use [Dotenv].
 func (s System) Publish(outputs []Output, summary string) error {
 	if s.Name != "github" {
 		return nil
@@ -127,7 +131,7 @@ func (s System) Publish(outputs []Output, summary string) error {
 	return errors.Join(appendTo(s.getenv("GITHUB_OUTPUT"), b.String()), appendTo(s.getenv("GITHUB_STEP_SUMMARY"), summary))
 }
 
-// Dotenv writes values in the form of GitLab's dotenv reports
+// Dotenv returns the outputs in the format of GitLab's dotenv reports
 // (https://docs.gitlab.com/ci/yaml/artifacts_reports/#artifactsreportsdotenv).
 func Dotenv(outputs []Output) []byte {
 	var b strings.Builder
@@ -139,118 +143,123 @@ func Dotenv(outputs []Output) []byte {
 
 func oneLine(s string) string { return strings.NewReplacer("\n", " ", "\r", " ").Replace(s) }
 
+// appendTo appends text to a file. It does nothing if one of them is empty.
 func appendTo(file, text string) (err error) {
 	if file == "" || text == "" {
 		return nil
 	}
 	f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
-		return fmt.Errorf("writing CI outputs: %w", err)
+		return fmt.Errorf("writing outputs for CI: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	_, err = f.WriteString(text)
-	return err
+	if _, err = f.WriteString(text); err != nil {
+		return fmt.Errorf("writing outputs for CI: %w", err)
+	}
+	return nil
 }
 
-// Display is the system's log form: what is happening comes at once, and each
-// stage's own output follows in a fold of its own when the stage ends, because
-// stages run side by side and a log has one column.
+// Display returns a display for the log of the system. It writes statuses and warnings
+// immediately. It writes the output of a stage in a collapsible section when the stage
+// ends, because stages run at the same time.
 func (s System) Display(w io.Writer) display.Display {
-	return &folds{w: w, system: s.Name, output: map[string][]progress.Event{}}
+	return &sections{w: w, system: s.Name, output: map[string][]progress.Event{}}
 }
 
-type folds struct {
+// sections is a display with one section for every stage.
+type sections struct {
 	mu     sync.Mutex
 	w      io.Writer
-	system string
-	output map[string][]progress.Event
-	status string
+	system string                      // name of the CI system
+	output map[string][]progress.Event // output of running stages, by stage
+	status string                      // last status that was written, up to its colon
 }
 
-// Close writes the output of stages that never came to their end.
-func (f *folds) Close() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, stage := range slices.Sorted(maps.Keys(f.output)) {
-		f.fold(progress.Event{Time: time.Now(), Stage: stage, Outcome: progress.Cancelled})
+// Close writes the output of the stages that have not ended.
+func (s *sections) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, stage := range slices.Sorted(maps.Keys(s.output)) {
+		s.write(progress.Event{Time: time.Now(), Stage: stage, Outcome: progress.Cancelled})
 	}
 }
 
-func (f *folds) Emit(e progress.Event) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+func (s *sections) Emit(e progress.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	switch e.Kind {
 	case progress.Started, progress.Counted, progress.Detailed:
 	case progress.Status:
-		if key, _, _ := strings.Cut(e.Text, ":"); key != f.status {
-			f.status = key
-			fmt.Fprintf(f.w, "%-8s  %s\n", e.Stage, f.inert(e.Text))
+		if key, _, _ := strings.Cut(e.Text, ":"); key != s.status {
+			s.status = key
+			fmt.Fprintf(s.w, "%-8s  %s\n", e.Stage, s.inert(e.Text))
 		}
 	case progress.Warned:
-		if f.system == "github" {
-			fmt.Fprintf(f.w, "::warning title=%s::%s\n", e.Stage, data(e.Text))
+		if s.system == "github" {
+			fmt.Fprintf(s.w, "::warning title=%s::%s\n", e.Stage, data(e.Text))
 			return
 		}
-		fmt.Fprintf(f.w, "%-8s  warning: %s\n", e.Stage, display.Clean(e.Text))
+		fmt.Fprintf(s.w, "%-8s  warning: %s\n", e.Stage, display.Clean(e.Text))
 	case progress.Output:
-		f.output[e.Stage] = append(f.output[e.Stage], e)
+		s.output[e.Stage] = append(s.output[e.Stage], e)
 	case progress.Finished:
-		f.fold(e)
+		s.write(e)
 	}
 }
 
-func (f *folds) fold(end progress.Event) {
-	events := f.output[end.Stage]
-	delete(f.output, end.Stage)
-	title := fmt.Sprintf("%-8s  %s", end.Stage, f.inert(display.Finish(end)))
+// write writes the result of a stage and its output.
+func (s *sections) write(end progress.Event) {
+	events := s.output[end.Stage]
+	delete(s.output, end.Stage)
+	title := fmt.Sprintf("%-8s  %s", end.Stage, s.inert(display.Finish(end)))
 	if len(events) == 0 {
-		fmt.Fprintln(f.w, title)
+		fmt.Fprintln(s.w, title)
 		return
 	}
 	id, token := "slipway_"+end.Stage, ""
-	if f.system == "github" {
-		fmt.Fprintf(f.w, "::group::%s\n", data(title))
-		// What a test prints must not be taken for a command.
+	if s.system == "github" {
+		fmt.Fprintf(s.w, "::group::%s\n", data(title))
+		// The output of a test must not be executed as commands.
 		token = rand.Text()
-		fmt.Fprintf(f.w, "::stop-commands::%s\n", token)
+		fmt.Fprintf(s.w, "::stop-commands::%s\n", token)
 	} else {
 		collapsed := "true"
 		if end.Outcome == progress.Failed {
 			collapsed = "false"
 		}
-		fmt.Fprintf(f.w, "\x1b[0Ksection_start:%d:%s[collapsed=%s]\r\x1b[0K%s\n", end.Time.Add(-end.Duration).Unix(), id, collapsed, title)
+		fmt.Fprintf(s.w, "\x1b[0Ksection_start:%d:%s[collapsed=%s]\r\x1b[0K%s\n", end.Time.Add(-end.Duration).Unix(), id, collapsed, title)
 	}
 	for _, e := range events {
 		if e.File == "" {
-			fmt.Fprintln(f.w, display.Clean(e.Text))
+			fmt.Fprintln(s.w, display.Clean(e.Text))
 		}
 	}
-	if f.system == "github" {
-		fmt.Fprintf(f.w, "::%s::\n::endgroup::\n", token)
+	if s.system == "github" {
+		fmt.Fprintf(s.w, "::%s::\n::endgroup::\n", token)
 		for _, e := range events {
 			if e.File != "" {
 				// https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands
-				fmt.Fprintf(f.w, "::error file=%s,line=%d,col=%d,title=%s::%s\n", property(e.File), e.Row, max(e.Column, 1), e.Stage, data(e.Text))
+				fmt.Fprintf(s.w, "::error file=%s,line=%d,col=%d,title=%s::%s\n", property(e.File), e.Row, max(e.Column, 1), e.Stage, data(e.Text))
 			}
 		}
 		return
 	}
-	fmt.Fprintf(f.w, "\x1b[0Ksection_end:%d:%s\r\x1b[0K\n", end.Time.Unix(), id)
+	fmt.Fprintf(s.w, "\x1b[0Ksection_end:%d:%s\r\x1b[0K\n", end.Time.Unix(), id)
 }
 
-// inert makes a text safe outside a fold. GitHub's runner finds its older form
-// of commands, ##[name], anywhere in a line
+// inert makes a text safe outside a section. GitHub's runner executes commands in the
+// older form ##[name] anywhere in a line
 // (https://github.com/actions/runner, src/Runner.Common/ActionCommand.cs).
-func (f *folds) inert(s string) string {
-	s = display.Clean(s)
-	if f.system == "github" {
-		s = strings.ReplaceAll(s, "##[", "#\u200b#[")
+func (s *sections) inert(text string) string {
+	text = display.Clean(text)
+	if s.system == "github" {
+		text = strings.ReplaceAll(text, "##[", "#\u200b#[")
 	}
-	return s
+	return text
 }
 
-// data and property escape what GitHub's commands give a meaning to, so that
-// a test's output cannot issue commands.
+// data escapes a text for the data of a GitHub command, so that the text cannot
+// contain a command.
 func data(s string) string {
 	lines := strings.Split(strings.ReplaceAll(s, "\r\n", "\n"), "\n")
 	for i, line := range lines {
@@ -260,6 +269,7 @@ func data(s string) string {
 	return strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A").Replace(s)
 }
 
+// property escapes a text for a property of a GitHub command.
 func property(s string) string {
 	s = display.Clean(s)
 	return strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A", ":", "%3A", ",", "%2C").Replace(s)

@@ -23,10 +23,11 @@ var (
 	gitlab = ci.Detect(env(map[string]string{"GITLAB_CI": "true"}))
 )
 
-// hostile is what a tool or a test may print.
+// hostile is output of a tool with escape sequences and commands for CI systems.
 const hostile = "\x1b[31mred\x1b[0m\x1b[0Ksection_end:1:slipway_test\r\x1b[0K\x07 ##[error]x ::error::y"
 
-func script() []progress.Event {
+// events returns the events of a run.
+func events() []progress.Event {
 	at := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 	all := []progress.Event{
 		{Stage: "lint", Kind: progress.Started},
@@ -55,6 +56,7 @@ func script() []progress.Event {
 	return all
 }
 
+// log returns the log of a system for the events.
 func log(s ci.System, events []progress.Event) string {
 	var b bytes.Buffer
 	d := s.Display(&b)
@@ -71,10 +73,10 @@ var (
 )
 
 func TestLogs(t *testing.T) {
-	out := log(github, script())
+	out := log(github, events())
 	for i, m := range tokens.FindAllStringSubmatch(out, -1) {
 		if len(m[1]) < 20 {
-			t.Errorf("token %q can be guessed", m[1])
+			t.Errorf("token %q is too short", m[1])
 		}
 		if strings.Count(out, m[1]) != 2 {
 			t.Errorf("token %d is used %d times, want twice", i, strings.Count(out, m[1]))
@@ -82,10 +84,10 @@ func TestLogs(t *testing.T) {
 		out = strings.ReplaceAll(out, m[1], "TOKEN")
 	}
 	testkit.Golden(t, "testdata/github.txt", []byte(out))
-	testkit.Golden(t, "testdata/gitlab.txt", []byte(times.ReplaceAllString(log(gitlab, script()), "$1:0:$2")))
+	testkit.Golden(t, "testdata/gitlab.txt", []byte(times.ReplaceAllString(log(gitlab, events()), "$1:0:$2")))
 }
 
-// commands reads a log as GitHub's runner does and returns what it would do.
+// commands returns the commands that GitHub's runner would execute in a log.
 func commands(out string) []string {
 	var all []string
 	stopped := ""
@@ -105,7 +107,7 @@ func commands(out string) []string {
 			name, _, _ := strings.Cut(trimmed[2:], " ")
 			name, _, _ = strings.Cut(name, "::")
 			all = append(all, name)
-			continue // the rest is its data
+			continue // the rest of the line is data
 		}
 		if strings.Contains(line, "##[") {
 			all = append(all, line)
@@ -114,29 +116,30 @@ func commands(out string) []string {
 	return all
 }
 
-// Nothing a tool prints is a command to the runner.
-func TestOutputIssuesNoCommands(t *testing.T) {
+// GitHub's runner does not execute commands in the output of a tool.
+func TestOutputContainsNoCommands(t *testing.T) {
 	want := []string{"group", "endgroup", "error", "error", "warning", "group", "endgroup", "group", "endgroup"}
-	if diff := cmp.Diff(want, commands(log(github, script()))); diff != "" {
+	if diff := cmp.Diff(want, commands(log(github, events()))); diff != "" {
 		t.Error(diff)
 	}
 }
 
-// A tool cannot open or close GitLab's sections.
-func TestOutputMakesNoSections(t *testing.T) {
-	out := log(gitlab, script())
+// The output of a tool does not start or end sections of GitLab.
+func TestOutputContainsNoSections(t *testing.T) {
+	out := log(gitlab, events())
 	starts, ends := strings.Count(out, "\x1b[0Ksection_start:"), strings.Count(out, "\x1b[0Ksection_end:")
 	if starts != 3 || ends != 3 {
-		t.Errorf("%d sections start and %d end, want 3", starts, ends)
+		t.Errorf("%d sections start and %d sections end, want 3", starts, ends)
 	}
 	if n := strings.Count(out, "\x1b"); n != 2*(starts+ends) {
 		t.Errorf("%d escape sequences, want %d", n, 2*(starts+ends))
 	}
 }
 
-// FuzzCommands: whatever a stage says, the runner sees the same commands.
+// FuzzCommands checks that GitHub's runner executes the same commands, whatever the
+// texts of a stage are.
 func FuzzCommands(f *testing.F) {
-	for _, e := range script() {
+	for _, e := range events() {
 		f.Add(e.Text)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -147,7 +150,6 @@ func FuzzCommands(f *testing.F) {
 			{Stage: "test", Kind: progress.Warned, Text: s},
 			{Stage: "test", Kind: progress.Finished, Outcome: progress.Failed, Text: s},
 		})
-		// The commands' own texts are data to the runner.
 		got := commands(out)
 		if diff := cmp.Diff([]string{"warning", "group", "endgroup", "error"}, got); diff != "" {
 			t.Errorf("%q: %s\n%s", s, diff, out)
@@ -194,20 +196,20 @@ func TestPublish(t *testing.T) {
 	}
 	for file, want := range map[string]string{out: "before=1\ndigest=sha256:x\nreference=a evil=1  b\n", summary: "# Shipped\n"} {
 		if got, err := os.ReadFile(file); err != nil || string(got) != want {
-			t.Errorf("%s holds %q, %v, want %q", filepath.Base(file), got, err, want)
+			t.Errorf("%s contains %q, %v, want %q", filepath.Base(file), got, err, want)
 		}
 	}
 	if err := github.Publish(outputs, "x"); err != nil {
-		t.Errorf("without files: %v", err)
+		t.Errorf("without the variables for files: %v", err)
 	}
 	if err := gitlab.Publish(outputs, "x"); err != nil {
 		t.Error(err)
 	}
 	s = ci.Detect(env(map[string]string{"GITHUB_ACTIONS": "true", "GITHUB_OUTPUT": dir}))
 	if err := s.Publish(outputs, ""); err == nil {
-		t.Error("outputs that cannot be written are no error")
+		t.Error("got no error for outputs that cannot be written")
 	}
 	if got, want := string(ci.Dotenv(outputs)), "SLIPWAY_DIGEST=sha256:x\nSLIPWAY_REFERENCE=a evil=1  b\n"; got != want {
-		t.Errorf("dotenv is %q, want %q", got, want)
+		t.Errorf("Dotenv returned %q, want %q", got, want)
 	}
 }

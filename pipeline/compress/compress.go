@@ -1,6 +1,8 @@
-// Package compress packs binaries with UPX. It is off by default: an image is
-// compressed anyway on its way and in the registry, and a packed program
-// starts more slowly; what it saves is space on the node.
+// Package compress packs binaries with UPX. It is off by default: layers are
+// compressed in the registry and in transit anyway, and a packed program starts
+// more slowly. Packing only saves disk space on the node.
+//
+// The package promises no compatibility to programs other than slipway.
 package compress
 
 import (
@@ -28,40 +30,41 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/toolchain"
 )
 
-// ErrRefused is in the chain of the error for a binary that UPX cannot pack.
+// ErrRefused is wrapped by the error for a binary that UPX cannot pack.
 var ErrRefused = errors.New("upx refused the binary")
 
-// Options says what to pack.
+// Options are the options of [Run].
 type Options struct {
 	Binaries []build.Binary
 	Cache    cache.Dir
-	RunDir   string // folder of this run on the cache's file system
+	RunDir   string // folder of this run, on the file system of the cache
 }
 
-// Packed is a binary after packing.
+// Packed is a packed binary.
 type Packed struct {
 	build.Binary
-	Before int64 `json:"before"` // size of the plain binary in bytes
-	reused bool
+	Before int64 `json:"before"` // size of the unpacked binary in bytes
+	reused bool  // an earlier run packed it
 }
 
-// Result is what was packed.
+// Result is the result of [Run].
 type Result struct {
-	Program  string   `json:"program"` // version of upx
+	Program  string   `json:"program"` // "upx" and its version
 	Binaries []Packed `json:"binaries"`
 	Reused   bool     `json:"reused"` // an earlier run packed all of them
 	Seconds  float64  `json:"seconds"`
 }
 
-// Run packs every binary with upx --best --lzma. A binary that upx refuses is
-// a [fault.Failed] error around [ErrRefused]; a missing upx is a
-// [fault.Input] error.
+// Run packs every binary with upx --best --lzma.
+//
+// It returns a [fault.Failed] error that wraps [ErrRefused] if upx cannot pack a
+// binary, and a [fault.Input] error if upx is missing.
 func Run(ctx context.Context, o Options) (Result, error) {
 	start := time.Now()
 	program, err := exec.LookPath("upx")
 	if err != nil {
 		return Result{}, fault.Inputf("program.missing", "upx is not installed").
-			WithFix("on Debian: apt-get install upx-ucl (from backports); or leave out --upx")
+			WithFix("on Debian, run apt-get install upx-ucl (from backports); or omit --upx")
 	}
 	version, err := Version(ctx, program)
 	if err != nil {
@@ -89,22 +92,23 @@ func Run(ctx context.Context, o Options) (Result, error) {
 
 var versionLine = regexp.MustCompile(`(?m)^upx ([0-9][0-9.]*)`)
 
-// Version asks upx for its version. It is part of what makes a packed image
-// reproducible, so it is part of every cache key.
+// Version returns the version of the upx program. The bytes of a packed binary
+// depend on it, so it is part of every cache key. Version returns a [fault.Input]
+// error if the program is not upx.
 func Version(ctx context.Context, program string) (string, error) {
 	out, err := toolchain.Command(ctx, program, "--version").Output()
 	if err != nil {
-		return "", fmt.Errorf("asking upx for its version: %w", err)
+		return "", fmt.Errorf("reading the version of upx: %w", err)
 	}
 	m := versionLine.FindSubmatch(out)
 	if m == nil {
-		return "", fault.Inputf("program.foreign", "%s does not say which version of upx it is", program)
+		return "", fault.Inputf("program.foreign", "%s is not upx: its --version output has no version", program)
 	}
 	return string(m[1]), nil
 }
 
-// pack packs one binary, or takes what an earlier run made of the same bytes:
-// packing thirty megabytes takes half a minute.
+// pack packs one binary, or reuses the result of an earlier run for the same
+// bytes, because packing thirty megabytes takes half a minute.
 func pack(ctx context.Context, o Options, program, version string, b build.Binary) (Packed, error) {
 	key := sha256.Sum256([]byte("upx\x00" + version + "\x00--best --lzma\x00" + b.SHA256))
 	slot := hex.EncodeToString(key[:])
@@ -140,10 +144,10 @@ func pack(ctx context.Context, o Options, program, version string, b build.Binar
 				WithFix("build this platform without --upx")
 		}
 		if err := os.Rename(tmp, p.Path); err != nil {
-			return Packed{}, fmt.Errorf("keeping the packed program: %w", err)
+			return Packed{}, fmt.Errorf("moving the packed program into the cache: %w", err)
 		}
 		if err := p.measure(); err != nil {
-			return Packed{}, fmt.Errorf("reading the packed program: %w", err)
+			return Packed{}, fmt.Errorf("hashing the packed program: %w", err)
 		}
 		if err := o.Cache.Store(record{p.SHA256, p.Size}, "upx", slot+".json"); err != nil {
 			return Packed{}, err
@@ -153,14 +157,14 @@ func pack(ctx context.Context, o Options, program, version string, b build.Binar
 	return p, nil
 }
 
-// record is what a packed program in the cache is known by. One that was
-// damaged on disk must not become an image.
+// record identifies a packed program in the cache, so that a damaged one is not
+// used.
 type record struct {
 	SHA256 string `json:"sha256"`
 	Size   int64  `json:"size"`
 }
 
-// measure reads the packed program.
+// measure sets the size and the hash from the file.
 func (p *Packed) measure() error {
 	f, err := os.Open(p.Path)
 	if err != nil {
@@ -177,8 +181,8 @@ func (p *Packed) measure() error {
 
 var exception = regexp.MustCompile(`(?m)^upx: .*?(\w+Exception(?:: .*)?)$`)
 
-// reason is upx's own explanation: "upx: FILE: NameOfException: text", where
-// the text may be missing.
+// reason returns the explanation from the output of upx, which has the form
+// "upx: FILE: NameOfException: text". The text may be missing.
 func reason(output string) string {
 	if m := exception.FindStringSubmatch(output); m != nil {
 		return strings.TrimSpace(m[1])

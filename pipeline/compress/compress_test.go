@@ -16,6 +16,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"go.uber.org/goleak"
 
+	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/build"
 	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/compress"
@@ -27,11 +28,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func needUPX(t *testing.T) {
 	t.Helper()
 	if _, err := exec.LookPath("upx"); err != nil {
-		t.Skip("upx is not installed; on Debian: apt-get install upx-ucl (from backports)")
+		t.Skip("upx is not installed; on Debian, run apt-get install upx-ucl (from backports)")
 	}
 }
 
-// program is a small static Go program, compiled once.
+// program returns a small static Go program, compiled once.
 var program = sync.OnceValues(func() ([]byte, error) {
 	dir, err := os.MkdirTemp("", "compress-test-")
 	if err != nil {
@@ -88,37 +89,37 @@ func TestPackedProgramRunsAndIsReproducible(t *testing.T) {
 	}
 	out, err := exec.Command(p.Path).CombinedOutput()
 	if err != nil || string(out) != "hello\n" {
-		t.Errorf("the packed program says %q, %v", out, err)
+		t.Errorf("the packed program printed %q, %v", out, err)
 	}
 	again, err := compress.Run(t.Context(), o)
 	if err != nil || !again.Reused || again.Binaries[0].SHA256 != p.SHA256 || again.Binaries[0].Before != b.Size {
-		t.Errorf("again: %+v, %v", again, err)
+		t.Errorf("second run: %+v, %v", again, err)
 	}
 	elsewhere, err := compress.Run(t.Context(), options(t, hello(t)))
 	if err != nil || elsewhere.Reused || elsewhere.Binaries[0].SHA256 != p.SHA256 {
-		t.Errorf("from another cache: %+v, want %s, %v", elsewhere, p.SHA256, err)
+		t.Errorf("with another cache: %+v, want %s, %v", elsewhere, p.SHA256, err)
 	}
 	if left, err := os.ReadDir(o.RunDir); err != nil || len(left) != 0 {
 		t.Errorf("left in the run's folder: %v, %v", left, err)
 	}
 
 	for name, damage := range map[string]func(string) error{
-		"cut":  func(f string) error { return os.Truncate(f, 1000) },
-		"gone": os.Remove,
+		"truncated": func(f string) error { return os.Truncate(f, 1000) },
+		"missing":   os.Remove,
 	} {
-		t.Run("the result in the cache is "+name, func(t *testing.T) {
+		t.Run("cached program is "+name, func(t *testing.T) {
 			if err := damage(p.Path); err != nil {
 				t.Fatal(err)
 			}
-			mended, err := compress.Run(t.Context(), o)
-			if err != nil || mended.Reused || mended.Binaries[0].SHA256 != p.SHA256 {
-				t.Errorf("%+v, want %s, %v", mended, p.SHA256, err)
+			repacked, err := compress.Run(t.Context(), o)
+			if err != nil || repacked.Reused || repacked.Binaries[0].SHA256 != p.SHA256 {
+				t.Errorf("%+v, want %s, %v", repacked, p.SHA256, err)
 			}
 		})
 	}
 }
 
-func TestWhatUPXRefuses(t *testing.T) {
+func TestRefusedBinaries(t *testing.T) {
 	needUPX(t)
 	packed, err := compress.Run(t.Context(), options(t, hello(t)))
 	if err != nil {
@@ -135,7 +136,7 @@ func TestWhatUPXRefuses(t *testing.T) {
 		"script":         {[]byte("#!/bin/sh\necho hello\n"), "IOException"},
 		"garbage":        {[]byte(strings.Repeat("garbage", 1000)), "UnknownExecutableFormatException"},
 		"empty":          {nil, "IOException"},
-		"cut ELF":        {[]byte("\x7fELF\x02\x01\x01"), "IOException"},
+		"truncated ELF":  {[]byte("\x7fELF\x02\x01\x01"), "IOException"},
 		"already packed": {twice, "AlreadyPackedException"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -149,7 +150,7 @@ func TestWhatUPXRefuses(t *testing.T) {
 				t.Errorf("got %#v", err)
 			}
 			if strings.ContainsAny(err.Error(), "\r\n") || !strings.Contains(err.Error(), tt.reason) {
-				t.Errorf("not one line that says %s: %q", tt.reason, err)
+				t.Errorf("got %q, want one line with %s", err, tt.reason)
 			}
 			if left, err := os.ReadDir(o.RunDir); err != nil || len(left) != 0 {
 				t.Errorf("left in the run's folder: %v, %v", left, err)
@@ -162,13 +163,10 @@ func TestWithoutUPX(t *testing.T) {
 	b := hello(t)
 	t.Setenv("PATH", t.TempDir())
 	_, err := compress.Run(t.Context(), options(t, b))
-	var f *fault.Error
-	if !errors.As(err, &f) || f.Kind != fault.Input || f.Code != "program.missing" || f.Fix == "" {
-		t.Errorf("got %v", err)
-	}
+	testkit.WantInput(t, err, "program.missing")
 }
 
-func TestSomethingElseCalledUPX(t *testing.T) {
+func TestAnotherProgramNamedUPX(t *testing.T) {
 	b := hello(t)
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "upx"), []byte("#!/bin/sh\necho 'Usage: upx'\n"), 0o755); err != nil {
@@ -182,7 +180,7 @@ func TestSomethingElseCalledUPX(t *testing.T) {
 	}
 }
 
-func TestEndedRun(t *testing.T) {
+func TestCancelledRun(t *testing.T) {
 	needUPX(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -191,11 +189,11 @@ func TestEndedRun(t *testing.T) {
 	}
 }
 
-func TestPlatformsSideBySide(t *testing.T) {
+func TestSeveralPlatforms(t *testing.T) {
 	needUPX(t)
 	b := hello(t)
 	c := b
-	c.Platform.Variant = "v1" // the same bytes for two platforms are packed once
+	c.Platform.Variant = "v1" // the bytes are the same, so they are packed once
 	r, err := compress.Run(t.Context(), options(t, b, c))
 	if err != nil || len(r.Binaries) != 2 || r.Binaries[0].SHA256 != r.Binaries[1].SHA256 || r.Binaries[1].Platform.Variant != "v1" {
 		t.Errorf("%+v, %v", r, err)

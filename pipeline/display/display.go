@@ -1,6 +1,7 @@
-// Package display shows a run's progress on standard error: live in a
-// terminal, as plain or JSON lines elsewhere, and in the log forms of GitHub
-// Actions and GitLab CI.
+// Package display shows the progress of a run: as a live view in a terminal, as plain
+// lines or as JSON lines. Package ci has displays for the logs of CI systems.
+//
+// The package promises no compatibility to programs other than slipway.
 package display
 
 import (
@@ -19,14 +20,15 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
-// Display is a [progress.Sink] that is closed when the run ends.
+// Display is a [progress.Sink] that must be closed when the run ends.
 type Display interface {
 	progress.Sink
-	// Close shows what is still to be shown and gives the terminal back.
+	// Close shows the remaining output and restores the terminal. It may be called
+	// more than once.
 	Close()
 }
 
-// JSON writes every event as a line of JSON.
+// JSON returns a display that writes every event as a line of JSON.
 func JSON(w io.Writer) Display { return &jsonLines{w: w} }
 
 type jsonLines struct {
@@ -35,18 +37,18 @@ type jsonLines struct {
 }
 
 func (j *jsonLines) Emit(e progress.Event) {
-	e.Text = strings.ToValidUTF8(e.Text, "\ufffd") // encoders differ in how they write what is not UTF-8
+	e.Text = strings.ToValidUTF8(e.Text, "\ufffd") // encoders differ in how they encode invalid UTF-8
 	line, err := json.Marshal(e)
 	if err != nil {
-		return // an event is plain data and always marshals
+		return // encoding an event does not fail
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	_, _ = fmt.Fprintf(j.w, "%s\n", escapeC1(line)) // nobody is left to tell when standard error is gone
+	_, _ = fmt.Fprintf(j.w, "%s\n", escapeC1(line)) // if writing fails, there is no other place to report it
 }
 
-// escapeC1 escapes the control characters that JSON leaves alone and some
-// terminals obey.
+// escapeC1 escapes the C1 control characters and DEL, which JSON does not escape and
+// some terminals interpret.
 func escapeC1(line []byte) []byte {
 	var b bytes.Buffer
 	for _, r := range string(line) {
@@ -61,21 +63,21 @@ func escapeC1(line []byte) []byte {
 
 func (*jsonLines) Close() {}
 
-// Plain writes lines, each with its stage before it. With verbose it also
-// writes every status.
+// Plain returns a display that writes lines of text, each with the name of its stage.
+// If verbose is true, it also writes the start of stages and every status.
 func Plain(w io.Writer, verbose bool) Display {
 	return &plain{w: w, verbose: verbose, counted: map[string]time.Time{}}
 }
 
-// countEvery is how often a plain log repeats a count.
+// countEvery is the interval at which a plain display writes counts.
 const countEvery = 5 * time.Second
 
 type plain struct {
 	mu      sync.Mutex
 	w       io.Writer
 	verbose bool
-	counted map[string]time.Time
-	status  string
+	counted map[string]time.Time // time of the last count, by stage
+	status  string               // last status that was written, up to its colon
 }
 
 func (p *plain) Emit(e progress.Event) {
@@ -88,12 +90,14 @@ func (p *plain) Emit(e progress.Event) {
 
 func (*plain) Close() {}
 
+// text returns the line for an event, and whether it is written.
 func (p *plain) text(e progress.Event) (string, bool) {
 	switch e.Kind {
 	case progress.Started:
 		return "started", p.verbose
 	case progress.Status:
-		// Counting statuses ("... 12 packages") would fill a log.
+		// A status with a counter, for example "compiling: 12 packages", is written
+		// once, or it would fill the log.
 		key, _, _ := strings.Cut(e.Text, ":")
 		if !p.verbose && key == p.status {
 			return "", false
@@ -101,7 +105,7 @@ func (p *plain) text(e progress.Event) (string, bool) {
 		p.status = key
 		return Clean(e.Text), true
 	case progress.Output:
-		return Clean(e.Text), e.File == "" // a place's text was in the output already
+		return Clean(e.Text), e.File == "" // the text of a finding is in the output of the tool, too
 	case progress.Warned:
 		return "warning: " + Clean(e.Text), true
 	case progress.Counted:
@@ -113,11 +117,12 @@ func (p *plain) text(e progress.Event) (string, bool) {
 		return Count(e), !first
 	case progress.Finished:
 		return Finish(e), true
+	case progress.Detailed: // for a live view only
 	}
 	return "", false
 }
 
-// Finish writes the end of a stage in one line.
+// Finish returns the text for a [progress.Finished] event, on one line.
 func Finish(e progress.Event) string {
 	s := string(e.Outcome)
 	if e.Duration > 0 {
@@ -129,7 +134,7 @@ func Finish(e progress.Event) string {
 	return s
 }
 
-// Count writes how far a stage is.
+// Count returns the text for a [progress.Counted] event.
 func Count(e progress.Event) string {
 	write := humanize.Comma
 	if e.Unit == progress.Bytes {
@@ -145,7 +150,8 @@ func Count(e progress.Event) string {
 	return write(e.Done) + unit
 }
 
-// Seconds writes a duration as people read one: 0.04s, 3.2s, 2m05s.
+// Seconds formats a duration in seconds or minutes, for example 0.04s, 3.2s and
+// 2m05s.
 func Seconds(d time.Duration) string {
 	switch {
 	case d < time.Second:
@@ -157,8 +163,8 @@ func Seconds(d time.Duration) string {
 	}
 }
 
-// Clean makes a tool's output safe to print: no escape sequences, no control
-// characters, nothing that turns the direction of writing.
+// Clean makes the output of a tool safe to print. It removes escape sequences,
+// control characters except tabs, and characters that change the direction of text.
 func Clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r != '\t' && unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {

@@ -22,11 +22,11 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// hostile is what a tool or a test may print.
+// hostile is output of a tool with escape sequences and control characters.
 const hostile = "\x1b[31mred\x1b[0m \x1b]0;title\x07\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\ \x9b2J\x00\x07\x08\r\x7f\x1b[2K\x1b[1Aend\x1bPq\x1b\\"
 
-// script is a run as a display sees it.
-func script() []progress.Event {
+// events returns the events of a run.
+func events() []progress.Event {
 	at := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 	n := 0
 	next := func(e progress.Event) progress.Event {
@@ -68,12 +68,12 @@ func script() []progress.Event {
 	return all
 }
 
-// tame checks that no control character came through.
-func tame(t *testing.T, out []byte) {
+// noControls checks that the output has no control characters.
+func noControls(t *testing.T, out []byte) {
 	t.Helper()
 	for _, c := range string(out) {
 		if c < ' ' && c != '\n' && c != '\t' || c >= 0x7f && c < 0xa0 {
-			t.Errorf("%q is in the output", c)
+			t.Errorf("the output contains %q", c)
 		}
 	}
 }
@@ -87,34 +87,34 @@ func TestLogs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var b bytes.Buffer
 			d := open(&b)
-			for _, e := range script() {
+			for _, e := range events() {
 				d.Emit(e)
 			}
 			d.Close()
 			d.Close()
-			tame(t, b.Bytes())
+			noControls(t, b.Bytes())
 			testkit.Golden(t, filepath.Join("testdata", name), b.Bytes())
 		})
 	}
 }
 
-// Lines of JSON give back the events they were made of.
-func TestJSONReadsBack(t *testing.T) {
+// The lines of JSON decode to the events that were sent.
+func TestJSONRoundTrip(t *testing.T) {
 	var b bytes.Buffer
 	d := display.JSON(&b)
-	for _, e := range script() {
+	for _, e := range events() {
 		d.Emit(e)
 	}
 	lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
-	if len(lines) != len(script()) {
-		t.Fatalf("%d lines for %d events", len(lines), len(script()))
+	if len(lines) != len(events()) {
+		t.Fatalf("%d lines for %d events", len(lines), len(events()))
 	}
-	for i, want := range script() {
+	for i, want := range events() {
 		var got progress.Event
 		if err := json.Unmarshal([]byte(lines[i]), &got); err != nil {
 			t.Fatalf("line %d: %v: %s", i, err, lines[i])
 		}
-		if strings.Contains(want.Text, "\x9b") { // a byte that is no text, which JSON cannot hold
+		if strings.Contains(want.Text, "\x9b") { // invalid UTF-8 cannot be represented in JSON
 			got.Text, want.Text = "", ""
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
@@ -123,8 +123,8 @@ func TestJSONReadsBack(t *testing.T) {
 	}
 }
 
-// Many stages speak at once, and their lines stay whole.
-func TestSideBySide(t *testing.T) {
+// If several goroutines send events at the same time, lines are not mixed.
+func TestConcurrentEvents(t *testing.T) {
 	for name, open := range map[string]func(io.Writer) display.Display{
 		"plain": func(w io.Writer) display.Display { return display.Plain(w, false) },
 		"json":  display.JSON,
@@ -153,23 +153,23 @@ func TestSideBySide(t *testing.T) {
 	}
 }
 
-type broken struct{}
+// failingWriter is a writer that always fails.
+type failingWriter struct{}
 
-func (broken) Write([]byte) (int, error) { return 0, errors.New("the terminal is gone") }
+func (failingWriter) Write([]byte) (int, error) { return 0, errors.New("the terminal is closed") }
 
-// A display that cannot write never stops the run.
-func TestWriterThatFails(t *testing.T) {
-	for _, d := range []display.Display{display.Plain(broken{}, true), display.JSON(broken{}), display.Live(broken{}, []string{"test"})} {
-		for _, e := range script() {
+// A display that cannot write does not stop the run.
+func TestFailingWriter(t *testing.T) {
+	for _, d := range []display.Display{display.Plain(failingWriter{}, true), display.JSON(failingWriter{}), display.Live(failingWriter{}, []string{"test"})} {
+		for _, e := range events() {
 			d.Emit(e)
 		}
 		d.Close()
 	}
 }
 
-// Live on something that is no terminal goes through a run, says what must
-// stay, ends, and gives back what it took from a terminal. TestMain sees that
-// it leaves no goroutine.
+// A live display that does not write to a terminal prints the permanent texts and
+// restores the state of the terminal. TestMain checks that it leaves no goroutine.
 func TestLive(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -181,35 +181,35 @@ func TestLive(t *testing.T) {
 		read <- data
 	}()
 	d := display.Live(w, []string{"lint", "test", "build", "push"})
-	for _, e := range script() {
+	for _, e := range events() {
 		d.Emit(e)
 	}
 	d.Close()
 	d.Close()
-	d.Emit(progress.Event{Stage: "test", Kind: progress.Status, Text: "too late"}) // nobody waits for it
+	d.Emit(progress.Event{Stage: "test", Kind: progress.Status, Text: "too late"}) // must not block
 	w.Close()
 	out := string(<-read)
 	r.Close()
 	for _, want := range []string{"── lint", "main.go:3:1: exported function has no comment", "test: warning: careful", "warning: not a stage"} {
 		if !strings.Contains(out, want) {
-			t.Errorf("the output does not say %q:\n%q", want, out)
+			t.Errorf("the output does not contain %q:\n%q", want, out)
 		}
 	}
 	for _, not := range []string{"\x1b]0;title", "\x1b]8;;http", "too late", "\x1b[31mred"} {
 		if strings.Contains(out, not) {
-			t.Errorf("the output has %q", not)
+			t.Errorf("the output contains %q", not)
 		}
 	}
 	if hidden, shown := strings.LastIndex(out, "\x1b[?25l"), strings.LastIndex(out, "\x1b[?25h"); hidden >= 0 && shown < hidden {
-		t.Error("the cursor stays hidden")
+		t.Error("the cursor is still hidden")
 	}
 	if strings.Count(out, "\x1b[?1049h") != strings.Count(out, "\x1b[?1049l") {
-		t.Error("the alternate screen stays")
+		t.Error("the alternate screen is still active")
 	}
 }
 
-// A live view that is closed at once ends, too.
-func TestLiveWithoutARun(t *testing.T) {
+// A live display that is closed without any event ends.
+func TestLiveWithoutEvents(t *testing.T) {
 	for range 20 {
 		display.Live(io.Discard, nil).Close()
 	}
@@ -221,7 +221,7 @@ func TestTexts(t *testing.T) {
 		59_940 * time.Millisecond: "59.9s", time.Minute: "1m00s", 125 * time.Second: "2m05s", time.Hour: "60m00s",
 	} {
 		if got := display.Seconds(d); got != want {
-			t.Errorf("%v is written %q, want %q", d, got, want)
+			t.Errorf("Seconds(%v) = %q, want %q", d, got, want)
 		}
 	}
 	for s, want := range map[string]string{
@@ -229,21 +229,21 @@ func TestTexts(t *testing.T) {
 		"\x1b": "", "\x1b[": "", "x\u202ey": "xy", "e\u0301": "e\u0301", "👩\u200d👩": "👩\u200d👩",
 	} {
 		if got := display.Clean(s); got != want {
-			t.Errorf("%q becomes %q, want %q", s, got, want)
+			t.Errorf("Clean(%q) = %q, want %q", s, got, want)
 		}
 	}
 }
 
-// FuzzClean: whatever a tool prints, what comes out is tame.
+// FuzzClean checks that the result of Clean has no control characters.
 func FuzzClean(f *testing.F) {
 	f.Add(hostile)
 	f.Add("\x1b]0;\x1b[31m")
 	f.Add("\xc2\x9b31m\xff")
 	f.Fuzz(func(t *testing.T, s string) {
 		out := display.Clean(s)
-		tame(t, []byte(out))
+		noControls(t, []byte(out))
 		if strings.Contains(out, "\n") {
-			t.Errorf("%q becomes more than one line", s)
+			t.Errorf("Clean(%q) has more than one line", s)
 		}
 	})
 }

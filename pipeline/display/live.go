@@ -14,20 +14,21 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
-// Live shows the stages side by side while they run and leaves the terminal
-// as it was; a failed stage's output stays.
+// Live returns a display that shows all stages while they run and restores the
+// terminal when it is closed. Warnings and the output of failed stages remain on the
+// screen.
 func Live(w io.Writer, stages []string) Display {
 	m := &model{names: stages, stages: map[string]*line{}, width: 100}
 	for _, s := range stages {
 		m.stages[s] = &line{}
 	}
 	l := &live{stages: stages, output: map[string][]string{}, done: make(chan struct{})}
-	// Signals and the keyboard belong to the program: SIGINT must end the run,
-	// not the view.
+	// The view must not handle signals and the keyboard, because SIGINT must end the
+	// run and not just the view.
 	l.program = tea.NewProgram(m, tea.WithOutput(w), tea.WithInput(nil), tea.WithoutSignalHandler())
 	go func() {
 		defer close(l.done)
-		_, _ = l.program.Run() // without a view the run goes on
+		_, _ = l.program.Run() // if the view fails, the run continues
 	}()
 	return l
 }
@@ -39,24 +40,24 @@ type live struct {
 	once    sync.Once
 
 	mu     sync.Mutex
-	output map[string][]string // by stage, until it ends
+	output map[string][]string // by stage, until the stage ends
 }
 
-// keptLines bounds the output held for a stage until it is known to fail.
+// keptLines is how many lines of output are stored for a stage until it ends.
 const keptLines = 200
 
 func (l *live) Emit(e progress.Event) {
-	text := l.say(e)
+	text := l.permanent(e)
 	l.program.Send(e)
 	if text != "" {
-		// A command of the model would print it some time later, and at the
-		// end of a run not at all.
+		// If the model returned a command to print it, that would run later, and not at
+		// all at the end of a run.
 		l.program.Send(tea.Println(text)())
 	}
 }
 
-// say returns what is to stay on the screen.
-func (l *live) say(e progress.Event) string {
+// permanent returns the text of an event that remains on the screen, or "".
+func (l *live) permanent(e progress.Event) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	known := slices.Contains(l.stages, e.Stage)
@@ -85,22 +86,27 @@ func (l *live) Close() {
 	})
 }
 
+// closing is the message that ends the view.
 type closing struct{}
 
+// tick is the message that redraws the view.
 type tick struct{}
 
+// line is the state of a stage.
 type line struct {
 	started time.Time
 	took    time.Duration
 	text    string
 	outcome progress.Outcome
-	output  string // the last line of it
-	detail  []string
+	output  string   // last line of its output
+	detail  []string // lines below the stage
 }
 
-// longestDetail keeps the view on a screen.
+// longestDetail is how many lines are shown below a stage, so that the view fits on
+// the screen.
 const longestDetail = 16
 
+// model is the state of the view.
 type model struct {
 	names  []string
 	stages map[string]*line
@@ -110,6 +116,7 @@ type model struct {
 
 func (*model) Init() tea.Cmd { return next() }
 
+// next returns the command that sends the next tick.
 func next() tea.Cmd {
 	return tea.Tick(100*time.Millisecond, func(time.Time) tea.Msg { return tick{} })
 }
@@ -124,12 +131,13 @@ func (m *model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		m.closed = true
 		return m, tea.Quit
 	case progress.Event:
-		m.take(msg)
+		m.update(msg)
 	}
 	return m, nil
 }
 
-func (m *model) take(e progress.Event) {
+// update updates the state of the stage of an event.
+func (m *model) update(e progress.Event) {
 	s := m.stages[e.Stage]
 	if s == nil {
 		return
@@ -149,7 +157,7 @@ func (m *model) take(e progress.Event) {
 		}
 	case progress.Finished:
 		s.outcome, s.took, s.text, s.detail = e.Outcome, e.Duration, Clean(e.Text), nil
-	case progress.Warned: // stays above the view
+	case progress.Warned: // printed above the view
 	}
 }
 
@@ -185,24 +193,25 @@ func (m *model) View() string {
 	return b.String()
 }
 
-// Mark is the sign of an outcome, in its colour where there are colours.
+// Mark returns the symbol of an outcome, in colour if the terminal supports it.
 func Mark(o progress.Outcome) string {
-	sign, colour := "?", "7"
+	symbol, colour := "?", "7"
 	switch o {
 	case progress.Passed:
-		sign, colour = "✓", "2"
+		symbol, colour = "✓", "2"
 	case progress.Unchanged:
-		sign, colour = "=", "2"
+		symbol, colour = "=", "2"
 	case progress.Failed:
-		sign, colour = "✗", "1"
+		symbol, colour = "✗", "1"
 	case progress.Skipped:
-		sign, colour = "-", "8"
+		symbol, colour = "-", "8"
 	case progress.Cancelled:
-		sign, colour = "○", "3"
+		symbol, colour = "○", "3"
 	}
-	return lipgloss.NewStyle().Foreground(lipgloss.Color(colour)).Render(sign)
+	return lipgloss.NewStyle().Foreground(lipgloss.Color(colour)).Render(symbol)
 }
 
+// pad appends spaces to s up to a width of n.
 func pad(s string, n int) string {
 	if w := ansi.StringWidth(s); w < n {
 		return s + strings.Repeat(" ", n-w)

@@ -23,10 +23,10 @@ func Example() {
 }
 
 func ExampleGatef() {
-	err := fault.Gatef("test.coverage", "coverage is %.1f%%, below the floor of %.1f%%", 61.2, 70.0)
+	err := fault.Gatef("test.coverage", "coverage is %.1f%%, below the minimum of %.1f%%", 61.2, 70.0)
 	fmt.Println(err)
 	fmt.Println("exit:", fault.ExitCode(err))
 	// Output:
-	// coverage is 61.2%, below the floor of 70.0%
+	// coverage is 61.2%, below the minimum of 70.0%
 	// exit: 1
 }

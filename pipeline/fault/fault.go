@@ -1,9 +1,9 @@
-// Package fault gives errors the two things a person at a terminal needs: how
-// the run ends (the exit code) and what to do about it (the fix).
+// Package fault defines errors that carry a kind, which determines the exit
+// code, a stable code for programs and a fix for the user.
 //
-// Stages return ordinary wrapped errors; where the cause is known to be bad
-// input or a gate that said no, they return an [Error] of that kind. The
-// program prints the whole chain on one line and exits by [ExitCode].
+// Stages return ordinary wrapped errors. If the cause is known to be bad input
+// or a gate that did not pass, they return an [Error] of that kind. The slipway
+// program prints the whole chain on one line and exits with [ExitCode].
 package fault
 
 import (
@@ -12,37 +12,40 @@ import (
 	"fmt"
 )
 
-// Exit codes of the program, the same for every command.
+// Exit codes of the slipway program. They are the same for every command.
 const (
-	ExitOK          = 0   // everything asked for was done
+	ExitOK          = 0   // everything that was requested was done
 	ExitFailed      = 1   // a gate or a stage failed
-	ExitInput       = 2   // usage, configuration or another input is wrong
+	ExitInput       = 2   // the usage, the configuration or another input is wrong
 	ExitInterrupted = 130 // SIGINT or SIGTERM ended the run (128 + SIGINT)
 )
 
-// Kind tells why a run ends.
+// Kind is the reason why a run fails.
 type Kind string
 
 const (
-	// Failed says that a stage could not do its work, for example a compiler error.
+	// Failed means that a stage could not do its work, for example because of a
+	// compiler error.
 	Failed Kind = "failed"
-	// Gate says that a stage did its work and the verdict is no, for example a failing
-	// test, a lint finding or coverage under the floor.
+	// Gate means that a stage did its work and its gate did not pass, for example
+	// because of a failing test, a lint finding or coverage below the minimum.
 	Gate Kind = "gate"
-	// Input says that what was asked for is wrong; running it again cannot help.
+	// Input means that the input is wrong. Running the same command again cannot
+	// succeed.
 	Input Kind = "input"
 )
 
-// Error is an error with a kind, a stable code for machines and a fix for
-// people.
+// Error is an error with a kind, a stable code for programs and a fix for the
+// user.
 type Error struct {
-	Kind Kind   // why the run ends
+	Kind Kind   // reason why the run fails
 	Code string // stable and machine readable, for example "config.unknown-key"
-	Err  error  // what happened, to what
-	Fix  string // what to do about it; empty where we do not know
+	Err  error  // what was being done, to what, and the cause
+	Fix  string // how to fix it; empty if that is not known
 }
 
-// Error returns what happened followed by the fix.
+// Error returns the text of e.Err, followed by the fix in parentheses if there
+// is one.
 func (e *Error) Error() string {
 	if e.Fix == "" {
 		return e.Err.Error()
@@ -50,34 +53,34 @@ func (e *Error) Error() string {
 	return e.Err.Error() + " (" + e.Fix + ")"
 }
 
-// Unwrap returns the cause.
+// Unwrap returns e.Err.
 func (e *Error) Unwrap() error { return e.Err }
 
-// WithFix returns a copy of e that says what to do about it.
+// WithFix returns a copy of e with a fix, formatted as by [fmt.Sprintf].
 func (e *Error) WithFix(format string, args ...any) *Error {
 	c := *e
 	c.Fix = fmt.Sprintf(format, args...)
 	return &c
 }
 
-// Inputf returns an [Input] error; format takes %w like [fmt.Errorf].
+// Inputf returns an [Input] error. The format supports %w, as in [fmt.Errorf].
 func Inputf(code, format string, args ...any) *Error {
 	return &Error{Kind: Input, Code: code, Err: fmt.Errorf(format, args...)}
 }
 
-// Gatef returns a [Gate] error; format takes %w like [fmt.Errorf].
+// Gatef returns a [Gate] error. The format supports %w, as in [fmt.Errorf].
 func Gatef(code, format string, args ...any) *Error {
 	return &Error{Kind: Gate, Code: code, Err: fmt.Errorf(format, args...)}
 }
 
-// Failedf returns a [Failed] error; format takes %w like [fmt.Errorf].
+// Failedf returns a [Failed] error. The format supports %w, as in [fmt.Errorf].
 func Failedf(code, format string, args ...any) *Error {
 	return &Error{Kind: Failed, Code: code, Err: fmt.Errorf(format, args...)}
 }
 
-// ExitCode maps an error to the program's exit code. Bad input wins over an
-// interrupt, an interrupt over a failure: a stage that fails because it was
-// interrupted must not be reported as broken.
+// ExitCode returns the exit code of the program for an error. Bad input takes
+// precedence over an interrupt, and an interrupt over a failure: a stage that
+// fails because it was interrupted must not be reported as broken.
 func ExitCode(err error) int {
 	if err == nil {
 		return ExitOK
@@ -92,8 +95,9 @@ func ExitCode(err error) int {
 	return ExitFailed
 }
 
-// CodeOf returns the stable code of the first [Error] in err's chain, or
-// "interrupted" or "failed" where there is none.
+// CodeOf returns the stable code of the first [Error] in err's chain. Without
+// one it returns "interrupted" for [context.Canceled] and "failed" for any other
+// error. It returns "" if err is nil.
 func CodeOf(err error) string {
 	var e *Error
 	switch {

@@ -1,8 +1,10 @@
-// Package hook installs the git pre-push hook that runs slipway's gate, lint
-// and test, before anything leaves the machine.
+// Package hook installs a git pre-push hook that runs the gates of slipway, lint
+// and test, before a push.
 //
-// The hook decides nothing: it calls slipway check, whose exit code is the
-// verdict (https://git-scm.com/docs/githooks#_pre_push).
+// The hook runs slipway check. If that exits with an error, git aborts the push
+// (https://git-scm.com/docs/githooks#_pre_push).
+//
+// The package promises no compatibility to programs other than slipway.
 package hook
 
 import (
@@ -22,68 +24,73 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// FileName is the hook's name in git's folder of hooks.
+// FileName is the name of the hook in the hooks folder of git.
 const FileName = "pre-push"
 
-// KeptName is what [Install] renames a foreign hook to. Git runs no hook of
-// that name.
+// KeptName is the name that [Install] gives to another hook that it replaces. Git
+// does not run a hook of this name.
 const KeptName = FileName + ".before-slipway"
 
-// marker begins the second line of every hook slipway ever wrote, and so must
-// never change; what follows it may.
+// marker begins the second line of every hook that slipway has written. It must
+// never change, unlike the text after it.
 const marker = "# slipway pre-push hook"
 
-// script is the hook. Its arguments are the program and the folder's flag,
-// both quoted for sh.
+// script is the format of the hook. Its arguments are the program and the flag for
+// the folder, both quoted for sh.
 //
-// Git hands it a line "local-ref local-name remote-ref remote-name" for each
-// ref, with a local name of zeros for one to delete. A reference of the remote
-// holds no space while a local one may, so the pattern counts from the end.
-// Grep reads to the end, which spares whoever feeds the hook a SIGPIPE, and
-// where it fails there is no count and the check runs.
+// Git writes a line "local-ref local-oid remote-ref remote-oid" for every ref to the
+// hook's standard input. The local-oid of a deleted ref consists of zeros. The
+// pattern matches from the end of the line, because a local-ref may contain spaces,
+// but a remote-ref may not. The grep program reads all lines, so that git does not
+// receive SIGPIPE. If grep fails, the count is empty and the check runs.
 const script = `#!/bin/sh
 ` + marker + `, written by slipway init --hooks, which replaces it
-# Skip it once with: git push --no-verify
+# To skip it once, run: git push --no-verify
 
-# A push that only deletes has nothing to check.
+# A push that only deletes refs needs no check.
 [ "$(grep -cv ' 00* [^ ]* [^ ]*$')" = 0 ] && exit 0
 
-# Git points at this repository by GIT_DIR and others; a test that runs git in a
-# folder of its own would write here.
+# Git sets GIT_DIR and other variables to this repository. Unset them, or a test
+# that runs git in another folder would change this repository.
 unset $(git rev-parse --local-env-vars)
 
 slipway=%s
 command -v "$slipway" >/dev/null 2>&1 || slipway=slipway
 command -v "$slipway" >/dev/null 2>&1 && exec "$slipway" check%s
 command -v dagger >/dev/null 2>&1 && exec dagger call check
-echo "slipway: neither slipway nor dagger is on PATH to check this push (install slipway with: go install github.com/slipway-ci/slipway/pipeline/cmd/slipway@latest, or skip the check with: git push --no-verify)" >&2
+echo "slipway: neither slipway nor dagger is on PATH, so this push cannot be checked (install slipway with: go install github.com/slipway-ci/slipway/pipeline/cmd/slipway@latest, or skip the check with: git push --no-verify)" >&2
 exit 1
 `
 
-// Options says what to install, and where.
+// Options are the options of [Install].
 type Options struct {
-	Dir     string // folder the check is for, in the repository's work tree; default: the current one
-	Program string // slipway, absolute; default: the program that runs. Where it has gone, the hook takes the one on PATH
-	Force   bool   // replace a hook that is not slipway's, keeping it as KeptName
+	// Dir is the folder to check, in the work tree of the repository; default: the
+	// current folder.
+	Dir string
+	// Program is the absolute path of slipway; default: the running program. If it
+	// is missing when the hook runs, the hook uses slipway on PATH.
+	Program string
+	// Force replaces a hook that slipway did not write, and keeps it as KeptName.
+	Force bool
 }
 
-// Result tells what [Install] did.
+// Result is the result of [Install].
 type Result struct {
-	Path    string // the hook
-	Written bool   // false where it was there already
-	Kept    string // where the foreign hook is now; empty where there was none
-	Shared  bool   // core.hooksPath leads out of the repository: others run the hook too
+	Path    string // path of the hook
+	Written bool   // whether the hook was written; false if it was up to date
+	Kept    string // new path of another hook that was replaced; empty if there was none
+	Shared  bool   // core.hooksPath is outside the repository, so other repositories run the hook too
 }
 
-// Install writes the hook where git looks for it in the repository around
-// o.Dir: the folder of core.hooksPath, or hooks in the git folder that all
-// linked worktrees share
+// Install writes the hook for the repository that contains o.Dir. It writes it to
+// the folder in which git searches for hooks: that of core.hooksPath, or else hooks
+// in the git folder that all linked worktrees share
 // (https://git-scm.com/docs/git-config#Documentation/git-config.txt-corehooksPath).
-// An older hook of slipway's is replaced.
+// An older hook of slipway is replaced.
 //
-// It returns [fault.Input] errors for a folder outside a work tree, for a
-// hook that is not slipway's ("hook.foreign") or cannot be kept ("hook.kept"),
-// and where git is missing or the hook cannot be written.
+// It returns [fault.Input] errors if the folder is not in a work tree, if another
+// hook exists ("hook.foreign") or cannot be kept ("hook.kept"), if git is missing,
+// and if the hook cannot be written.
 func Install(ctx context.Context, o Options) (Result, error) {
 	dir, err := filepath.Abs(o.Dir)
 	if err != nil {
@@ -92,7 +99,7 @@ func Install(ctx context.Context, o Options) (Result, error) {
 	program := o.Program
 	if program == "" {
 		if program, err = os.Executable(); err != nil {
-			return Result{}, fmt.Errorf("finding the program to run before a push: %w", err)
+			return Result{}, fmt.Errorf("finding the path of the slipway program: %w", err)
 		}
 	}
 	at, err := locate(ctx, dir)
@@ -113,16 +120,16 @@ func Install(ctx context.Context, o Options) (Result, error) {
 		return Result{}, unwritable(at.hook, err)
 	default:
 		old, err := os.ReadFile(at.hook)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a link to nothing is somebody's all the same
-			return Result{}, fault.Inputf("hook.unreadable", "reading the hook that is there: %w", err)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a dangling link is treated as another hook
+			return Result{}, fault.Inputf("hook.unreadable", "reading the existing hook: %w", err)
 		}
 		if bytes.Equal(old, text) && fi.Mode().IsRegular() && fi.Mode().Perm() == 0o755 {
 			return r, nil
 		}
-		foreign = !ours(old)
+		foreign = !writtenBySlipway(old)
 	}
 	if foreign && !o.Force {
-		return Result{}, fault.Inputf("hook.foreign", "%s is there already and not slipway's", at.hook).
+		return Result{}, fault.Inputf("hook.foreign", "%s exists and was not written by slipway", at.hook).
 			WithFix("add to it: (unset $(git rev-parse --local-env-vars); %s check%s </dev/null) || exit 1; or replace it with --force, which keeps it as %s", quote(program), flag, KeptName)
 	}
 	if foreign {
@@ -135,14 +142,14 @@ func Install(ctx context.Context, o Options) (Result, error) {
 	return r, nil
 }
 
-// write puts the hook in place whole or not at all. The hook that is there
-// goes to kept first, unless that is empty, and comes back on failure.
+// write writes the hook atomically. If kept is not empty, it renames the existing
+// hook to kept before that, and restores it if writing fails.
 func write(hook, kept string, text []byte) (err error) {
 	if err := os.MkdirAll(filepath.Dir(hook), 0o755); err != nil {
 		return unwritable(hook, err)
 	}
-	// Git passes over a hook that is not executable, so neither the umask nor
-	// the old file's mode may have a say.
+	// Git ignores a hook that is not executable, so its mode must not depend on the
+	// umask or on the mode of the old file.
 	f, err := renameio.NewPendingFile(hook, renameio.WithStaticPermissions(0o755))
 	if err != nil {
 		return unwritable(hook, err)
@@ -153,7 +160,7 @@ func write(hook, kept string, text []byte) (err error) {
 	}
 	if kept != "" {
 		if _, err := os.Lstat(kept); !errors.Is(err, fs.ErrNotExist) {
-			return fault.Inputf("hook.kept", "%s cannot be kept as %s, which is there already", hook, filepath.Base(kept)).WithFix("move one of them away")
+			return fault.Inputf("hook.kept", "%s cannot be kept as %s, which exists already", hook, filepath.Base(kept)).WithFix("move or remove one of them")
 		}
 		if err := os.Rename(hook, kept); err != nil {
 			return unwritable(kept, err)
@@ -168,101 +175,105 @@ func write(hook, kept string, text []byte) (err error) {
 	return nil
 }
 
+// unwritable returns the error for a hook that cannot be written.
 func unwritable(path string, err error) error {
-	return fault.Inputf("output.unwritable", "writing %s: %w", path, err).WithFix("if that is not where hooks belong, see: git config --show-origin core.hooksPath")
+	return fault.Inputf("output.unwritable", "writing %s: %w", path, err).WithFix("if this is not the folder for hooks, correct the setting that git config --show-origin core.hooksPath shows")
 }
 
-// ours tells a hook of slipway's from one that has grown around its text.
-func ours(text []byte) bool {
+// writtenBySlipway reports whether slipway wrote a hook. It is false for a hook with
+// more text before the marker.
+func writtenBySlipway(text []byte) bool {
 	_, rest, _ := bytes.Cut(text, []byte("\n"))
 	return bytes.HasPrefix(rest, []byte(marker))
 }
 
-// quote makes s one word of sh
+// quote quotes s as one word for sh
 // (https://pubs.opengroup.org/onlinepubs/9799919799/utilities/V3_chap02.html#tag_19_02_02).
 func quote(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// place is where the hook of a repository goes.
-type place struct {
-	hook   string
-	folder string // the check's, relative to the work tree, where git starts hooks; empty for the work tree itself
-	shared bool
+// location is the location of the hook of a repository.
+type location struct {
+	hook   string // path of the hook
+	folder string // folder to check, relative to the work tree, in which git runs hooks; empty for the work tree itself
+	shared bool   // the hook is outside the repository
 }
 
-// locate asks git, which alone knows every setting that moves hooks.
-func locate(ctx context.Context, dir string) (place, error) {
-	// Those that steer git to one repository are for the caller's, not dir's.
-	local, err := ask(ctx, dir, nil, "--local-env-vars")
+// locate returns the location of the hook for dir. It runs git, because only git
+// knows all settings for the folder of hooks.
+func locate(ctx context.Context, dir string) (location, error) {
+	// The caller's variables may select another repository than that of dir.
+	local, err := revParse(ctx, dir, nil, "--local-env-vars")
 	if err != nil {
-		return place{}, err
+		return location{}, err
 	}
 	names := strings.Fields(local)
 	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
 		name, _, _ := strings.Cut(kv, "=")
 		return slices.Contains(names, name)
 	})
-	top, err := ask(ctx, dir, env, "--show-toplevel")
+	top, err := revParse(ctx, dir, env, "--show-toplevel")
 	if err != nil {
-		return place{}, err
+		return location{}, err
 	}
-	prefix, err := ask(ctx, dir, env, "--show-prefix")
+	prefix, err := revParse(ctx, dir, env, "--show-prefix")
 	if err != nil {
-		return place{}, err
+		return location{}, err
 	}
-	// From the top, because that is what git takes relative answers and a
-	// relative core.hooksPath from.
-	hook, err := ask(ctx, top, env, "--git-path", "hooks/"+FileName)
+	// These run in the top folder, because git resolves a relative core.hooksPath
+	// and prints relative paths from there.
+	hook, err := revParse(ctx, top, env, "--git-path", "hooks/"+FileName)
 	if err != nil {
-		return place{}, err
+		return location{}, err
 	}
-	common, err := ask(ctx, top, env, "--git-common-dir")
+	common, err := revParse(ctx, top, env, "--git-common-dir")
 	if err != nil {
-		return place{}, err
+		return location{}, err
 	}
-	hook, common = under(top, hook), under(top, common)
+	hook, common = resolve(top, hook), resolve(top, common)
 	if filepath.Dir(hook) == filepath.Dir(filepath.Dir(hook)) {
-		return place{}, fault.Inputf("hook.no-folder", "core.hooksPath is empty or the root folder, so %s has no folder for hooks", top).
-			WithFix("see: git config --show-origin core.hooksPath")
+		return location{}, fault.Inputf("hook.no-folder", "core.hooksPath is empty or the root folder, so %s has no folder for hooks", top).
+			WithFix("correct the setting that git config --show-origin core.hooksPath shows")
 	}
-	return place{hook, strings.TrimSuffix(prefix, "/"), !within(top, hook) && !within(common, hook)}, nil
+	return location{hook, strings.TrimSuffix(prefix, "/"), !within(top, hook) && !within(common, hook)}, nil
 }
 
-// under resolves a path that git gave relative to dir.
-func under(dir, path string) string {
+// resolve returns the absolute path for a path that is relative to dir.
+func resolve(dir, path string) string {
 	if filepath.IsAbs(path) {
 		return filepath.Clean(path)
 	}
 	return filepath.Join(dir, path)
 }
 
+// within reports whether path is dir or below it.
 func within(dir, path string) bool {
 	rel, err := filepath.Rel(dir, path)
 	return err == nil && filepath.IsLocal(rel)
 }
 
-// ask runs git rev-parse in dir and returns its one answer; env is as in
-// [exec.Cmd].
-func ask(ctx context.Context, dir string, env []string, args ...string) (string, error) {
+// revParse runs git rev-parse in dir and returns its output. If env is nil, git
+// inherits the environment.
+func revParse(ctx context.Context, dir string, env []string, args ...string) (string, error) {
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, "git", append([]string{"rev-parse"}, args...)...)
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, env, &stdout, &stderr
-	cmd.Env = append(cmd.Environ(), "LC_ALL=C") // its messages are read below
+	cmd.Env = append(cmd.Environ(), "LC_ALL=C") // the messages are parsed below
 	err := cmd.Run()
-	said, _, _ := strings.Cut(strings.TrimPrefix(stderr.String(), "fatal: "), "\n")
+	message, _, _ := strings.Cut(strings.TrimPrefix(stderr.String(), "fatal: "), "\n")
 	switch {
 	case err == nil:
 		return strings.TrimSuffix(stdout.String(), "\n"), nil
 	case ctx.Err() != nil:
-		return "", fmt.Errorf("asking git about %s: %w", dir, ctx.Err())
+		return "", fmt.Errorf("running git rev-parse in %s: %w", dir, ctx.Err())
 	case errors.Is(err, exec.ErrNotFound):
-		return "", fault.Inputf("hook.no-git", "git is not installed or not on PATH")
-	case strings.HasPrefix(said, "not a git repository"):
-		return "", fault.Inputf("hook.no-repository", "%s is not in a git repository", dir).WithFix("make one with: git init")
-	case said != "":
-		return "", fault.Inputf("hook.repository", "asking git about %s: %s", dir, said)
+		return "", fault.Inputf("hook.no-git", "git is not installed or not on PATH").WithFix("install it as described at https://git-scm.com/downloads")
+	case strings.HasPrefix(message, "not a git repository"):
+		return "", fault.Inputf("hook.no-repository", "%s is not in a git repository", dir).WithFix("create one with: git init")
+	case message != "":
+		return "", fault.Inputf("hook.repository", "running git rev-parse in %s: %s", dir, message)
 	default:
-		return "", fault.Inputf("hook.repository", "asking git about %s: %w", dir, err)
+		return "", fault.Inputf("hook.repository", "running git rev-parse in %s: %w", dir, err)
 	}
 }

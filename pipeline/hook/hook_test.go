@@ -9,20 +9,18 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// clone is a clone with one commit to push, and its bare remote.
+// clone is a clone with a commit to push, and its bare remote repository.
 type clone struct {
 	t    *testing.T
-	dir  string
-	bare string
-	env  []string
+	dir  string   // work tree
+	bare string   // remote repository
+	env  []string // additional variables for git
 }
 
-// newClone keeps everything below an awkward folder and gives git none of the
-// machine's or the caller's configuration.
+// newClone creates a clone in a folder with special characters in its name. Git uses
+// no configuration of the machine or the caller.
 func newClone(t *testing.T) *clone {
 	t.Helper()
 	base, err := filepath.EvalSymlinks(t.TempDir())
@@ -55,6 +53,7 @@ func newClone(t *testing.T) *clone {
 	return c
 }
 
+// try runs git in dir and returns its output and its exit error.
 func (c *clone) try(dir string, args ...string) (string, error) {
 	c.t.Helper()
 	cmd := exec.CommandContext(c.t.Context(), "git", args...)
@@ -67,6 +66,7 @@ func (c *clone) try(dir string, args ...string) (string, error) {
 	return string(out), err
 }
 
+// in runs git in dir, which must succeed.
 func (c *clone) in(dir string, args ...string) string {
 	c.t.Helper()
 	out, err := c.try(dir, args...)
@@ -76,17 +76,20 @@ func (c *clone) in(dir string, args ...string) string {
 	return strings.TrimSpace(out)
 }
 
+// git runs git in the clone, which must succeed.
 func (c *clone) git(args ...string) string {
 	c.t.Helper()
 	return c.in(c.dir, args...)
 }
 
-// remote is what a branch of the remote points at, "" where there is none.
+// remote returns the commit of a branch of the remote repository, or "" if there is
+// none.
 func (c *clone) remote(branch string) string {
 	c.t.Helper()
 	return c.in(c.bare, "for-each-ref", "--format=%(objectname)", "refs/heads/"+branch)
 }
 
+// install installs the hook, which must succeed.
 func (c *clone) install(o Options) Result {
 	c.t.Helper()
 	r, err := Install(c.t.Context(), o)
@@ -96,8 +99,8 @@ func (c *clone) install(o Options) Result {
 	return r
 }
 
-// fake stands in for a program: it gives the verdict, and records its
-// arguments, folder and git's variables.
+// fake is a fake slipway or dagger. It records its arguments, its folder and git's
+// variables, and exits with a given code.
 type fake struct {
 	t    *testing.T
 	path string
@@ -111,7 +114,7 @@ func newFake(t *testing.T, path string, exit int) fake {
 	return f
 }
 
-// calls returns what was recorded, and forgets it.
+// calls returns the records and removes them.
 func (f fake) calls() string {
 	f.t.Helper()
 	data, err := os.ReadFile(f.log)
@@ -122,6 +125,7 @@ func (f fake) calls() string {
 	return string(data)
 }
 
+// put writes a file with a mode.
 func put(t *testing.T, path, text string, mode os.FileMode) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -141,8 +145,8 @@ func read(t *testing.T, path string) string {
 	return string(data)
 }
 
-// tools is a PATH with what the hook needs and nothing else, so that neither
-// the machine's slipway nor its dagger is on it.
+// tools returns a PATH with only the programs that the hook needs, without slipway
+// and dagger.
 func tools(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -158,7 +162,7 @@ func tools(t *testing.T) string {
 	return dir
 }
 
-func TestPushObeysTheVerdict(t *testing.T) {
+func TestPushDependsOnTheCheck(t *testing.T) {
 	tests := map[string]struct {
 		exit   int
 		args   []string
@@ -188,14 +192,14 @@ func TestPushObeysTheVerdict(t *testing.T) {
 				want = c.git("rev-parse", "main")
 			}
 			if got := c.remote("main"); got != want {
-				t.Errorf("the remote is at %q, want %q", got, want)
+				t.Errorf("the remote has commit %q, want %q", got, want)
 			}
 			want = ""
 			if tt.called {
 				want = "args: check\nfolder: " + c.dir + "\n"
 			}
 			if got := f.calls(); got != want {
-				t.Errorf("called\n%swant\n%s", got, want)
+				t.Errorf("got calls\n%swant\n%s", got, want)
 			}
 		})
 	}
@@ -227,18 +231,18 @@ func TestDeletionsNeedNoCheck(t *testing.T) {
 				c.install(Options{Dir: c.dir, Program: f.path})
 				out, err := c.try(c.dir, append([]string{"push", "origin"}, tt.refs...)...)
 				if called := f.calls() != ""; called != tt.called || called != (err != nil) {
-					t.Errorf("called: %v, want %v; push: %v\n%s", called, tt.called, err, out)
+					t.Errorf("check was called: %v, want %v; push: %v\n%s", called, tt.called, err, out)
 				}
-				if gone := c.remote("gone") == ""; gone != (strings.HasPrefix(title, "one") || strings.HasPrefix(title, "several")) {
-					t.Errorf("deleted: %v", gone)
+				if deleted := c.remote("gone") == ""; deleted != (strings.HasPrefix(title, "one") || strings.HasPrefix(title, "several")) {
+					t.Errorf("the branch was deleted: %v, want %v", deleted, !deleted)
 				}
 			})
 		}
 	}
 }
 
-// A push of more references than a pipe holds blocks or breaks it where a hook
-// stops reading.
+// If a push has more refs than fit into a pipe, the hook must read all of them, or the
+// push would block or fail.
 func TestHookReadsAllReferences(t *testing.T) {
 	c := newClone(t)
 	f := newFake(t, filepath.Join(t.TempDir(), "slipway"), 0)
@@ -247,7 +251,7 @@ func TestHookReadsAllReferences(t *testing.T) {
 	in := bytes.NewReader(bytes.Repeat(line, 1<<15))
 	cmd := exec.CommandContext(t.Context(), r.Path, "origin", c.bare)
 	cmd.Dir = c.dir
-	// Not a plain Stdin: exec hides a broken pipe of its own.
+	// If Stdin were a reader, exec would ignore a broken pipe.
 	w, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -262,15 +266,15 @@ func TestHookReadsAllReferences(t *testing.T) {
 		t.Error(err)
 	}
 	if f.calls() == "" {
-		t.Error("nothing was checked")
+		t.Error("the check was not called")
 	}
 }
 
 func TestFallbacks(t *testing.T) {
 	tests := map[string]struct {
-		recorded bool // the program that installed the hook is there
-		on       []string
-		want     string // the program that runs
+		recorded bool     // the program that installed the hook exists
+		path     []string // programs on PATH
+		want     string   // program that the hook runs
 		args     string
 	}{
 		"recorded": {true, []string{"slipway", "dagger"}, "recorded", "check"},
@@ -283,7 +287,7 @@ func TestFallbacks(t *testing.T) {
 			path := tools(t)
 			c := newClone(t)
 			fakes := map[string]fake{"recorded": newFake(t, filepath.Join(t.TempDir(), "slipway"), 0)}
-			for _, name := range tt.on {
+			for _, name := range tt.path {
 				fakes[name] = newFake(t, filepath.Join(path, name), 0)
 			}
 			c.install(Options{Dir: c.dir, Program: fakes["recorded"].path})
@@ -298,7 +302,7 @@ func TestFallbacks(t *testing.T) {
 					want = "args: " + tt.args + "\nfolder: " + c.dir + "\n"
 				}
 				if got := f.calls(); got != want {
-					t.Errorf("%s: called\n%swant\n%s", name, got, want)
+					t.Errorf("%s: got calls\n%swant\n%s", name, got, want)
 				}
 			}
 			if tt.want != "" {
@@ -307,238 +311,10 @@ func TestFallbacks(t *testing.T) {
 				}
 				return
 			}
-			said, rest, _ := strings.Cut(out, "\n")
-			if err == nil || c.remote("main") != "" || !strings.HasPrefix(said, "slipway: neither slipway nor dagger") ||
-				!strings.Contains(said, "git push --no-verify") || (rest != "" && !strings.HasPrefix(rest, "error: failed to push")) {
+			message, rest, _ := strings.Cut(out, "\n")
+			if err == nil || c.remote("main") != "" || !strings.HasPrefix(message, "slipway: neither slipway nor dagger") ||
+				!strings.Contains(message, "git push --no-verify") || (rest != "" && !strings.HasPrefix(rest, "error: failed to push")) {
 				t.Errorf("push: %v\n%s", err, out)
-			}
-		})
-	}
-}
-
-// TestWhereHooksLive installs the hook in every place git may keep it and
-// pushes from folders git hands over in the environment.
-func TestWhereHooksLive(t *testing.T) {
-	tests := map[string]struct {
-		setUp  func(c *clone) (dir string) // dir is where slipway and git run
-		hook   string                      // relative to the clone's parent
-		args   string
-		folder string // where it runs, relative to the clone's parent
-		shared bool
-	}{
-		"folder below": {func(c *clone) string {
-			put(c.t, filepath.Join(c.dir, "services", "the orders", "go.mod"), "", 0o644)
-			return filepath.Join(c.dir, "services", "the orders")
-		}, "clone/.git/hooks", "check -C services/the orders", "clone", false},
-		"no hooks folder": {func(c *clone) string {
-			if err := os.RemoveAll(filepath.Join(c.dir, ".git", "hooks")); err != nil {
-				c.t.Fatal(err)
-			}
-			return c.dir
-		}, "clone/.git/hooks", "check", "clone", false},
-		"relative hooksPath": {func(c *clone) string {
-			c.git("config", "core.hooksPath", "tools/git hooks")
-			return c.dir
-		}, "clone/tools/git hooks", "check", "clone", false},
-		"relative hooksPath from below": {func(c *clone) string {
-			c.git("config", "core.hooksPath", ".githooks")
-			put(c.t, filepath.Join(c.dir, "a", "go.mod"), "", 0o644)
-			return filepath.Join(c.dir, "a")
-		}, "clone/.githooks", "check -C a", "clone", false},
-		"absolute hooksPath": {func(c *clone) string {
-			c.git("config", "core.hooksPath", filepath.Join(filepath.Dir(c.dir), "hooks"))
-			return c.dir
-		}, "hooks", "check", "clone", true},
-		"hooksPath at home": {func(c *clone) string {
-			c.git("config", "core.hooksPath", "~/hooks")
-			return c.dir
-		}, "home/hooks", "check", "clone", true},
-		"linked worktree": {func(c *clone) string {
-			dir := filepath.Join(filepath.Dir(c.dir), "linked")
-			c.git("worktree", "add", "--quiet", "-b", "linked", dir)
-			return dir
-		}, "clone/.git/hooks", "check", "linked", false},
-		"relative hooksPath of a linked worktree": {func(c *clone) string {
-			c.git("config", "core.hooksPath", ".githooks")
-			dir := filepath.Join(filepath.Dir(c.dir), "linked")
-			c.git("worktree", "add", "--quiet", "-b", "linked", dir)
-			return dir
-		}, "linked/.githooks", "check", "linked", false},
-		"submodule": {func(c *clone) string {
-			c.git("push", "--quiet", "origin", "main")
-			c.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", "-b", "main", c.bare, "sub")
-			dir := filepath.Join(c.dir, "sub")
-			c.in(dir, "commit", "--quiet", "--allow-empty", "-m", "y")
-			return dir
-		}, "clone/.git/modules/sub/hooks", "check", "clone/sub", false},
-	}
-	for title, tt := range tests {
-		t.Run(title, func(t *testing.T) {
-			c := newClone(t)
-			base := filepath.Dir(c.dir)
-			dir := tt.setUp(c)
-			f := newFake(t, filepath.Join(t.TempDir(), "slipway"), 0)
-			want := Result{Path: filepath.Join(base, tt.hook, "pre-push"), Written: true, Shared: tt.shared}
-			if r := c.install(Options{Dir: dir, Program: f.path}); r != want {
-				t.Errorf("got %+v, want %+v", r, want)
-			}
-			c.in(dir, "push", "--quiet", "origin", "HEAD:refs/heads/other")
-			if got, want := f.calls(), "args: "+tt.args+"\nfolder: "+filepath.Join(base, tt.folder)+"\n"; got != want {
-				t.Errorf("called\n%swant\n%s", got, want)
-			}
-		})
-	}
-}
-
-// Installing from a hook or an alias must not follow its variables into
-// another repository.
-func TestInstallIgnoresTheCallersRepository(t *testing.T) {
-	c, other := newClone(t), newClone(t)
-	t.Setenv("GIT_DIR", filepath.Join(other.dir, ".git"))
-	t.Setenv("GIT_WORK_TREE", other.dir)
-	if r := c.install(Options{Dir: c.dir}); r.Path != filepath.Join(c.dir, ".git", "hooks", "pre-push") {
-		t.Errorf("installed %s", r.Path)
-	}
-}
-
-func TestHooksThatAreThere(t *testing.T) {
-	const foreign = "#!/bin/sh\nexit 0\n"
-	older := "#!/bin/sh\n" + marker + " of long ago\nexit 1\n"
-	tests := map[string]struct {
-		there string
-		mode  os.FileMode
-		force bool
-		code  string // of the error; "" where the hook is installed
-		kept  bool
-	}{
-		"foreign":              {foreign, 0o755, false, "hook.foreign", false},
-		"foreign, forced":      {foreign, 0o750, true, "", true},
-		"empty":                {"", 0o644, false, "hook.foreign", false},
-		"older":                {older, 0o755, false, "", false},
-		"older, forced":        {older, 0o755, true, "", false},
-		"older, cannot run":    {older, 0o644, false, "", false},
-		"grown around slipway": {"#!/bin/sh\nmake docs\n" + older, 0o755, false, "hook.foreign", false},
-	}
-	for title, tt := range tests {
-		t.Run(title, func(t *testing.T) {
-			c := newClone(t)
-			f := newFake(t, filepath.Join(t.TempDir(), "slipway"), 0)
-			path := filepath.Join(c.dir, ".git", "hooks", "pre-push")
-			kept := path + ".before-slipway"
-			put(t, path, tt.there, tt.mode)
-			r, err := Install(t.Context(), Options{Dir: c.dir, Program: f.path, Force: tt.force})
-			if tt.code != "" {
-				if fault.CodeOf(err) != tt.code || fault.ExitCode(err) != fault.ExitInput || read(t, path) != tt.there {
-					t.Fatalf("got %v", err)
-				}
-				byHand(t, c, f, err)
-				return
-			}
-			want := Result{Path: path, Written: true}
-			if tt.kept {
-				want.Kept = kept
-			}
-			if err != nil || r != want {
-				t.Fatalf("got %+v, %v, want %+v", r, err, want)
-			}
-			if tt.kept {
-				if fi, err := os.Stat(kept); err != nil || fi.Mode().Perm() != tt.mode || read(t, kept) != tt.there {
-					t.Errorf("kept %v, %v", fi, err)
-				}
-			} else if _, err := os.Lstat(kept); err == nil {
-				t.Errorf("%s is there", kept)
-			}
-			c.git("push", "--quiet", "origin", "main")
-			if f.calls() == "" {
-				t.Error("the hook does not run")
-			}
-			if err := os.Chmod(path, 0o644); err != nil { // as a copy by hand leaves it
-				t.Fatal(err)
-			}
-			c.install(Options{Dir: c.dir, Program: f.path})
-			if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o755 {
-				t.Errorf("a hook that cannot run stayed so: %v, %v", fi, err)
-			}
-			if got := c.install(Options{Dir: c.dir, Program: f.path, Force: tt.force}); got != (Result{Path: path}) {
-				t.Errorf("installing again did %+v", got)
-			}
-		})
-	}
-}
-
-// byHand adds to the foreign hook what the error says, and pushes.
-func byHand(t *testing.T, c *clone, f fake, err error) {
-	t.Helper()
-	_, line, _ := strings.Cut(err.Error(), "add to it: ")
-	line, _, ok := strings.Cut(line, "; or replace it with --force")
-	if !ok || strings.Contains(err.Error(), "\n") {
-		t.Fatalf("got %v", err)
-	}
-	put(t, f.path, strings.Replace(read(t, f.path), "exit 0", "exit 1", 1), 0o755)
-	path := filepath.Join(c.dir, ".git", "hooks", "pre-push")
-	os.Remove(path)
-	put(t, path, "#!/bin/sh\n"+line+"\nexit 0\n", 0o755)
-	if out, err := c.try(c.dir, "push", "--quiet", "origin", "main"); err == nil {
-		t.Errorf("a line added by hand does not stop a push: %s\n%s", line, out)
-	}
-	if f.calls() != "args: check\nfolder: "+c.dir+"\n" {
-		t.Errorf("a line added by hand does not run the check: %s", line)
-	}
-}
-
-func TestForceKeepsWhatWasKept(t *testing.T) {
-	c := newClone(t)
-	path := filepath.Join(c.dir, ".git", "hooks", "pre-push")
-	put(t, path, "second", 0o755)
-	put(t, path+".before-slipway", "first", 0o755)
-	_, err := Install(t.Context(), Options{Dir: c.dir, Force: true})
-	if fault.CodeOf(err) != "hook.kept" || read(t, path) != "second" || read(t, path+".before-slipway") != "first" {
-		t.Errorf("got %v", err)
-	}
-	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), ".pre-push*")); len(left) > 0 {
-		t.Errorf("left %v", left)
-	}
-}
-
-func TestBadPlaces(t *testing.T) {
-	tests := map[string]struct {
-		setUp func(c *clone) (dir string)
-		code  string
-		want  string
-	}{
-		"no repository": {func(c *clone) string { return filepath.Dir(c.dir) }, "hook.no-repository", "is not in a git repository (make one with: git init)"},
-		"bare":          {func(c *clone) string { return c.bare }, "hook.repository", "must be run in a work tree"},
-		"no folder":     {func(c *clone) string { return filepath.Join(c.dir, "nowhere") }, "hook.repository", "no such file"},
-		"no git": {func(c *clone) string {
-			c.t.Setenv("PATH", c.t.TempDir())
-			return c.dir
-		}, "hook.no-git", "git is not installed"},
-		"hooks are off": {func(c *clone) string {
-			c.git("config", "core.hooksPath", os.DevNull)
-			return c.dir
-		}, "output.unwritable", "git config --show-origin core.hooksPath"},
-		"hooksPath is empty": {func(c *clone) string {
-			c.git("config", "core.hooksPath", "")
-			return c.dir
-		}, "hook.no-folder", "core.hooksPath is empty"},
-		"link to nothing": {func(c *clone) string {
-			if err := os.Symlink("nowhere", filepath.Join(c.dir, ".git", "hooks", "pre-push")); err != nil {
-				c.t.Fatal(err)
-			}
-			return c.dir
-		}, "hook.foreign", "and not slipway's"},
-		"folder": {func(c *clone) string {
-			put(c.t, filepath.Join(c.dir, ".git", "hooks", "pre-push", "x"), "", 0o644)
-			return c.dir
-		}, "hook.unreadable", "is a directory"},
-	}
-	for title, tt := range tests {
-		t.Run(title, func(t *testing.T) {
-			c := newClone(t)
-			t.Setenv("GIT_CEILING_DIRECTORIES", filepath.Dir(filepath.Dir(c.dir)))
-			_, err := Install(t.Context(), Options{Dir: tt.setUp(c)})
-			if fault.CodeOf(err) != tt.code || fault.ExitCode(err) != fault.ExitInput || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {
-				t.Errorf("got %s: %v", fault.CodeOf(err), err)
 			}
 		})
 	}

@@ -1,6 +1,8 @@
-// Package image puts binaries into OCI images without a container engine. The
-// same inputs give the same bytes: no clock, user, path or map order enters a
-// layer, a configuration or a manifest.
+// Package image assembles OCI images from binaries, without a container engine.
+// The same inputs give the same bytes: no layer, configuration or manifest
+// depends on the clock, the user, a path on this machine or the order of a map.
+//
+// The package promises no compatibility to programs other than slipway.
 package image
 
 import (
@@ -32,52 +34,52 @@ import (
 // Base is a base image for one platform.
 type Base struct {
 	Image  v1.Image
-	Name   string  // as it was asked for
-	Digest v1.Hash // of what the name stands for now: the index where there is one
+	Name   string  // the name it was requested by
+	Digest v1.Hash // what the name resolves to now: the digest of the index, if there is one
 }
 
-// Bases finds base images.
+// Bases resolves base images.
 type Bases interface {
-	// Base returns the image that name stands for on a platform.
+	// Base returns the image that a name resolves to for a platform.
 	Base(ctx context.Context, name string, p v1.Platform) (Base, error)
 }
 
-// Options says what goes into the image.
+// Options are the options of [Run] and [Unpacked].
 type Options struct {
 	Source   source.Source
 	Binaries []build.Binary
 	Settings config.Image
-	ZoneInfo string // zoneinfo.zip of the pinned Go toolchain
-	Bases    Bases  // asked when Settings.Base is not scratch
+	ZoneInfo string // path of zoneinfo.zip of the pinned Go toolchain
+	Bases    Bases  // resolves Settings.Base; not used for scratch
 	Cache    cache.Dir
-	RunDir   string // folder of this run on the cache's file system
+	RunDir   string // folder of this run, on the file system of the cache
 }
 
-// Image is a finished image: one manifest, or an index over one manifest a
-// platform where there are several.
+// Image is an assembled image. It is a single manifest for one platform, and an
+// index with one manifest per platform for several.
 type Image struct {
-	Index  v1.ImageIndex // nil for a single platform
-	Single v1.Image      // nil for several
+	Index  v1.ImageIndex // nil for one platform
+	Single v1.Image      // nil for several platforms
 }
 
-// Platform describes one platform's image.
+// Platform describes the image for one platform.
 type Platform struct {
 	Platform string  `json:"platform"`
 	Digest   string  `json:"digest"`
-	Size     int64   `json:"size"` // bytes to pull: layers, configuration and manifest
+	Size     int64   `json:"size"` // bytes that a pull transfers: layers, configuration and manifest
 	Layers   []Layer `json:"layers"`
 }
 
-// Layer describes a layer slipway made.
+// Layer describes a layer that slipway created.
 type Layer struct {
 	Name   string `json:"name"` // certificates, zones, accounts, program
 	Digest string `json:"digest"`
 	DiffID string `json:"diff_id"`
 	Size   int64  `json:"size"`   // compressed bytes
-	Reused bool   `json:"reused"` // an earlier run made it
+	Reused bool   `json:"reused"` // an earlier run created it
 }
 
-// Result is what was made.
+// Result is the result of [Run].
 type Result struct {
 	Image      Image      `json:"-"`
 	Digest     string     `json:"digest"` // of the index, or of the only manifest
@@ -88,12 +90,15 @@ type Result struct {
 	Seconds    float64    `json:"seconds"`
 }
 
-// Run makes the image.
+// Run assembles the image for the platforms of all binaries.
+//
+// It returns [fault.Input] errors if the zone data cannot be read or the base does
+// not support a platform, and the errors of o.Bases.
 func Run(ctx context.Context, o Options) (Result, error) {
 	start := time.Now()
-	m := maker{Options: o, kind: mediaTypes(o.Settings.Format)}
-	// The fixed layers are made beside the programs', and waited for after them.
-	fixed := sync.OnceValues(func() ([]*layer, error) { return m.fixedLayers(ctx) })
+	a := assembler{Options: o, kind: mediaTypes(o.Settings.Format)}
+	// The fixed layers are created at the same time as the layers of the programs.
+	fixed := sync.OnceValues(func() ([]*layer, error) { return a.fixedLayers(ctx) })
 	images := make([]v1.Image, len(o.Binaries))
 	r := Result{Platforms: make([]Platform, len(o.Binaries))}
 	bases := make([]Base, len(o.Binaries))
@@ -104,7 +109,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	})
 	for i, b := range o.Binaries {
 		g.Go(func() (err error) {
-			images[i], bases[i], r.Platforms[i], err = m.platform(gctx, b, fixed)
+			images[i], bases[i], r.Platforms[i], err = a.platform(gctx, b, fixed)
 			return err
 		})
 	}
@@ -119,13 +124,13 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	if base.Image != nil {
 		r.BaseName, r.BaseDigest = base.Name, base.Digest.String()
 		if !strings.Contains(base.Name, "@sha256:") {
-			progress.Warnf(ctx, "base %s is a tag that can move; to keep the image reproducible write %s@%s", base.Name, base.Name, base.Digest)
+			progress.Warnf(ctx, "base %s is a tag, which can change; to keep the image reproducible, use %s@%s", base.Name, base.Name, base.Digest)
 		}
 	}
 	if len(images) == 1 {
 		r.Image.Single = images[0]
 	} else {
-		r.Image.Index = m.index(images, base)
+		r.Image.Index = a.index(images, base)
 	}
 	if err := r.describe(); err != nil {
 		return Result{}, err
@@ -134,7 +139,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	return r, nil
 }
 
-// Artifact is what an index and a manifest have in common.
+// Artifact returns the index, or the only manifest.
 func (i Image) Artifact() interface {
 	partial.Describable
 	RawManifest() ([]byte, error)
@@ -145,6 +150,7 @@ func (i Image) Artifact() interface {
 	return i.Single
 }
 
+// describe sets the digest and the media type of the result.
 func (r *Result) describe() error {
 	digest, err := r.Image.Artifact().Digest()
 	if err != nil {
@@ -158,9 +164,10 @@ func (r *Result) describe() error {
 	return nil
 }
 
+// kinds are the media types of an image format.
 type kinds struct {
 	manifest, config, index, gzip, zstd types.MediaType
-	docker                              bool
+	docker                              bool // the format is docker, not oci
 }
 
 func mediaTypes(format string) kinds {
@@ -176,13 +183,15 @@ func mediaTypes(format string) kinds {
 	}
 }
 
-type maker struct {
+// assembler assembles an image.
+type assembler struct {
 	Options
 	kind kinds
 }
 
-func (m *maker) platform(ctx context.Context, b build.Binary, fixed func() ([]*layer, error)) (v1.Image, Base, Platform, error) {
-	program, err := m.programLayer(ctx, b)
+// platform assembles the image for one binary on top of the fixed layers.
+func (a *assembler) platform(ctx context.Context, b build.Binary, fixed func() ([]*layer, error)) (v1.Image, Base, Platform, error) {
+	program, err := a.programLayer(ctx, b)
 	if err != nil {
 		return nil, Base{}, Platform{}, err
 	}
@@ -192,26 +201,28 @@ func (m *maker) platform(ctx context.Context, b build.Binary, fixed func() ([]*l
 	}
 	layers = append(slices.Clone(layers), program)
 	var base Base
-	if m.Settings.Base != "scratch" {
-		if base, err = m.Bases.Base(ctx, m.Settings.Base, b.Platform); err != nil {
+	if a.Settings.Base != "scratch" {
+		if base, err = a.Bases.Base(ctx, a.Settings.Base, b.Platform); err != nil {
 			return nil, Base{}, Platform{}, err
 		}
 	}
-	img, err := m.assemble(b.Platform, base, layers)
+	img, err := a.assemble(b.Platform, base, layers)
 	if err != nil {
 		return nil, Base{}, Platform{}, fmt.Errorf("assembling the image for %s: %w", b.Platform, err)
 	}
 	p, err := describePlatform(img, b.Platform, layers)
 	if err != nil {
-		return nil, Base{}, Platform{}, fmt.Errorf("assembling the image for %s: %w", b.Platform, err)
+		return nil, Base{}, Platform{}, fmt.Errorf("describing the image for %s: %w", b.Platform, err)
 	}
 	return img, base, p, nil
 }
 
-func (m *maker) assemble(p v1.Platform, base Base, layers []*layer) (v1.Image, error) {
+// assemble returns an image with the layers of the base, if there is one, and then
+// the given layers.
+func (a *assembler) assemble(p v1.Platform, base Base, layers []*layer) (v1.Image, error) {
 	var img = empty.Image
-	img = mutate.MediaType(img, m.kind.manifest)
-	img = mutate.ConfigMediaType(img, m.kind.config)
+	img = mutate.MediaType(img, a.kind.manifest)
+	img = mutate.ConfigMediaType(img, a.kind.config)
 	var settings v1.Config
 	var add []mutate.Addendum
 	var history []v1.History
@@ -222,7 +233,7 @@ func (m *maker) assemble(p v1.Platform, base Base, layers []*layer) (v1.Image, e
 		}
 		if cf.Architecture != p.Architecture || cf.OS != p.OS {
 			return nil, fault.Inputf("image.base-platform", "base %s is for %s/%s, not %s", base.Name, cf.OS, cf.Architecture, p).
-				WithFix("name a base that has %s, or leave %s out of app.platforms", p, p)
+				WithFix("use a base that supports %s, or remove %s from app.platforms", p, p)
 		}
 		settings, history = cf.Config, cf.History
 		ls, err := base.Image.Layers()
@@ -234,10 +245,10 @@ func (m *maker) assemble(p v1.Platform, base Base, layers []*layer) (v1.Image, e
 			if err != nil {
 				return nil, fmt.Errorf("reading the layers of base %s: %w", base.Name, err)
 			}
-			add = append(add, mutate.Addendum{Layer: retyped(l, mt, m.retype(mt)), MediaType: m.retype(mt)})
+			add = append(add, mutate.Addendum{Layer: withMediaType(l, mt, a.convert(mt)), MediaType: a.convert(mt)})
 		}
 	}
-	created := v1.Time{Time: m.Source.Time}
+	created := v1.Time{Time: a.Source.Time}
 	for _, l := range layers {
 		add = append(add, mutate.Addendum{Layer: l.Layer, MediaType: l.mediaType})
 		history = append(history, v1.History{Created: created, CreatedBy: "slipway: " + l.name})
@@ -253,27 +264,28 @@ func (m *maker) assemble(p v1.Platform, base Base, layers []*layer) (v1.Image, e
 	cf = cf.DeepCopy()
 	cf.OS, cf.Architecture, cf.Variant = p.OS, p.Architecture, p.Variant
 	cf.Created, cf.History = created, history
-	cf.Config = m.configure(settings, base)
+	cf.Config = a.configure(settings, base)
 	if img, err = mutate.ConfigFile(img, cf); err != nil {
 		return nil, err
 	}
-	if m.kind.docker {
-		return img, nil // Docker's manifest has no annotations; the labels say the same
+	if a.kind.docker {
+		return img, nil // Docker's manifest has no annotations; the labels have the same content
 	}
-	annotated, ok := mutate.Annotations(img, m.annotations(base)).(v1.Image)
+	annotated, ok := mutate.Annotations(img, a.annotations(base)).(v1.Image)
 	if !ok {
-		return nil, fmt.Errorf("annotating: %T is not an image", annotated)
+		return nil, fmt.Errorf("adding annotations to the image: got %T instead of an image", annotated)
 	}
 	return annotated, nil
 }
 
-// retype gives a base's layer the media type of the manifest it goes into.
-func (m *maker) retype(mt types.MediaType) types.MediaType {
+// convert returns the media type, in the format of the image, for a layer of a
+// base.
+func (a *assembler) convert(mt types.MediaType) types.MediaType {
 	switch mt {
 	case types.DockerLayer, types.OCILayer:
-		return m.kind.gzip
+		return a.kind.gzip
 	case types.DockerUncompressedLayer, types.OCIUncompressedLayer:
-		if m.kind.docker {
+		if a.kind.docker {
 			return types.DockerUncompressedLayer
 		}
 		return types.OCIUncompressedLayer
@@ -282,28 +294,31 @@ func (m *maker) retype(mt types.MediaType) types.MediaType {
 	}
 }
 
-// retyped makes a layer say the media type it has in our manifest. A layer that
-// a registry can take over from its base's repository stays one.
-func retyped(l v1.Layer, from, to types.MediaType) v1.Layer {
+// withMediaType returns a layer with another media type. A layer that a registry
+// can mount from the repository of the base stays mountable.
+func withMediaType(l v1.Layer, from, to types.MediaType) v1.Layer {
 	if from == to {
 		return l
 	}
 	if m, ok := l.(*remote.MountableLayer); ok {
-		return &remote.MountableLayer{Layer: retypedLayer{m.Layer, to}, Reference: m.Reference}
+		return &remote.MountableLayer{Layer: convertedLayer{m.Layer, to}, Reference: m.Reference}
 	}
-	return retypedLayer{l, to}
+	return convertedLayer{l, to}
 }
 
-type retypedLayer struct {
+// convertedLayer is a layer with another media type.
+type convertedLayer struct {
 	v1.Layer
 	mediaType types.MediaType
 }
 
-// MediaType returns the type in our manifest.
-func (l retypedLayer) MediaType() (types.MediaType, error) { return l.mediaType, nil }
+// MediaType returns the media type in the manifest of the image.
+func (l convertedLayer) MediaType() (types.MediaType, error) { return l.mediaType, nil }
 
-func (m *maker) configure(c v1.Config, base Base) v1.Config {
-	s := m.Settings
+// configure returns the configuration of the image: that of the base, overridden
+// by the settings.
+func (a *assembler) configure(c v1.Config, base Base) v1.Config {
+	s := a.Settings
 	c.User = s.User
 	c.Entrypoint, c.Cmd = []string{s.Entrypoint}, s.Args
 	if c.WorkingDir == "" {
@@ -324,17 +339,17 @@ func (m *maker) configure(c v1.Config, base Base) v1.Config {
 	if labels == nil {
 		labels = map[string]string{}
 	}
-	maps.Copy(labels, m.annotations(base))
+	maps.Copy(labels, a.annotations(base))
 	c.Labels = labels
 	c.Healthcheck = nil
-	if m.kind.docker {
+	if a.kind.docker {
 		c.Healthcheck = healthCheck(s)
 	}
 	return c
 }
 
-// healthCheck is Docker's HEALTHCHECK; the OCI image specification has no such
-// field.
+// healthCheck returns Docker's HEALTHCHECK. The OCI image specification has no
+// field for it. By default the check runs the program with the argument health.
 func healthCheck(s config.Image) *v1.HealthConfig {
 	h := s.HealthCheck
 	command := h.Command
@@ -351,7 +366,8 @@ func healthCheck(s config.Image) *v1.HealthConfig {
 	}
 }
 
-// mergeEnv overrides a base's environment, which keeps its order.
+// mergeEnv returns the environment of a base, in its order, without the variables
+// in more, followed by those in more, sorted.
 func mergeEnv(base []string, more map[string]string) []string {
 	var out []string
 	for _, kv := range base {
@@ -366,31 +382,32 @@ func mergeEnv(base []string, more map[string]string) []string {
 	return out
 }
 
-// annotations are the pre-defined keys of
-// https://github.com/opencontainers/image-spec/blob/v1.1.1/annotations.md.
-func (m *maker) annotations(base Base) map[string]string {
-	a := map[string]string{
-		"org.opencontainers.image.created": m.Source.Time.Format(time.RFC3339),
-		"org.opencontainers.image.title":   m.Source.Name,
-		"org.opencontainers.image.version": m.Source.Version,
+// annotations returns the values of the keys that are defined in
+// https://github.com/opencontainers/image-spec/blob/v1.1.1/annotations.md, and the
+// configured labels.
+func (a *assembler) annotations(base Base) map[string]string {
+	values := map[string]string{
+		"org.opencontainers.image.created": a.Source.Time.Format(time.RFC3339),
+		"org.opencontainers.image.title":   a.Source.Name,
+		"org.opencontainers.image.version": a.Source.Version,
 	}
-	if m.Source.Revision != "" {
-		a["org.opencontainers.image.revision"] = m.Source.Revision
+	if a.Source.Revision != "" {
+		values["org.opencontainers.image.revision"] = a.Source.Revision
 	}
-	if url := SourceURL(m.Settings.Source, m.Source.Module); url != "" {
-		a["org.opencontainers.image.source"] = url
+	if url := SourceURL(a.Settings.Source, a.Source.Module); url != "" {
+		values["org.opencontainers.image.source"] = url
 	}
 	if base.Image != nil {
-		a["org.opencontainers.image.base.name"] = base.Name
-		a["org.opencontainers.image.base.digest"] = base.Digest.String()
+		values["org.opencontainers.image.base.name"] = base.Name
+		values["org.opencontainers.image.base.digest"] = base.Digest.String()
 	}
-	maps.Copy(a, m.Settings.Labels)
-	return a
+	maps.Copy(values, a.Settings.Labels)
+	return values
 }
 
-// SourceURL is the URL of the source repository: the configured one, or what
-// the module path says. A git remote would differ between the clones of one
-// commit.
+// SourceURL returns the URL of the source repository: the configured one, or the
+// one that follows from the module path for well-known hosts, or "". It does not
+// use a git remote, because the remotes of two clones differ.
 func SourceURL(configured, module string) string {
 	if configured != "" {
 		return configured
@@ -406,22 +423,24 @@ func SourceURL(configured, module string) string {
 	return ""
 }
 
-func (m *maker) index(images []v1.Image, base Base) v1.ImageIndex {
-	idx := mutate.IndexMediaType(empty.Index, m.kind.index)
+// index returns an index over the images, in the order of the binaries.
+func (a *assembler) index(images []v1.Image, base Base) v1.ImageIndex {
+	idx := mutate.IndexMediaType(empty.Index, a.kind.index)
 	add := make([]mutate.IndexAddendum, 0, len(images))
 	for i, img := range images {
-		add = append(add, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &m.Binaries[i].Platform}})
+		add = append(add, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &a.Binaries[i].Platform}})
 	}
 	idx = mutate.AppendManifests(idx, add...)
-	if m.kind.docker {
+	if a.kind.docker {
 		return idx
 	}
-	if annotated, ok := mutate.Annotations(idx, m.annotations(base)).(v1.ImageIndex); ok {
+	if annotated, ok := mutate.Annotations(idx, a.annotations(base)).(v1.ImageIndex); ok {
 		return annotated
 	}
 	return idx
 }
 
+// describePlatform returns the description of the image for one platform.
 func describePlatform(img v1.Image, p v1.Platform, layers []*layer) (Platform, error) {
 	digest, err := img.Digest()
 	if err != nil {

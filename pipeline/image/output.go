@@ -19,11 +19,14 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// WriteLayout writes the image as an OCI layout folder
-// (https://github.com/opencontainers/image-spec/blob/v1.1.1/image-layout.md)
-// whose index.json names the image by the given reference name, if any. The
-// folder is complete or as it was before; it returns a [fault.Input] error
-// when something that is not a layout is in its place.
+// WriteLayout writes the image to a folder as an OCI layout
+// (https://github.com/opencontainers/image-spec/blob/v1.1.1/image-layout.md). If
+// ref is not empty, it is the reference name of the image in index.json.
+//
+// An existing layout is replaced once the new one is complete: if WriteLayout
+// fails, the existing layout is unchanged.
+// WriteLayout returns a [fault.Input] error if the folder exists and is neither
+// empty nor a layout, or if it is not writable.
 func WriteLayout(ctx context.Context, dir string, img Image, ref string) (err error) {
 	dir, err = filepath.Abs(dir)
 	if err != nil {
@@ -33,10 +36,10 @@ func WriteLayout(ctx context.Context, dir string, img Image, ref string) (err er
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return fault.Inputf("output.unwritable", "making a folder for the layout: %w", err)
+		return fault.Inputf("output.unwritable", "creating the parent folder of the layout: %w", err)
 	}
 	sweep(dir)
-	tmp, release, err := unfinished(dir)
+	tmp, release, err := lockedTemp(dir)
 	if err != nil {
 		return fault.Inputf("output.unwritable", "writing the layout: %w", err)
 	}
@@ -66,9 +69,9 @@ func WriteLayout(ctx context.Context, dir string, img Image, ref string) (err er
 	return swap(tmp, dir)
 }
 
-// unfinished makes a folder beside dir to write in. Its lock tells that somebody
-// is at work in it; the operating system takes the lock back when a run dies.
-func unfinished(dir string) (tmp string, release func() error, err error) {
+// lockedTemp creates a temporary folder next to dir and locks it. The lock marks
+// the folder as in use; the operating system releases it if the run dies.
+func lockedTemp(dir string) (tmp string, release func() error, err error) {
 	for {
 		tmp, err := os.MkdirTemp(filepath.Dir(dir), prefix(dir))
 		if err != nil {
@@ -78,26 +81,28 @@ func unfinished(dir string) (tmp string, release func() error, err error) {
 		if locked {
 			return tmp, f.Close, nil
 		}
-		// A run that sweeps at this moment took it for dead; make another.
+		// A concurrent run locked the folder first and is removing it: create another.
 	}
 }
 
-// sweep removes what dead runs left beside dir.
+// sweep removes the temporary folders of dead runs next to dir.
 func sweep(dir string) {
 	left, err := filepath.Glob(filepath.Join(filepath.Dir(dir), prefix(dir)+"*"))
 	if err != nil {
-		return // the folder's name has a bracket
+		return // the name of the folder contains an unbalanced bracket
 	}
 	for _, tmp := range left {
 		if f, locked := lock(tmp); locked {
-			_ = os.RemoveAll(tmp) // a later run tries again
+			_ = os.RemoveAll(tmp) // if this fails, a later run retries
 			_ = f.Close()
 		}
 	}
 }
 
+// prefix begins the names of the temporary folders for dir.
 func prefix(dir string) string { return "." + filepath.Base(dir) + ".slipway-" }
 
+// lock locks a folder without waiting, and reports whether it succeeded.
 func lock(dir string) (*os.File, bool) {
 	f, err := os.Open(dir)
 	if err != nil {
@@ -114,6 +119,7 @@ func lock(dir string) (*os.File, bool) {
 	return f, true
 }
 
+// replaceable returns an error if dir is neither missing, empty nor an OCI layout.
 func replaceable(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
@@ -123,12 +129,12 @@ func replaceable(dir string) error {
 		if _, err := os.Stat(filepath.Join(dir, "oci-layout")); err == nil {
 			return nil
 		}
-		err = errors.New("it holds something else than an OCI layout")
+		err = errors.New("it is not an OCI layout")
 	}
-	return fault.Inputf("output.occupied", "%s cannot be replaced: %w", dir, err).WithFix("name a new or empty folder")
+	return fault.Inputf("output.occupied", "%s cannot be replaced: %w", dir, err).WithFix("choose a new or empty folder")
 }
 
-// swap puts the finished folder in place.
+// swap replaces dir with tmp. If that fails, it restores dir.
 func swap(tmp, dir string) error {
 	old := tmp + ".old"
 	err := os.Rename(dir, old)
@@ -147,18 +153,19 @@ func swap(tmp, dir string) error {
 	return nil
 }
 
-// WriteArchive writes one platform's image as an archive for docker load. The
-// file is complete or as it was before.
+// WriteArchive writes the image of one platform as an archive for docker load.
+// An existing file is replaced atomically. WriteArchive returns a [fault.Input]
+// error if the file cannot be created.
 func WriteArchive(ctx context.Context, file string, img v1.Image, tag name.Tag) (err error) {
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return fault.Inputf("output.unwritable", "making a folder for the archive: %w", err)
+		return fault.Inputf("output.unwritable", "creating the parent folder of the archive: %w", err)
 	}
 	f, err := renameio.NewPendingFile(file, renameio.WithPermissions(0o644))
 	if err != nil {
 		return fault.Inputf("output.unwritable", "writing the archive: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Cleanup()) }()
-	if err := tarball.Write(tag, img, &guard{ctx, f}); err != nil {
+	if err := tarball.Write(tag, img, &cancelWriter{ctx, f}); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

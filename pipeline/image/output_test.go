@@ -19,7 +19,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/image"
 )
 
-// layoutDigest reads a layout, all of it, and returns what it holds.
+// layoutDigest validates a layout and returns the digest of its only image.
 func layoutDigest(t *testing.T, dir, ref string) string {
 	t.Helper()
 	idx, err := layout.ImageIndexFromPath(dir)
@@ -39,6 +39,7 @@ func layoutDigest(t *testing.T, dir, ref string) string {
 	return m.Manifests[0].Digest.String()
 }
 
+// names returns the names of the files in a folder.
 func names(t *testing.T, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -59,20 +60,20 @@ func TestWriteLayout(t *testing.T) {
 	single := run(t, o)
 	parent := t.TempDir()
 	dir := filepath.Join(parent, "new", "layout")
-	for _, r := range []image.Result{index, single, single, index} { // each replaces the one before
+	for _, r := range []image.Result{index, single, single, index} { // each run replaces the layout of the one before
 		if err := image.WriteLayout(t.Context(), dir, r.Image, "orders:v1"); err != nil {
 			t.Fatal(err)
 		}
 		if got := layoutDigest(t, dir, "orders:v1"); got != r.Digest {
-			t.Errorf("it holds %s, want %s", got, r.Digest)
+			t.Errorf("the layout has %s, want %s", got, r.Digest)
 		}
 		if got := names(t, filepath.Dir(dir)); len(got) != 1 {
-			t.Errorf("beside the layout: %v", got)
+			t.Errorf("got %v, want the layout only", got)
 		}
 	}
 	fi, err := os.Stat(dir)
 	if err != nil || fi.Mode().Perm() != 0o755 {
-		t.Errorf("the folder's mode is %v, %v", fi.Mode(), err)
+		t.Errorf("the folder has mode %v, %v", fi.Mode(), err)
 	}
 	empty := t.TempDir()
 	if err := image.WriteLayout(t.Context(), empty, single.Image, ""); err != nil {
@@ -80,7 +81,7 @@ func TestWriteLayout(t *testing.T) {
 	}
 	layoutDigest(t, empty, "")
 
-	t.Run("not over something else", func(t *testing.T) {
+	t.Run("folder is occupied", func(t *testing.T) {
 		file := filepath.Join(parent, "file")
 		folder := filepath.Join(parent, "folder")
 		if err := errors.Join(os.WriteFile(file, []byte("x"), 0o644), os.Mkdir(folder, 0o755), os.WriteFile(filepath.Join(folder, "precious"), nil, 0o644)); err != nil {
@@ -90,30 +91,30 @@ func TestWriteLayout(t *testing.T) {
 			testkit.WantInput(t, image.WriteLayout(t.Context(), dir, single.Image, ""), "output.occupied")
 		}
 		if got := names(t, folder); len(got) != 1 || got[0] != "precious" {
-			t.Errorf("the folder holds %v", got)
+			t.Errorf("the folder contains %v, want precious", got)
 		}
 	})
-	t.Run("ended", func(t *testing.T) {
+	t.Run("cancelled", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		if err := image.WriteLayout(ctx, dir, single.Image, "x"); !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v", err)
 		}
 		if got := layoutDigest(t, dir, "orders:v1"); got != index.Digest {
-			t.Errorf("it holds %s, want the one before, %s", got, index.Digest)
+			t.Errorf("the layout has %s, want the previous image %s", got, index.Digest)
 		}
 		if got := names(t, filepath.Dir(dir)); len(got) != 1 {
-			t.Errorf("beside the layout: %v", got)
+			t.Errorf("got %v, want the layout only", got)
 		}
 	})
 }
 
-// small mounts a file system that is soon full.
-func small(t *testing.T) string {
+// smallDisk mounts a file system of 6 MB.
+func smallDisk(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=6m"); err != nil {
-		t.Skipf("needs the right to mount a small tmpfs (be root): %v", err)
+		t.Skipf("mounting a tmpfs needs root: %v", err)
 	}
 	t.Cleanup(func() {
 		if err := syscall.Unmount(dir, 0); err != nil {
@@ -123,37 +124,38 @@ func small(t *testing.T) string {
 	return dir
 }
 
+// wantFull checks that err reports a full disk, on one line.
 func wantFull(t *testing.T, err error) {
 	t.Helper()
 	if !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("got %v, want %v", err, syscall.ENOSPC)
 	}
 	if err != nil && strings.ContainsAny(err.Error(), "\r\n") {
-		t.Errorf("more than one line: %q", err)
+		t.Errorf("the error has more than one line: %q", err)
 	}
 }
 
 func TestFullDisk(t *testing.T) {
 	o := options(t)
-	both := run(t, o) // 6 MB of programs alone
+	both := run(t, o) // its two programs have 3 MB each
 	o.Binaries = o.Binaries[:1]
 	one := run(t, o)
 	t.Run("layout", func(t *testing.T) {
-		disk := small(t)
+		disk := smallDisk(t)
 		dir := filepath.Join(disk, "layout")
 		if err := image.WriteLayout(t.Context(), dir, one.Image, "x"); err != nil {
 			t.Fatal(err)
 		}
 		wantFull(t, image.WriteLayout(t.Context(), dir, both.Image, "x"))
 		if got := layoutDigest(t, dir, "x"); got != one.Digest {
-			t.Errorf("it holds %s, want the one before, %s", got, one.Digest)
+			t.Errorf("the layout has %s, want the previous image %s", got, one.Digest)
 		}
 		if got := names(t, disk); len(got) != 1 {
-			t.Errorf("beside the layout: %v", got)
+			t.Errorf("got %v, want the layout only", got)
 		}
 	})
 	t.Run("archive", func(t *testing.T) {
-		disk := small(t)
+		disk := smallDisk(t)
 		file := filepath.Join(disk, "image.tar")
 		tag, err := name.NewTag("orders:v1")
 		if err != nil {
@@ -164,14 +166,14 @@ func TestFullDisk(t *testing.T) {
 		}
 		wantFull(t, image.WriteArchive(t.Context(), file, one.Image.Single, tag))
 		if _, err := tarball.ImageFromPath(file, &tag); err != nil {
-			t.Errorf("the archive before: %v", err)
+			t.Errorf("reading the previous archive: %v", err)
 		}
 		if got := names(t, disk); len(got) != 1 {
-			t.Errorf("beside the archive: %v", got)
+			t.Errorf("got %v, want the archive only", got)
 		}
 	})
 	t.Run("cache", func(t *testing.T) {
-		disk := small(t)
+		disk := smallDisk(t)
 		o := options(t)
 		for _, compression := range []string{"gzip", "zstd"} {
 			o.Settings.Compression = compression
@@ -183,7 +185,7 @@ func TestFullDisk(t *testing.T) {
 			_, err := image.Run(t.Context(), o)
 			wantFull(t, err)
 			if got := names(t, o.RunDir); len(got) != 0 {
-				t.Errorf("left in the run's folder: %v", got)
+				t.Errorf("remaining in the folder of the run: %v", got)
 			}
 		}
 	})
@@ -198,7 +200,7 @@ func TestWriteArchive(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "new", "image.tar")
-	for range 2 { // the second replaces the first
+	for range 2 { // the second archive replaces the first
 		if err := image.WriteArchive(t.Context(), file, r.Image.Single, tag); err != nil {
 			t.Fatal(err)
 		}
@@ -227,13 +229,13 @@ func TestWriteArchive(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if after, err := os.ReadFile(file); err != nil || string(after) != string(before) {
-		t.Errorf("the archive before is changed, %v", err)
+		t.Errorf("the previous archive has changed, %v", err)
 	}
 	if got := names(t, filepath.Dir(file)); len(got) != 1 {
-		t.Errorf("beside the archive: %v", got)
+		t.Errorf("got %v, want the archive only", got)
 	}
-	wantInputPath := filepath.Join(file, "below", "a-file.tar")
-	if err := image.WriteArchive(t.Context(), wantInputPath, r.Image.Single, tag); err == nil || errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("below a file: %v", err)
+	belowFile := filepath.Join(file, "below", "image.tar")
+	if err := image.WriteArchive(t.Context(), belowFile, r.Image.Single, tag); err == nil || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("archive below a file: got %v", err)
 	}
 }

@@ -13,33 +13,34 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/build"
 )
 
-// Plain is one platform's image as a scanner should see it.
+// Plain is the image of one platform for a scanner.
 type Plain struct {
 	Platform v1.Platform
 	Image    v1.Image
-	Base     v1.Hash // digest of the base; zero on scratch
+	Base     v1.Hash // digest of the base; zero for scratch
 }
 
-// Unpacked makes an image for every binary with nothing but the base and the
-// program: what a scanner looks into. Nothing is compressed or written, so it
-// costs little, and as the binaries are given as the linker left them, a packed
-// image gets the verdict of the plain one: a scanner finds nothing in a packed
-// Go binary (https://github.com/aquasecurity/trivy/discussions/973).
+// Unpacked assembles an image for every binary, with the layers of the base and
+// the program only, for a scanner. Nothing is compressed or written.
+//
+// The binaries of o must be those that the linker wrote, because a scanner finds
+// nothing in a Go binary that is packed
+// (https://github.com/aquasecurity/trivy/discussions/973).
 func Unpacked(ctx context.Context, o Options) ([]Plain, error) {
-	m := maker{Options: o, kind: mediaTypes(o.Settings.Format)}
+	a := assembler{Options: o, kind: mediaTypes(o.Settings.Format)}
 	var all []Plain
 	for _, b := range o.Binaries {
-		made, err := partial.UncompressedToLayer(&program{maker: &m, binary: b})
+		program, err := partial.UncompressedToLayer(&programLayer{assembler: &a, binary: b})
 		if err != nil {
 			return nil, fmt.Errorf("reading the program for %s: %w", b.Platform, err)
 		}
 		var base Base
-		if m.Settings.Base != "scratch" {
-			if base, err = m.Bases.Base(ctx, m.Settings.Base, b.Platform); err != nil {
+		if a.Settings.Base != "scratch" {
+			if base, err = a.Bases.Base(ctx, a.Settings.Base, b.Platform); err != nil {
 				return nil, err
 			}
 		}
-		img, err := m.assemble(b.Platform, base, []*layer{{Layer: made, name: "program", mediaType: types.OCIUncompressedLayer}})
+		img, err := a.assemble(b.Platform, base, []*layer{{Layer: program, name: "program", mediaType: types.OCIUncompressedLayer}})
 		if err != nil {
 			return nil, fmt.Errorf("assembling the image for %s: %w", b.Platform, err)
 		}
@@ -48,15 +49,16 @@ func Unpacked(ctx context.Context, o Options) ([]Plain, error) {
 	return all, nil
 }
 
-// program is the layer of a binary, made whenever it is read.
-type program struct {
-	*maker
+// programLayer is the uncompressed layer of a binary. The archive is written every
+// time it is read.
+type programLayer struct {
+	*assembler
 	binary build.Binary
 }
 
-func (p *program) MediaType() (types.MediaType, error) { return types.OCIUncompressedLayer, nil }
+func (p *programLayer) MediaType() (types.MediaType, error) { return types.OCIUncompressedLayer, nil }
 
-func (p *program) DiffID() (v1.Hash, error) {
+func (p *programLayer) DiffID() (v1.Hash, error) {
 	h := sha256.New()
 	if err := p.writeProgram(h, p.binary); err != nil {
 		return v1.Hash{}, err
@@ -64,7 +66,7 @@ func (p *program) DiffID() (v1.Hash, error) {
 	return v1.NewHash(fmt.Sprintf("sha256:%x", h.Sum(nil)))
 }
 
-func (p *program) Uncompressed() (io.ReadCloser, error) {
+func (p *programLayer) Uncompressed() (io.ReadCloser, error) {
 	r, w := io.Pipe()
 	go func() { w.CloseWithError(p.writeProgram(w, p.binary)) }()
 	return r, nil

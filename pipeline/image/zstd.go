@@ -8,28 +8,28 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// frameSize is how much goes into one zstd frame. Frames are compressed side
-// by side and written in order, which decoders read as one stream (RFC 8878,
-// section 3.1). It is fixed, so the bytes do not depend on the cores; it costs
-// half a percent of size.
+// frameSize is the number of bytes that are compressed into one zstd frame. Frames
+// are compressed at the same time and written in order, and decoders read them as
+// one stream (RFC 8878, section 3.1). The size is fixed, so that the output does
+// not depend on the number of cores. Frames make a layer half a percent larger.
 const frameSize = 4 << 20
 
-// framesAhead bounds the frames held in memory.
+// framesAhead is the maximum number of frames in the queue.
 const framesAhead = 4
 
-// frames is a zstd writer that uses every core.
+// frames is a zstd writer that uses all cores.
 type frames struct {
 	encoder *zstd.Encoder
-	buffer  []byte
-	queue   chan chan []byte
-	done    chan error
-	failed  atomic.Bool
+	buffer  []byte           // bytes of the next frame
+	queue   chan chan []byte // compressed frames, in order
+	done    chan error       // result of writing
+	failed  atomic.Bool      // whether a write failed
 }
 
 func newFrames(w io.Writer) (*frames, error) {
 	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault))
 	if err != nil {
-		return nil, fmt.Errorf("preparing zstd: %w", err)
+		return nil, fmt.Errorf("creating a zstd encoder: %w", err)
 	}
 	f := &frames{
 		encoder: encoder, buffer: make([]byte, 0, frameSize),
@@ -58,7 +58,7 @@ func (f *frames) Write(p []byte) (int, error) {
 		p = p[n:]
 		if len(f.buffer) == frameSize {
 			if f.failed.Load() {
-				return 0, io.ErrShortWrite // Close has the reason
+				return 0, io.ErrShortWrite // Close returns the cause
 			}
 			f.flush()
 		}
@@ -66,6 +66,7 @@ func (f *frames) Write(p []byte) (int, error) {
 	return written, nil
 }
 
+// flush compresses the buffer and queues the frame.
 func (f *frames) flush() {
 	plain, frame := f.buffer, make(chan []byte, 1)
 	f.buffer = make([]byte, 0, frameSize)
@@ -73,7 +74,7 @@ func (f *frames) flush() {
 	go func() { frame <- f.encoder.EncodeAll(plain, make([]byte, 0, len(plain)/2)) }()
 }
 
-// Close writes what is left and returns the first error of the writer below.
+// Close writes the last frame and returns the first error of the underlying writer.
 func (f *frames) Close() error {
 	if len(f.buffer) > 0 {
 		f.flush()

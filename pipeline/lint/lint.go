@@ -1,5 +1,7 @@
-// Package lint runs golangci-lint at a pinned version over an app's module and
-// turns what it finds into a verdict, reports and annotations.
+// Package lint runs a pinned version of golangci-lint on an app's module and
+// converts its findings to a result, reports and progress events.
+//
+// The package promises no compatibility to programs other than slipway.
 package lint
 
 import (
@@ -25,61 +27,61 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/toolchain"
 )
 
-// overtime is what golangci-lint gets beyond its own timeout to end by itself:
-// it looks at its clock only between analyzers.
+// overtime is how long golangci-lint may run beyond its own timeout before it is
+// interrupted, because it checks the timeout between analyzers only.
 const overtime = 30 * time.Second
 
-// Options say what to lint and with what.
+// Options are the options of [Run].
 type Options struct {
 	Root string        // folder of slipway.yaml, absolute
-	Dir  string        // the app's module, absolute
+	Dir  string        // folder of the app's module, absolute
 	Go   *toolchain.Go // the app's toolchain
-	// Settings are the section lint of slipway.yaml. Without Settings.Config the
-	// nearest .golangci.{yml,yaml,toml,json} from Dir up to the root of the git
-	// repository is used, and without one golangci-lint's own defaults. A
-	// configuration in the home folder is never read: it would give another
-	// verdict on another machine.
+	// Settings is the section lint of slipway.yaml. If Settings.Config is empty,
+	// the nearest .golangci.{yml,yaml,toml,json} is used, from Dir up to the root of
+	// the git repository. Without one, the defaults of golangci-lint apply. A
+	// configuration in the home folder is not read, because the result would
+	// differ between machines.
 	Settings  config.Lint
-	CacheDir  string   // slipway's cache folder: golangci-lint itself and its results
-	Reports   string   // folder for lint.txt, lint.json and lint.sarif; empty for none
-	Prefix    string   // path of Dir in the repository, put before every file's path
-	Env       []string // more environment, NAME=value
+	CacheDir  string   // slipway's cache folder, for golangci-lint and its results
+	Reports   string   // folder for lint.txt, lint.json and lint.sarif; no reports if empty
+	Prefix    string   // path of Dir in the repository, prepended to the path of every file
+	Env       []string // additional environment variables, NAME=value
 	BuildTags []string // build tags
 }
 
-// Finding is one thing a linter has to say.
+// Finding is a problem that a linter found.
 type Finding struct {
 	Linter   string `json:"linter"`
 	File     string `json:"file"` // relative to the module, below Options.Prefix
-	Line     int    `json:"line"` // 1-based; 0 where the finding is about the whole file
+	Line     int    `json:"line"` // 1-based; 0 if the finding is about the whole file
 	Column   int    `json:"column,omitempty"`
 	Text     string `json:"text"`
-	Severity string `json:"severity,omitempty"` // as configured; mostly empty
+	Severity string `json:"severity,omitempty"` // as configured; empty by default
 }
 
-// Result is what linting gave.
+// Result is the result of [Run].
 type Result struct {
-	Version  string    `json:"version"` // of golangci-lint
-	Config   string    `json:"config,omitempty"`
-	Findings []Finding `json:"findings"` // by file, line, column and linter
+	Version  string    `json:"version"`          // of golangci-lint
+	Config   string    `json:"config,omitempty"` // path of the configuration, if there is one
+	Findings []Finding `json:"findings"`         // sorted by file, line, column and linter
 	Seconds  float64   `json:"seconds"`
 	Reports  []string  `json:"reports,omitempty"` // absolute paths of the files written
 }
 
 // Run lints the module in o.Dir.
 //
-// When there are findings it writes the reports and returns the full Result
-// beside a [fault.Gate] error. A broken configuration, a module without Go files
-// and a golangci-lint too old for the module's Go version are [fault.Input]
-// errors; an exceeded time limit and a golangci-lint that breaks down are
-// [fault.Failed] errors. When ctx ends, it returns ctx's error.
+// If there are findings, Run writes the reports and returns a complete result and a
+// [fault.Gate] error. It returns [fault.Input] errors for a malformed
+// configuration, a module without Go files and a golangci-lint that is too old for
+// the module's Go version, and [fault.Failed] errors if the timeout is exceeded or
+// golangci-lint fails. If ctx ends, Run returns the error of ctx.
 func Run(ctx context.Context, o Options) (Result, error) {
 	start := time.Now()
 	result := Result{Version: o.Settings.Version, Findings: []Finding{}}
-	// golangci-lint prints resolved paths; ours must compare equal to them.
+	// golangci-lint prints paths without symbolic links, so Dir must not have any.
 	dir, err := filepath.EvalSymlinks(o.Dir)
 	if err != nil {
-		return result, fault.Inputf("lint.dir", "finding the module: %w", err)
+		return result, fault.Inputf("lint.dir", "resolving the folder of the module: %w", err)
 	}
 	o.Dir = dir
 	if result.Config, err = configuration(o); err != nil {
@@ -91,27 +93,27 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	}
 	out, err := os.MkdirTemp("", "slipway-lint-")
 	if err != nil {
-		return result, fmt.Errorf("making a directory for lint reports: %w", err)
+		return result, fmt.Errorf("creating a folder for the reports of golangci-lint: %w", err)
 	}
 	defer os.RemoveAll(out)
 
 	progress.Statusf(ctx, "golangci-lint %s", o.Settings.Version)
-	text, complaint, err := analyse(ctx, o, program, result.Config, out)
+	text, logged, err := analyse(ctx, o, program, result.Config, out)
 	result.Seconds = time.Since(start).Seconds()
 	if ctx.Err() != nil {
 		return result, fmt.Errorf("linting %s: %w", o.Dir, ctx.Err())
 	}
 	status, exited := toolchain.ExitStatus(err)
 	if err != nil && (!exited || status != exitFindings) {
-		// What was said so far is kept: it is what the reader will look for.
+		// The output so far is kept, because it helps to find the cause.
 		result.Reports, _ = write(o.Reports, map[string][]byte{"lint.txt": text})
-		return result, verdict(o, status, complaint, err)
+		return result, runError(o, status, logged, err)
 	}
 	reports := map[string][]byte{"lint.txt": text}
 	for _, name := range []string{"lint.json", "lint.sarif"} {
 		data, err := os.ReadFile(filepath.Join(out, name))
 		if err != nil {
-			return result, fmt.Errorf("reading golangci-lint's report: %w", err)
+			return result, fmt.Errorf("reading the report of golangci-lint: %w", err)
 		}
 		reports[name] = o.relative(data)
 	}
@@ -131,25 +133,25 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	case n > 0:
 		return result, fault.Gatef("lint.findings", "golangci-lint found %s", count(n))
 	case status == exitFindings:
-		// Exit status and report must agree, or the gate would pass by mistake.
-		return result, fault.Failedf("lint.report", "golangci-lint reports findings but lists none")
+		// The exit status and the report must agree, or the gate could pass by mistake.
+		return result, fault.Failedf("lint.report", "golangci-lint exited with the status for findings, but its report has no findings")
 	}
 	return result, nil
 }
 
-// analyse runs golangci-lint and returns its text output and, for the case that
-// it fails, the last error it logged.
-func analyse(ctx context.Context, o Options, program, config, out string) (text []byte, complaint string, err error) {
-	hard, cancel := context.WithTimeout(ctx, time.Duration(o.Settings.Timeout)+overtime)
+// analyse runs golangci-lint and returns its text output and the last error that it
+// logged.
+func analyse(ctx context.Context, o Options, program, config, out string) (text []byte, lastError string, err error) {
+	limited, cancel := context.WithTimeout(ctx, time.Duration(o.Settings.Timeout)+overtime)
 	defer cancel()
 	args := []string{
 		"run", "--color=never", "--timeout=" + o.Settings.Timeout.String(),
-		// Whatever the configuration says: findings must not look like a breakdown,
-		// and a gate that shows 50 of 80 findings is run twice.
+		// These override the configuration. The exit status must distinguish
+		// findings from a failure, and all findings must be shown at once.
 		fmt.Sprintf("--issues-exit-code=%d", exitFindings), "--max-issues-per-linter=0", "--max-same-issues=0",
-		// Without it, a golangci-lint in another window makes this one fail.
+		// Without this flag, golangci-lint fails if another one is running.
 		"--allow-parallel-runners",
-		// Relative paths would be relative to the configuration file.
+		// By default, paths are relative to the configuration file.
 		"--path-mode=abs",
 		"--output.text.path=stdout",
 		"--output.json.path=" + filepath.Join(out, "lint.json"),
@@ -163,10 +165,10 @@ func analyse(ctx context.Context, o Options, program, config, out string) (text 
 	} else {
 		args = append(args, "--config="+config)
 	}
-	cmd := toolchain.Command(hard, program, append(args, "./...")...)
+	cmd := toolchain.Command(limited, program, append(args, "./...")...)
 	cmd.Dir = o.Dir
-	// The go commands that golangci-lint runs cannot remove their work folders
-	// when they are killed: with TMPDIR we do.
+	// The go commands that golangci-lint runs cannot remove their temporary folders
+	// if they are killed, so these folders are created in out, which Run removes.
 	cmd.Env = o.Go.Env(append([]string{"GOLANGCI_LINT_CACHE=" + filepath.Join(o.CacheDir, "golangci-lint"), "TMPDIR=" + out}, o.Env...)...)
 	stdout := &lines{each: func(line string) {
 		line = o.shorten(line)
@@ -174,8 +176,8 @@ func analyse(ctx context.Context, o Options, program, config, out string) (text 
 		progress.Line(ctx, line)
 	}}
 	stderr := &lines{each: func(line string) {
-		if c := logged(line); c != "" {
-			complaint = c
+		if message := errorMessage(line); message != "" {
+			lastError = message
 		}
 		progress.Line(ctx, o.shorten(line))
 	}}
@@ -183,13 +185,14 @@ func analyse(ctx context.Context, o Options, program, config, out string) (text 
 	err = run(cmd)
 	stdout.flush()
 	stderr.flush()
-	if hard.Err() != nil && ctx.Err() == nil {
-		err = hard.Err()
+	if limited.Err() != nil && ctx.Err() == nil {
+		err = limited.Err()
 	}
-	return text, complaint, err
+	return text, lastError, err
 }
 
-// Exit codes of golangci-lint v2 (pkg/exitcodes).
+// Exit codes of golangci-lint v2
+// (https://github.com/golangci/golangci-lint/blob/v2.15.0/pkg/exitcodes/exitcodes.go).
 const (
 	exitFindings  = 1
 	exitFailure   = 3
@@ -198,37 +201,39 @@ const (
 	exitLogged    = 7
 )
 
-// verdict says in one line why golangci-lint gave no answer.
-func verdict(o Options, status int, complaint string, err error) error {
+// runError returns the error for a golangci-lint that ended without a result. The
+// status is its exit status and logged is the last error that it logged.
+func runError(o Options, status int, logged string, err error) error {
 	switch {
 	case status == exitTimeout || errors.Is(err, context.DeadlineExceeded):
-		return fault.Failedf("lint.timeout", "golangci-lint was not done within %s", o.Settings.Timeout).
-			WithFix("raise lint.timeout in slipway.yaml; a second run is faster because results are cached")
+		return fault.Failedf("lint.timeout", "golangci-lint did not finish within %s", o.Settings.Timeout).
+			WithFix("retry, which is faster because results are cached, or increase lint.timeout in slipway.yaml")
 	case status == exitNoGoFiles:
-		return fault.Inputf("lint.no-go-files", "there are no Go files to lint in %s", o.Dir).
-			WithFix("set app.dir to the folder of the app's go.mod")
-	case strings.Contains(complaint, "used to build golangci-lint is lower than"):
-		return fault.Inputf("lint.go-version", "golangci-lint cannot check this module: %s", trim(complaint)).
-			WithFix("set run.go in golangci-lint's configuration to the module's Go version or remove it")
-	case strings.Contains(complaint, "can't load config"), strings.Contains(complaint, "unknown linters"):
-		return fault.Inputf("lint.config", "golangci-lint's configuration is wrong: %s", trim(complaint)).
+		return fault.Inputf("lint.no-go-files", "there are no Go files in %s", o.Dir).
+			WithFix("set app.dir in slipway.yaml to the folder of the app's go.mod")
+	case strings.Contains(logged, "used to build golangci-lint is lower than"):
+		return fault.Inputf("lint.go-version", "golangci-lint cannot check this module: %s", trim(logged)).
+			WithFix("set run.go in the configuration of golangci-lint to the module's Go version, or remove it")
+	case strings.Contains(logged, "can't load config"), strings.Contains(logged, "unknown linters"):
+		return fault.Inputf("lint.config", "the configuration of golangci-lint is invalid: %s", trim(logged)).
 			WithFix("check it with: golangci-lint config verify")
-	case complaint != "":
-		return fault.Failedf("lint.failed", "golangci-lint failed: %s", trim(complaint))
+	case logged != "":
+		return fault.Failedf("lint.failed", "golangci-lint failed: %s", trim(logged))
 	}
 	return fault.Failedf("lint.failed", "golangci-lint failed: %w", err)
 }
 
-// trim removes the words that golangci-lint puts before every cause.
-func trim(complaint string) string {
-	for _, words := range []string{"Running error: ", "The command is terminated due to an error: ", "can't load config: "} {
-		complaint = strings.TrimPrefix(complaint, words)
+// trim removes the prefixes that golangci-lint adds to every error.
+func trim(message string) string {
+	for _, prefix := range []string{"Running error: ", "The command is terminated due to an error: ", "can't load config: "} {
+		message = strings.TrimPrefix(message, prefix)
 	}
-	return complaint
+	return message
 }
 
-// logged returns the message of one of golangci-lint's error log lines, or "".
-func logged(line string) string {
+// errorMessage returns the message of a line in which golangci-lint logs an error,
+// or "" for other lines.
+func errorMessage(line string) string {
 	if rest, ok := strings.CutPrefix(line, "Error: "); ok {
 		return rest
 	}
@@ -242,12 +247,12 @@ func logged(line string) string {
 	return rest
 }
 
-// configuration returns the absolute path of golangci-lint's configuration, or
+// configuration returns the absolute path of the configuration of golangci-lint, or
 // "" if there is none.
 func configuration(o Options) (string, error) {
 	if file := config.Resolve(o.Root, o.Settings.Config); file != "" {
 		if _, err := os.Stat(file); err != nil {
-			return "", fault.Inputf("lint.config", "finding golangci-lint's configuration: %w", err).
+			return "", fault.Inputf("lint.config", "reading the configuration of golangci-lint: %w", err).
 				WithFix("correct lint.config in slipway.yaml")
 		}
 		return file, nil
@@ -265,7 +270,7 @@ func configuration(o Options) (string, error) {
 	}
 }
 
-// parse reads golangci-lint's JSON report.
+// parse returns the findings in the JSON report of golangci-lint.
 func (o Options) parse(data []byte) ([]Finding, error) {
 	var report struct {
 		Issues []struct {
@@ -277,11 +282,11 @@ func (o Options) parse(data []byte) ([]Finding, error) {
 		}
 	}
 	if err := json.Unmarshal(data, &report); err != nil {
-		return nil, fmt.Errorf("reading golangci-lint's report: %w", err)
+		return nil, fmt.Errorf("parsing the report of golangci-lint: %w", err)
 	}
 	findings := make([]Finding, 0, len(report.Issues))
 	for _, i := range report.Issues {
-		if all := o.compiler(i.Text); i.FromLinter == "typecheck" && len(all) > 0 {
+		if all := o.compilerErrors(i.Text); i.FromLinter == "typecheck" && len(all) > 0 {
 			findings = append(findings, all...)
 			continue
 		}
@@ -297,15 +302,16 @@ func (o Options) parse(data []byte) ([]Finding, error) {
 	return findings, nil
 }
 
-// compiled matches a message of the Go compiler.
-var compiled = regexp.MustCompile(`(?m)^(\S+\.go):(\d+):(?:(\d+):)? (.*)$`)
+// compilerError matches an error of the Go compiler.
+var compilerError = regexp.MustCompile(`(?m)^(\S+\.go):(\d+):(?:(\d+):)? (.*)$`)
 
-// compiler takes the compiler's messages out of the text of one finding:
-// golangci-lint puts all of them into one, at the top of some file.
-func (o Options) compiler(text string) []Finding {
+// compilerErrors returns the compiler errors in the text of a finding as single
+// findings, because golangci-lint combines them into one finding, which is at the
+// top of one of the files.
+func (o Options) compilerErrors(text string) []Finding {
 	var findings []Finding
-	for _, m := range compiled.FindAllStringSubmatch(text, -1) {
-		line, _ := strconv.Atoi(m[2]) // digits, as matched
+	for _, m := range compilerError.FindAllStringSubmatch(text, -1) {
+		line, _ := strconv.Atoi(m[2]) // the pattern matches digits only
 		column, _ := strconv.Atoi(m[3])
 		findings = append(findings, Finding{
 			Linter: "typecheck", Text: m[4], Line: line, Column: column,
@@ -320,12 +326,12 @@ func (o Options) relative(data []byte) []byte {
 	return []byte(strings.ReplaceAll(string(data), `"`+quoted(o.Dir+"/"), `"`+quoted(o.base())))
 }
 
-// shorten does the same to a line of text.
+// shorten makes the absolute paths in a line of text relative to the module.
 func (o Options) shorten(line string) string {
 	return strings.ReplaceAll(line, o.Dir+"/", o.base())
 }
 
-// base is what stands before the path of a file in the module.
+// base returns the prefix for the paths of files in the module.
 func (o Options) base() string {
 	if o.Prefix == "" || o.Prefix == "." {
 		return ""
@@ -333,23 +339,22 @@ func (o Options) base() string {
 	return path.Clean(filepath.ToSlash(o.Prefix)) + "/"
 }
 
-// quoted is s as it stands inside a JSON string.
+// quoted returns s as it is escaped within a JSON string.
 func quoted(s string) string {
 	data, err := json.Marshal(s)
 	if err != nil {
-		return s // a string always marshals
+		return s // encoding a string does not fail
 	}
 	return string(data[1 : len(data)-1])
 }
 
-// write writes reports into dir, each at once or not at all, and returns their
-// paths in the order of their names.
+// write writes every report atomically to dir and returns their sorted paths.
 func write(dir string, reports map[string][]byte) ([]string, error) {
 	if dir == "" {
 		return nil, nil
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("making the reports folder: %w", err)
+		return nil, fmt.Errorf("creating the folder for reports: %w", err)
 	}
 	var written []string
 	for name, data := range reports {
@@ -363,6 +368,7 @@ func write(dir string, reports map[string][]byte) ([]string, error) {
 	return written, nil
 }
 
+// count returns the number of findings with its unit.
 func count(n int) string {
 	if n == 1 {
 		return "1 problem"

@@ -25,12 +25,12 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/toolchain"
 )
 
-// sharedCache spares every test but the first the analysis of the standard
-// library.
+// sharedCache is a cache for all tests, so that the standard library is analysed
+// only once.
 var sharedCache string
 
-// TestMain looks for goroutines and temporary files that are left behind, after
-// every run whether it passed, failed or was cancelled.
+// TestMain checks that no run leaves goroutines or temporary files, whether it
+// passes, fails or is cancelled.
 func TestMain(m *testing.M) {
 	root, err := os.MkdirTemp("", "slipway-test-lint-")
 	if err != nil {
@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 	os.Setenv("TMPDIR", tmp)
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 {
-			fmt.Fprintln(os.Stderr, "left behind:", left, err)
+			fmt.Fprintln(os.Stderr, "temporary files were not removed:", left, err)
 			code = 1
 		}
 		os.RemoveAll(root)
@@ -58,6 +58,7 @@ const (
 	gomod = "module example.com/app\n\ngo 1.22\n"
 )
 
+// goFor returns the toolchain for the module in dir.
 func goFor(t *testing.T, dir string) *toolchain.Go {
 	t.Helper()
 	g, err := toolchain.Find(t.Context(), dir, "")
@@ -67,9 +68,8 @@ func goFor(t *testing.T, dir string) *toolchain.Go {
 	return g
 }
 
-// options are for the real golangci-lint, with its results cached among tests;
-// where it is neither on PATH nor in the user's cache, the test is skipped, for
-// building it takes minutes.
+// options returns options for the real golangci-lint. If it is neither on PATH nor
+// in the user's cache, the test is skipped, because building it takes minutes.
 func options(t *testing.T, dir string) Options {
 	t.Helper()
 	o := Options{Dir: dir, Go: goFor(t, dir), Settings: config.Default().Lint, Reports: filepath.Join(t.TempDir(), "reports")}
@@ -77,32 +77,36 @@ func options(t *testing.T, dir string) Options {
 		t.Setenv("PATH", os.Getenv("PATH")+":"+filepath.Join(user, "slipway", "tools", "golangci-lint-"+o.Settings.Version+"-"+o.Go.Version))
 	}
 	if _, err := find(t.Context(), o); err != nil {
-		t.Skipf("SKIPPED, not tested: %v", err)
+		t.Skipf("golangci-lint is missing: %v", err)
 	}
 	o.CacheDir = sharedCache
 	return o
 }
 
-func TestRun(t *testing.T) {
+// runCase is a module and the expected result of linting it.
+type runCase struct {
+	files    map[string]string
+	dir      string // folder of the module, relative to the root of files
+	change   func(*Options)
+	findings []Finding
+	code     string // error code; empty if Run passes
+	message  string // part of the error
+	reports  []string
+}
+
+//nolint:funlen // a table
+func runCases() map[string]runCase {
 	finding := func(file string) []Finding {
 		return []Finding{{Linter: "errcheck", File: file, Line: 6, Column: 11, Text: "Error return value of `os.Remove` is not checked"}}
 	}
-	for name, tc := range map[string]struct {
-		files    map[string]string
-		dir      string // below the fixture
-		change   func(*Options)
-		findings []Finding
-		code     string
-		says     string
-		reports  []string
-	}{
+	return map[string]runCase{
 		"clean": {
 			files:   map[string]string{"go.mod": gomod, "main.go": clean},
 			reports: []string{"lint.json", "lint.sarif", "lint.txt"},
 		},
 		"finding": {
 			files:    map[string]string{"go.mod": gomod, "main.go": dirty},
-			findings: finding("main.go"), code: "lint.findings", says: "golangci-lint found 1 problem",
+			findings: finding("main.go"), code: "lint.findings", message: "golangci-lint found 1 problem",
 			reports: []string{"lint.json", "lint.sarif", "lint.txt"},
 		},
 		"only the app's own module": {
@@ -112,7 +116,7 @@ func TestRun(t *testing.T) {
 			},
 			reports: []string{"lint.json", "lint.sarif", "lint.txt"},
 		},
-		"paths start at the module, wherever the configuration is": {
+		"paths are relative to the module, not to the configuration": {
 			files: map[string]string{
 				".git/HEAD": "", ".golangci.yml": "version: \"2\"\n",
 				"app/go.mod": gomod, "app/cmd/x/main.go": dirty,
@@ -127,7 +131,7 @@ func TestRun(t *testing.T) {
 			findings: finding("services/app/main.go"), code: "lint.findings",
 			reports: []string{"lint.json", "lint.sarif", "lint.txt"},
 		},
-		"the configuration cannot change what a finding means": {
+		"the configuration cannot change the exit status for findings": {
 			files: map[string]string{
 				"go.mod": gomod, "main.go": dirty,
 				".golangci.yml": "version: \"2\"\nrun:\n  issues-exit-code: 3\n",
@@ -155,23 +159,23 @@ func TestRun(t *testing.T) {
 		},
 		"broken configuration": {
 			files: map[string]string{"go.mod": gomod, "main.go": clean, ".golangci.yml": "version: \"2\"\nlinters: [\n"},
-			code:  "lint.config", says: "configuration is wrong", reports: []string{"lint.txt"},
+			code:  "lint.config", message: "the configuration of golangci-lint is invalid", reports: []string{"lint.txt"},
 		},
 		"unknown linter": {
 			files: map[string]string{
 				"go.mod": gomod, "main.go": clean,
 				".golangci.yml": "version: \"2\"\nlinters:\n  enable: [nosuchlinter]\n",
 			},
-			code: "lint.config", says: "nosuchlinter", reports: []string{"lint.txt"},
+			code: "lint.config", message: "nosuchlinter", reports: []string{"lint.txt"},
 		},
 		"missing configuration": {
 			files:  map[string]string{"go.mod": gomod, "main.go": clean},
 			change: func(o *Options) { o.Settings.Config = "nowhere.yml" },
-			code:   "lint.config", says: "nowhere.yml",
+			code:   "lint.config", message: "nowhere.yml",
 		},
 		"no Go files": {
 			files: map[string]string{"go.mod": gomod},
-			code:  "lint.no-go-files", says: "no Go files", reports: []string{"lint.txt"},
+			code:  "lint.no-go-files", message: "no Go files", reports: []string{"lint.txt"},
 		},
 		"does not compile": {
 			files:    map[string]string{"go.mod": gomod, "main.go": "package main\n\nfunc main() { x() }\n"},
@@ -179,12 +183,16 @@ func TestRun(t *testing.T) {
 			code:     "lint.findings",
 			reports:  []string{"lint.json", "lint.sarif", "lint.txt"},
 		},
-		"out of time": {
+		"timeout": {
 			files:  map[string]string{"go.mod": gomod, "main.go": clean},
 			change: func(o *Options) { o.Settings.Timeout = config.Duration(time.Nanosecond) },
-			code:   "lint.timeout", says: "raise lint.timeout", reports: []string{"lint.txt"},
+			code:   "lint.timeout", message: "increase lint.timeout", reports: []string{"lint.txt"},
 		},
-	} {
+	}
+}
+
+func TestRun(t *testing.T) {
+	for name, tc := range runCases() {
 		t.Run(name, func(t *testing.T) {
 			root := testkit.Tree(t, tc.files)
 			o := options(t, filepath.Join(root, tc.dir))
@@ -196,8 +204,8 @@ func TestRun(t *testing.T) {
 			if (err == nil) != (tc.code == "") || fault.CodeOf(err) != tc.code {
 				t.Fatalf("got %q (%v), want %q", fault.CodeOf(err), err, tc.code)
 			}
-			if err != nil && (!strings.Contains(err.Error(), tc.says) || strings.Contains(err.Error(), "\n")) {
-				t.Errorf("it says %q", err)
+			if err != nil && (!strings.Contains(err.Error(), tc.message) || strings.Contains(err.Error(), "\n")) {
+				t.Errorf("got error %q, want one line with %q", err, tc.message)
 			}
 			if want := append([]Finding{}, tc.findings...); !cmp.Equal(want, result.Findings) {
 				t.Error(cmp.Diff(want, result.Findings))
@@ -210,14 +218,14 @@ func TestRun(t *testing.T) {
 					t.Fatal(err)
 				}
 				if strings.Contains(string(data), root) {
-					t.Errorf("%s names this machine's folders:\n%s", file, data)
+					t.Errorf("%s contains a path of this machine:\n%s", file, data)
 				}
 				if filepath.Ext(file) != ".txt" && !json.Valid(data) {
 					t.Errorf("%s is not JSON", file)
 				}
 				for _, f := range tc.findings {
 					if !strings.Contains(string(data), f.File) {
-						t.Errorf("%s does not name %s", file, f.File)
+						t.Errorf("%s does not contain %s", file, f.File)
 					}
 				}
 			}
@@ -228,7 +236,7 @@ func TestRun(t *testing.T) {
 				if !slices.ContainsFunc(sink.events, func(e progress.Event) bool {
 					return e.File == f.File && e.Row == f.Line && e.Column == f.Column && strings.Contains(e.Text, f.Text)
 				}) {
-					t.Errorf("no event for %v", f)
+					t.Errorf("there is no event for %v", f)
 				}
 			}
 		})
@@ -252,21 +260,21 @@ func TestCancelled(t *testing.T) {
 	}
 }
 
-func TestUnfit(t *testing.T) {
+func TestUnusable(t *testing.T) {
 	for name, tc := range map[string]struct{ script, want string }{
-		"fits":           {`echo '{"goVersion":"go1.26.1","version":"2.15.0"}'`, ""},
+		"usable":         {`echo '{"goVersion":"go1.26.1","version":"2.15.0"}'`, ""},
 		"newer Go":       {`echo '{"goVersion":"go1.27","version":"v2.15.0"}'`, ""},
-		"other version":  {`echo '{"goVersion":"go1.26.1","version":"2.14.0"}'`, "it is v2.14.0 and v2.15.0 is pinned"},
-		"older Go":       {`echo '{"goVersion":"go1.25.9","version":"2.15.0"}'`, "it was built with go1.25.9 and the app uses go1.26.8"},
-		"another format": {`echo golangci-lint has version 1.2`, "it does not tell its version"},
-		"fails":          {`exit 3`, "it does not tell its version"},
+		"other version":  {`echo '{"goVersion":"go1.26.1","version":"2.14.0"}'`, "its version is v2.14.0, but v2.15.0 is pinned"},
+		"older Go":       {`echo '{"goVersion":"go1.25.9","version":"2.15.0"}'`, "it was built with go1.25.9, but the app uses go1.26.8"},
+		"another format": {`echo golangci-lint has version 1.2`, "it does not report its version"},
+		"fails":          {`exit 3`, "it does not report its version"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			program := filepath.Join(t.TempDir(), "golangci-lint")
 			if err := os.WriteFile(program, []byte("#!/bin/sh\n"+tc.script+"\n"), 0o755); err != nil {
 				t.Fatal(err)
 			}
-			got, err := unfit(t.Context(), Options{Settings: config.Lint{Version: "v2.15.0"}, Go: &toolchain.Go{Version: "go1.26.8"}}, program)
+			got, err := unusable(t.Context(), Options{Settings: config.Lint{Version: "v2.15.0"}, Go: &toolchain.Go{Version: "go1.26.8"}}, program)
 			if err != nil || got != tc.want {
 				t.Errorf("got %q, %v; want %q", got, err, tc.want)
 			}
@@ -274,12 +282,12 @@ func TestUnfit(t *testing.T) {
 	}
 }
 
-func TestVerdict(t *testing.T) {
+func TestRunError(t *testing.T) {
 	for name, tc := range map[string]struct {
-		status    int
-		complaint string
-		code      string
-		exit      int
+		status int
+		logged string
+		code   string
+		exit   int
 	}{
 		"timeout":  {exitTimeout, "Timeout exceeded", "lint.timeout", fault.ExitFailed},
 		"no files": {exitNoGoFiles, "no go files to analyze", "lint.no-go-files", fault.ExitInput},
@@ -292,7 +300,7 @@ func TestVerdict(t *testing.T) {
 		"unknown": {99, "", "lint.failed", fault.ExitFailed},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := verdict(Options{}, tc.status, tc.complaint, errors.New("exit status"))
+			err := runError(Options{}, tc.status, tc.logged, errors.New("exit status"))
 			if fault.CodeOf(err) != tc.code || fault.ExitCode(err) != tc.exit {
 				t.Errorf("got %s, exit %d: %v", fault.CodeOf(err), fault.ExitCode(err), err)
 			}
@@ -300,8 +308,8 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
-// TestBuiltOnce has two runs ask at the same time for a golangci-lint that is
-// not there yet: a stand-in of the same name from a module proxy made of files.
+// Two concurrent runs build a missing golangci-lint only once. A fake module proxy
+// serves a fake golangci-lint.
 func TestBuiltOnce(t *testing.T) {
 	const v = "v2.99.0"
 	proxy, cache := t.TempDir(), t.TempDir()
@@ -316,7 +324,7 @@ func TestBuiltOnce(t *testing.T) {
 	dir := testkit.Tree(t, map[string]string{"go.mod": gomod})
 	o := Options{Dir: dir, Go: goFor(t, dir), Settings: config.Lint{Version: v}, CacheDir: cache}
 	home := filepath.Join(cache, "tools", "golangci-lint-"+v+"-"+o.Go.Version)
-	if err := os.MkdirAll(home+".building", 0o755); err != nil { // a killed build was here
+	if err := os.MkdirAll(home+".building", 0o755); err != nil { // as left by a killed build
 		t.Fatal(err)
 	}
 	sink := &sink{}
@@ -346,8 +354,8 @@ func TestBuiltOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(entries) != 2 { // the program's folder and the lock
-		t.Errorf("left behind: %v", entries)
+	if len(entries) != 2 {
+		t.Errorf("got %v, want the folder of the program and the lock only", entries)
 	}
 
 	t.Run("unreachable proxy", func(t *testing.T) {
@@ -368,7 +376,7 @@ func TestBuiltOnce(t *testing.T) {
 	})
 }
 
-// serve writes a module proxy's files for a stand-in of golangci-lint
+// serve writes the files of a module proxy with a fake golangci-lint
 // (https://go.dev/ref/mod#goproxy-protocol).
 func serve(t *testing.T, proxy, v string) {
 	t.Helper()
@@ -403,7 +411,7 @@ func serve(t *testing.T, proxy, v string) {
 	}
 }
 
-// sink keeps the events.
+// sink stores the events.
 type sink struct {
 	mu     sync.Mutex
 	events []progress.Event
@@ -415,6 +423,7 @@ func (s *sink) Emit(e progress.Event) {
 	s.events = append(s.events, e)
 }
 
+// sinkFunc is called for every event.
 type sinkFunc func(progress.Event)
 
 func (f sinkFunc) Emit(e progress.Event) { f(e) }

@@ -1,11 +1,13 @@
-// Package progress carries what stages have to say while they work to whoever
-// shows it: a live terminal view, plain lines, JSON lines or a CI log.
+// Package progress passes events from running stages to a display: a live terminal
+// view, plain lines, JSON lines or a CI log.
 //
-// Stages speak through the context, so that they know nothing of the display:
+// Stages send events through the context, so that they do not depend on a display:
 //
 //	progress.Statusf(ctx, "compiling %s", platform)
 //	progress.Line(ctx, line)
 //	progress.Count(ctx, done, total, progress.Bytes)
+//
+// The package promises no compatibility to programs other than slipway.
 package progress
 
 import (
@@ -19,28 +21,28 @@ type Kind string
 
 // The kinds of events.
 const (
-	Started  Kind = "started"  // a stage began
-	Status   Kind = "status"   // what the stage is doing now, one short phrase
-	Detailed Kind = "detailed" // Lines that replace those before, for a live view
-	Output   Kind = "output"   // one line of a tool's own output
-	Counted  Kind = "counted"  // Done of Total
-	Warned   Kind = "warned"   // something the user should know; the stage goes on
-	Finished Kind = "finished" // a stage ended, with its Outcome
+	Started  Kind = "started"  // a stage has started
+	Status   Kind = "status"   // Text is what the stage is doing now, in a short phrase
+	Detailed Kind = "detailed" // Lines replace the previous ones in a live view
+	Output   Kind = "output"   // Text is a line of the output of a tool
+	Counted  Kind = "counted"  // Done of Total units are finished
+	Warned   Kind = "warned"   // Text is a warning; the stage continues
+	Finished Kind = "finished" // a stage has ended with Outcome
 )
 
-// Outcome is how a stage ended.
+// Outcome is the outcome of a stage.
 type Outcome string
 
-// The ways a stage ends.
+// The outcomes of a stage.
 const (
 	Passed    Outcome = "passed"
 	Failed    Outcome = "failed"
-	Skipped   Outcome = "skipped"   // not run, for a stated reason
-	Unchanged Outcome = "unchanged" // the result of an earlier run with the same input stands
-	Cancelled Outcome = "cancelled" // stopped because another gate failed or the user asked
+	Skipped   Outcome = "skipped"   // not run, for the reason in Text
+	Unchanged Outcome = "unchanged" // the result of an earlier run with the same input was reused
+	Cancelled Outcome = "cancelled" // stopped because another stage failed or the user interrupted the run
 )
 
-// Unit is what a [Counted] event counts.
+// Unit is the unit of a [Counted] event.
 type Unit string
 
 // The units.
@@ -50,8 +52,8 @@ const (
 	Tests Unit = "tests"
 )
 
-// Event is one thing that happened in a stage. It marshals to the JSON lines
-// of --progress json.
+// Event is an event of a stage. With --progress json, each event is printed as a line
+// of JSON.
 type Event struct {
 	Time     time.Time     `json:"time"`
 	Stage    string        `json:"stage"`
@@ -63,16 +65,18 @@ type Event struct {
 	Unit     Unit          `json:"unit,omitempty"`
 	Duration time.Duration `json:"duration_ns,omitempty"`
 	Lines    []string      `json:"lines,omitempty"`
-	// File, Row and Column place a finding in the app's source; relative path,
-	// 1-based. CI displays turn them into annotations.
+	// File, Row and Column are the location of a finding in the app's source. File is a
+	// relative path, and Row and Column are 1-based. Displays for CI systems show
+	// events with a location as annotations.
 	File   string `json:"file,omitempty"`
 	Row    int    `json:"row,omitempty"`
 	Column int    `json:"column,omitempty"`
 }
 
-// Sink receives events. Emit is called from many goroutines and must not block
-// for long.
+// Sink receives events.
 type Sink interface {
+	// Emit receives an event. It is called from several goroutines and must not
+	// block for long.
 	Emit(Event)
 }
 
@@ -83,13 +87,13 @@ type scope struct {
 	stage string
 }
 
-// With returns a context whose events go to sink under the stage's name.
+// With returns a context that sends events to sink, with the name of the stage.
 func With(ctx context.Context, sink Sink, stage string) context.Context {
 	return context.WithValue(ctx, key{}, scope{sink, stage})
 }
 
-// Emit sends an event; the stage's name and the time are filled in. Without a
-// sink in the context it does nothing.
+// Emit sends an event to the sink in the context, with the name of the stage and the
+// current time. If the context has no sink, it does nothing.
 func Emit(ctx context.Context, e Event) {
 	s, ok := ctx.Value(key{}).(scope)
 	if !ok {
@@ -100,29 +104,31 @@ func Emit(ctx context.Context, e Event) {
 	s.sink.Emit(e)
 }
 
-// Statusf says what the stage is doing now.
+// Statusf sends a [Status] event: what the stage is doing now.
 func Statusf(ctx context.Context, format string, args ...any) {
 	Emit(ctx, Event{Kind: Status, Text: fmt.Sprintf(format, args...)})
 }
 
-// Detail shows lines below the stage until the next ones replace them; none
-// removes them. Where there is no live view they are not shown, so what must be
-// read is also said by [Line].
+// Detail sends a [Detailed] event. A live view shows the lines below the stage until
+// the next call replaces them; a call without lines removes them. Other displays do
+// not show them, so important information must also be sent with [Line].
 func Detail(ctx context.Context, lines []string) {
 	Emit(ctx, Event{Kind: Detailed, Lines: lines})
 }
 
-// Line passes on one line of a tool's output, without its newline.
+// Line sends an [Output] event with a line of the output of a tool, without its
+// newline.
 func Line(ctx context.Context, line string) {
 	Emit(ctx, Event{Kind: Output, Text: line})
 }
 
-// Warnf says something the user should know though the stage goes on.
+// Warnf sends a [Warned] event: a warning for the user. The stage continues.
 func Warnf(ctx context.Context, format string, args ...any) {
 	Emit(ctx, Event{Kind: Warned, Text: fmt.Sprintf(format, args...)})
 }
 
-// Count says that done of total units are finished; total 0 means unknown.
+// Count sends a [Counted] event: done of total units are finished. If total is 0, it
+// is not known.
 func Count(ctx context.Context, done, total int64, unit Unit) {
 	Emit(ctx, Event{Kind: Counted, Done: done, Total: total, Unit: unit})
 }

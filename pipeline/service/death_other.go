@@ -4,7 +4,6 @@ package service
 
 import "syscall"
 
-// dieWithParent does nothing: only Linux can tie a process to its parent's life.
-// Elsewhere a killed slipway leaves its servers running until they are stopped
-// by hand.
+// dieWithParent does nothing: only Linux can signal a process when its parent dies.
+// On other systems, a killed slipway leaves its servers running.
 func dieWithParent(*syscall.SysProcAttr, syscall.Signal) {}

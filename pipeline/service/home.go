@@ -11,17 +11,19 @@ import (
 	"syscall"
 )
 
-// prefix begins the name of every directory that holds services' data.
+// prefix begins the names of all directories with the data of services.
 const prefix = "slipway-service-"
 
-// nobody is the uid and gid that own nothing, on every Linux distribution.
+// nobody is the uid and gid of the user nobody, which owns no files.
 const nobody = 65534
 
-// account is the user that servers run as; nil means the caller's own.
+// account is the user that servers run as. A nil account is the user that runs
+// slipway.
 type account struct{ uid, gid uint32 }
 
-// unprivileged returns the account for servers: the caller's own, but never
-// root, as which Postgres refuses to run.
+// unprivileged returns the account for servers. It is the user that runs slipway,
+// unless that is root: Postgres refuses to run as root. In that case it is the user
+// postgres or, if that does not exist, nobody.
 func unprivileged() (*account, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -44,6 +46,7 @@ func unprivileged() (*account, error) {
 	return &account{uint32(uid), uint32(gid)}, nil
 }
 
+// credential returns the credential for the processes of the account.
 func (a *account) credential() *syscall.Credential {
 	if a == nil {
 		return nil
@@ -51,29 +54,29 @@ func (a *account) credential() *syscall.Credential {
 	return &syscall.Credential{Uid: a.uid, Gid: a.gid}
 }
 
-// own hands a file or directory to the account.
-func (a *account) own(path string) error {
+// chown makes the account the owner of a file or directory.
+func (a *account) chown(path string) error {
 	if a == nil {
 		return nil
 	}
 	return os.Chown(path, int(a.uid), int(a.gid))
 }
 
-// home is the directory that holds the data of one set of services. It is
-// locked while its owner lives: the kernel frees the lock when the owner dies,
-// however it dies, and the next start removes the directory.
+// home is the directory with the data of a set of services. The process that owns
+// it holds a lock. If the process dies, the kernel releases the lock, and the next
+// start removes the directory.
 type home struct {
 	path string
 	lock *os.File
 }
 
-// newHome removes what dead runs left in parent and makes a locked directory
-// there.
+// newHome removes the directories of dead runs in parent and creates a locked
+// directory there.
 func newHome(parent string, acc *account) (*home, error) {
 	if parent == "" {
 		parent = os.TempDir()
 	}
-	if acc != nil && !passable(parent) {
+	if acc != nil && !searchable(parent) {
 		parent = "/tmp"
 	}
 	if err := sweep(parent); err != nil {
@@ -82,67 +85,68 @@ func newHome(parent string, acc *account) (*home, error) {
 	for {
 		path, err := os.MkdirTemp(parent, prefix)
 		if err != nil {
-			return nil, fmt.Errorf("making a directory for services: %w", err)
+			return nil, fmt.Errorf("creating a directory for services: %w", err)
 		}
 		lock, err := lockDir(path)
 		if errors.Is(err, errLocked) || errors.Is(err, fs.ErrNotExist) {
-			continue // somebody else's sweep came between
+			continue // a concurrent run is removing it, or has removed it
 		}
 		if err != nil {
 			return nil, errors.Join(err, os.RemoveAll(path))
 		}
 		h := &home{path, lock}
 		if acc != nil {
-			// Other users may pass through, not look around.
+			// The servers need search permission, but nobody needs to list it.
 			if err := os.Chmod(path, 0o711); err != nil {
 				h.remove()
-				return nil, fmt.Errorf("opening the services' directory to their user: %w", err)
+				return nil, fmt.Errorf("setting the mode of the directory for services: %w", err)
 			}
 		}
 		return h, nil
 	}
 }
 
-// folder makes a directory in h that belongs to the account.
+// folder creates a directory in h that the account owns.
 func (h *home) folder(name string, acc *account) (string, error) {
 	path := filepath.Join(h.path, name)
 	if err := os.Mkdir(path, 0o700); err != nil {
-		return "", fmt.Errorf("making the data directory: %w", err)
+		return "", fmt.Errorf("creating the data directory: %w", err)
 	}
-	if err := acc.own(path); err != nil {
-		return "", fmt.Errorf("handing over the data directory: %w", err)
+	if err := acc.chown(path); err != nil {
+		return "", fmt.Errorf("changing the owner of the data directory: %w", err)
 	}
 	return path, nil
 }
 
-// remove removes the directory and frees its lock. What cannot be removed now
-// is swept by the next start.
+// remove removes the directory and releases its lock. If that fails, the next start
+// retries.
 func (h *home) remove() {
 	_ = os.RemoveAll(h.path)
 	_ = h.lock.Close()
 }
 
-// sweep removes the services' directories in parent whose owners are dead.
+// sweep removes the directories of dead runs in parent.
 func sweep(parent string) error {
 	paths, err := filepath.Glob(filepath.Join(parent, prefix+"*"))
 	if err != nil {
-		return fmt.Errorf("looking for old services in %s: %w", parent, err)
+		return fmt.Errorf("searching %s for the directories of earlier runs: %w", parent, err)
 	}
 	for _, path := range paths {
 		lock, err := lockDir(path)
 		if err != nil {
-			continue // in use, gone meanwhile, or another user's
+			continue // in use, removed by another run, or owned by another user
 		}
 		(&home{path, lock}).remove()
 	}
 	return nil
 }
 
+// errLocked is the error for a directory that another process has locked.
 var errLocked = errors.New("locked")
 
-// lockDir locks a directory without waiting. The lock is on the directory
-// itself: a lock file inside would leave a moment in which the directory is
-// there and its lock is not.
+// lockDir locks a directory without waiting. The lock is on the directory itself,
+// because a lock file in it could be locked only some time after the directory was
+// created.
 func lockDir(path string) (*os.File, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -155,12 +159,12 @@ func lockDir(path string) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("locking %s: %w", path, err)
 	}
-	// Between opening and locking it may have been swept: then the lock is on a
-	// directory without a name.
-	mine, err := f.Stat()
+	// If another run has removed the directory before it was locked, the path is
+	// missing or is another directory.
+	locked, err := f.Stat()
 	if err == nil {
 		var named os.FileInfo
-		if named, err = os.Stat(path); err == nil && !os.SameFile(mine, named) {
+		if named, err = os.Stat(path); err == nil && !os.SameFile(locked, named) {
 			err = errLocked
 		}
 	}
@@ -171,8 +175,9 @@ func lockDir(path string) (*os.File, error) {
 	return f, nil
 }
 
-// passable tells whether every user may pass through dir.
-func passable(dir string) bool {
+// searchable reports whether all users have search permission for dir and all its
+// parents.
+func searchable(dir string) bool {
 	for dir = filepath.Clean(dir); ; dir = filepath.Dir(dir) {
 		fi, err := os.Stat(dir)
 		if err != nil || fi.Mode()&0o001 == 0 {

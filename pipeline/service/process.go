@@ -17,9 +17,9 @@ import (
 // grace is how long a server may take to stop before it is killed.
 const grace = 5 * time.Second
 
-// patience is how long one question to a server may take. Creating a database
-// copies files, which a busy disk can draw out.
-const patience = 10 * time.Second
+// queryTimeout is how long a query may take. Creating a database copies files, which
+// takes long if the disk is busy.
+const queryTimeout = 10 * time.Second
 
 // launch describes a server process.
 type launch struct {
@@ -27,8 +27,8 @@ type launch struct {
 	args    []string
 	env     []string
 	dir     string
-	stdin   string         // given to the process; holds passwords, which argv must not
-	quit    syscall.Signal // makes it stop fast; its data is thrown away anyway
+	stdin   string         // standard input; may contain passwords, unlike args
+	quit    syscall.Signal // signal that stops it quickly; its data is not needed any more
 }
 
 // server is a running server process.
@@ -37,18 +37,18 @@ type server struct {
 	pid  int
 	quit syscall.Signal
 	log  *tail
-	done chan struct{} // closed when the process is gone and reaped
-	err  error         // how it ended; read it after done
+	done chan struct{} // closed when the process has ended and was reaped
+	err  error         // result of the process; valid once done is closed
 }
 
-// start starts the process in a group of its own, so that a Ctrl-C in the
-// terminal does not reach it before the tests that use it have ended.
+// start starts the process in its own process group, so that Ctrl-C in the terminal
+// does not stop it before the tests that use it have ended.
 //
-// The kernel signals the process when slipway dies (PR_SET_PDEATHSIG), so that
-// even SIGKILL leaves no server running. That signal is tied to the thread that
-// started the process, not to slipway: the Go runtime may end an idle thread at
-// any time. So a goroutine locked to its thread starts the process and stays on
-// it until the process is gone.
+// On Linux the kernel signals the process when slipway dies (PR_SET_PDEATHSIG in
+// prctl(2)), so that no server is left even after SIGKILL. The kernel sends the
+// signal when the thread that started the process ends, and the Go runtime may end
+// an idle thread at any time. Therefore the process is started by a goroutine that
+// is locked to its thread until the process has ended.
 func (l launch) start(acc *account) (*server, error) {
 	s := &server{name: l.program, quit: l.quit, log: &tail{}, done: make(chan struct{})}
 	started := make(chan error)
@@ -57,7 +57,7 @@ func (l launch) start(acc *account) (*server, error) {
 		defer runtime.UnlockOSThread()
 		cmd := l.build(acc)
 		cmd.Stdout, cmd.Stderr = s.log, s.log
-		// A child that keeps our pipe open must not keep us waiting.
+		// Wait must not block on a child of the process that keeps the pipe open.
 		cmd.WaitDelay = grace
 		err := cmd.Start()
 		if err == nil {
@@ -75,7 +75,7 @@ func (l launch) start(acc *account) (*server, error) {
 	return s, nil
 }
 
-// run runs the program to its end.
+// run runs the program until it ends.
 func (l launch) run(ctx context.Context, acc *account) error {
 	s, err := l.start(acc)
 	if err != nil {
@@ -93,8 +93,9 @@ func (l launch) run(ctx context.Context, acc *account) error {
 	return nil
 }
 
+// build returns the command of the process.
 func (l launch) build(acc *account) *exec.Cmd {
-	cmd := exec.Command(l.program, l.args...) //nolint:noctx // it outlives the call; Stop ends it
+	cmd := exec.Command(l.program, l.args...) //nolint:noctx // the process keeps running after the call; Set.Stop ends it
 	cmd.Dir, cmd.Env = l.dir, l.env
 	if l.stdin != "" {
 		cmd.Stdin = strings.NewReader(l.stdin)
@@ -104,14 +105,14 @@ func (l launch) build(acc *account) *exec.Cmd {
 	return cmd
 }
 
-// stop asks the process to end, kills what is left of its group after the grace
-// and returns when it is gone.
+// stop signals the process, kills its process group when it has ended or after the
+// grace period, and returns when the process has ended.
 func (s *server) stop() {
-	// The process is ours to signal until it is reaped, which done tells.
+	// Once the process is reaped, its pid may be reused and must not be signalled.
 	select {
 	case <-s.done:
 	default:
-		_ = syscall.Kill(s.pid, s.quit) // fails only when it has just gone
+		_ = syscall.Kill(s.pid, s.quit) // fails only if the process has just ended
 	}
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
@@ -119,49 +120,50 @@ func (s *server) stop() {
 	case <-s.done:
 	case <-timer.C:
 	}
-	_ = syscall.Kill(-s.pid, syscall.SIGKILL) // children that outlived it; mostly there are none
+	_ = syscall.Kill(-s.pid, syscall.SIGKILL) // remaining children; fails if there are none
 	<-s.done
 }
 
-// await asks until the server answers, ends, or has had its time.
+// await calls ask repeatedly until it succeeds. It returns an error if the server
+// ends, or if it does not answer within the start timeout.
 func (s *server) await(ctx context.Context, ask func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	answer := errors.New("not asked yet")
+	askErr := errors.New("no query was sent")
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
 		select {
 		case <-s.done:
 			if s.err == nil {
-				return fmt.Errorf("it ended by itself: %s", s.log.last())
+				return fmt.Errorf("the server ended unexpectedly: %s", s.log.last())
 			}
-			return fmt.Errorf("it ended by itself: %w: %s", s.err, s.log.last())
+			return fmt.Errorf("the server ended unexpectedly: %w: %s", s.err, s.log.last())
 		case <-ctx.Done():
 			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-				return fmt.Errorf("no good answer within %s: %w", answerWithin, answer)
+				return fmt.Errorf("the server is not ready after %s: %w", startTimeout, askErr)
 			}
 			return ctx.Err()
 		case <-timer.C:
 		}
-		// A wrong answer is no reason to give up: it may come from a stranger who
-		// took the port, and then our server is about to end.
-		if answer = ask(ctx); answer == nil {
+		// A wrong answer may come from another process that has bound the port. In
+		// that case the server is about to end, so continue.
+		if askErr = ask(ctx); askErr == nil {
 			return nil
 		}
 		timer.Reset(pause)
 	}
 }
 
-// portTaken tells whether the server could not bind its port.
+// portTaken reports whether the server could not bind its port.
 func (s *server) portTaken() bool {
 	return strings.Contains(strings.ToLower(s.log.String()), "address already in use")
 }
 
-// dial connects to a loopback port; the deadline of the connection is ctx's, or
-// patience from now.
+// dial connects to a port of 127.0.0.1. The deadline of the connection is that of ctx
+// or the query timeout, whichever is earlier.
 func dial(ctx context.Context, port int) (net.Conn, error) {
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(queryTimeout)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
@@ -177,7 +179,7 @@ func dial(ctx context.Context, port int) (net.Conn, error) {
 	return conn, nil
 }
 
-// freePort returns a loopback port that nobody listens on now.
+// freePort returns a port of 127.0.0.1 that no process listens on now.
 func freePort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // returns at once
 	if err != nil {
@@ -185,12 +187,12 @@ func freePort() (int, error) {
 	}
 	port := l.Addr().(*net.TCPAddr).Port
 	if err := l.Close(); err != nil {
-		return 0, fmt.Errorf("choosing a port: %w", err)
+		return 0, fmt.Errorf("releasing the chosen port: %w", err)
 	}
 	return port, nil
 }
 
-// tail keeps the end of what a process prints, for error messages.
+// tail is a writer that keeps the end of the output of a process, for errors.
 type tail struct {
 	mu   sync.Mutex
 	data []byte
@@ -198,10 +200,10 @@ type tail struct {
 
 var _ io.Writer = (*tail)(nil)
 
-// tailSize is enough for the last few lines of any server's log.
+// tailSize is how many bytes a tail keeps: the last lines of a log.
 const tailSize = 8 << 10
 
-// Write keeps the last bytes of p.
+// Write keeps the last bytes of the output.
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -212,14 +214,14 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// String returns what is kept.
+// String returns the bytes that were kept.
 func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return string(t.data)
 }
 
-// last returns the last line that is not blank.
+// last returns the last line of the output that is not blank.
 func (t *tail) last() string {
 	text := strings.TrimSpace(t.String())
 	return text[strings.LastIndexByte(text, '\n')+1:]

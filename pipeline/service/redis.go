@@ -23,8 +23,9 @@ func (redis) kind() Kind { return Redis }
 
 func (redis) setUp(context.Context, string, string, *account) error { return nil }
 
-// command passes the configuration on stdin, so that the password is neither in
-// argv nor in a file (https://redis.io/docs/latest/operate/oss_and_stack/management/config/).
+// command returns the command of a server that reads its configuration from standard
+// input, so that the password is neither in the arguments nor in a file
+// (https://redis.io/docs/latest/operate/oss_and_stack/management/config/).
 func (r redis) command(dir string, port int, password string) launch {
 	conf := []string{
 		"bind 127.0.0.1",
@@ -42,7 +43,8 @@ func (r redis) command(dir string, port int, password string) launch {
 	}
 }
 
-// ready logs in and pings (https://redis.io/docs/latest/develop/reference/protocol-spec/).
+// ready logs in and sends a PING
+// (https://redis.io/docs/latest/develop/reference/protocol-spec/).
 func (redis) ready(ctx context.Context, port int, password string) error {
 	conn, err := dial(ctx, port)
 	if err != nil {
@@ -50,16 +52,16 @@ func (redis) ready(ctx context.Context, port int, password string) error {
 	}
 	defer conn.Close()
 	if _, err := fmt.Fprintf(conn, "AUTH %s\r\nPING\r\n", password); err != nil {
-		return fmt.Errorf("asking redis: %w", err)
+		return fmt.Errorf("sending commands to redis: %w", err)
 	}
 	r := bufio.NewReader(conn)
 	for _, want := range []string{"+OK", "+PONG"} {
 		line, err := r.ReadString('\n')
 		if err != nil {
-			return fmt.Errorf("reading redis's answer: %w", err)
+			return fmt.Errorf("reading the answer of redis: %w", err)
 		}
 		if got := strings.TrimSpace(line); got != want {
-			return fmt.Errorf("redis answered %q in place of %q", got, want)
+			return fmt.Errorf("redis answered %q instead of %q", got, want)
 		}
 	}
 	return nil

@@ -1,10 +1,11 @@
-// Package service starts the Postgres and Redis that an app's tests talk to,
-// from the programs installed on this machine, and leaves nothing behind: not
-// when the tests fail, not when the run is cancelled and not when slipway itself
-// is killed.
+// Package service starts Postgres and Redis for the tests of an app, with the
+// programs that are installed on this machine. It leaves no process and no file
+// when the tests fail, when the run is cancelled or when slipway itself is killed.
 //
-// In a Dagger module or a CI job the two usually stand beside the tests already;
-// their addresses are then in the environment and nothing is started.
+// In a Dagger module or a CI job, these services usually run next to the tests. If
+// their addresses are in the environment, nothing is started.
+//
+// The package promises no compatibility to programs other than slipway.
 package service
 
 import (
@@ -26,20 +27,20 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
-// Kind names a service.
+// Kind is a kind of service.
 type Kind string
 
-// The kinds there are.
+// The kinds of services.
 const (
-	Postgres Kind = "postgres" // gives DATABASE_URL: user test, who is superuser and owns testdb
-	Redis    Kind = "redis"    // gives REDIS_URL: database 0, with a password
+	Postgres Kind = "postgres" // sets DATABASE_URL: the database testdb, with the superuser test
+	Redis    Kind = "redis"    // sets REDIS_URL: database 0, with a password
 )
 
-// Kinds returns every kind there is, in order.
+// Kinds returns all kinds, sorted.
 func Kinds() []Kind { return []Kind{Postgres, Redis} }
 
-// Variable returns the name of the environment variable in which tests find
-// the service.
+// Variable returns the name of the environment variable with the address of the
+// service. It returns "" for an unknown kind.
 func (k Kind) Variable() string {
 	switch k {
 	case Postgres:
@@ -50,43 +51,43 @@ func (k Kind) Variable() string {
 	return ""
 }
 
-// answerWithin bounds how long a started server may take until it answers. A
-// cold machine under full load needs a few seconds.
-const answerWithin = time.Minute
+// startTimeout is how long a server may take to answer after it was started. On a
+// machine under full load it needs a few seconds.
+const startTimeout = time.Minute
 
-// attempts bounds how often a server is started anew because somebody else took
-// the port between our choosing it and the server's binding it.
+// attempts is how often a server is started if another process binds the port
+// after it was chosen and before the server binds it.
 const attempts = 5
 
-// Options say what to start.
+// Options are the options of [Start].
 type Options struct {
-	Kinds []Kind // what to start; duplicates are ignored
-	// Dir is the parent of the servers' data directories; default [os.TempDir].
-	// When slipway runs as root the servers run as another user, who must be
-	// able to pass through Dir; where that is not so, /tmp takes its place.
+	Kinds []Kind // services to start; duplicates are ignored
+	// Dir is the parent of the servers' data directories; default: [os.TempDir].
+	// If slipway runs as root, the servers run as another user, who needs search
+	// permission for Dir. Without it, /tmp is used instead.
 	Dir string
-	// Lookup reads the environment; default [os.LookupEnv]. A service whose
-	// variable is set there and not empty is used as it is.
+	// Lookup reads the environment; default: [os.LookupEnv]. A service whose
+	// variable is set and not empty is not started.
 	Lookup func(name string) (value string, ok bool)
 }
 
-// Set is what was started and what was found.
+// Set is a set of services: those that were started and those in the environment.
 type Set struct {
-	env     []string
-	servers []*server
-	home    *home
-	unhook  func() bool
-	once    sync.Once
+	env       []string
+	servers   []*server
+	home      *home
+	stopAfter func() bool // cancels the call of stop when the context ends
+	once      sync.Once
 }
 
-// Start starts the services side by side and returns when each has answered a
-// query with the credentials it will be used with.
+// Start starts the services at the same time. It returns when each of them has
+// answered a query with the credentials that the tests use.
 //
-// They stop when ctx ends, on [Set.Stop], and when the calling process dies. A
-// service that the environment names already is not started.
+// The services stop when [Set.Stop] is called, when ctx ends and, on Linux, when
+// the calling process dies.
 //
-// It returns a [fault.Input] error for an unknown kind or a program that is not
-// installed.
+// Start returns a [fault.Input] error for an unknown kind and for a program that is
+// not installed.
 func Start(ctx context.Context, o Options) (_ *Set, err error) {
 	if o.Lookup == nil {
 		o.Lookup = os.LookupEnv
@@ -115,25 +116,25 @@ func Start(ctx context.Context, o Options) (_ *Set, err error) {
 	if err := s.startAll(ctx, plans, acc); err != nil {
 		return nil, err
 	}
-	s.unhook = context.AfterFunc(ctx, s.stop)
+	s.stopAfter = context.AfterFunc(ctx, s.stop)
 	return s, nil
 }
 
-// choose returns the kinds that must be started. A service that the environment
-// names is added to the set as it is.
+// choose returns the kinds that must be started, and adds the services in the
+// environment to the set.
 func (s *Set) choose(ctx context.Context, o Options) ([]Kind, error) {
 	var wanted []Kind
 	for _, kind := range o.Kinds {
 		variable := kind.Variable()
 		if variable == "" {
-			return nil, fault.Inputf("service.unknown", "there is no service %q", kind).
+			return nil, fault.Inputf("service.unknown", "unknown service %q", kind).
 				WithFix("use one of: %s", join(Kinds()))
 		}
 		if slices.Contains(wanted, kind) {
 			continue
 		}
 		if value, ok := o.Lookup(variable); ok && value != "" {
-			progress.Statusf(ctx, "using the %s in %s", kind, variable)
+			progress.Statusf(ctx, "using the %s service in %s", kind, variable)
 			if entry := variable + "=" + value; !slices.Contains(s.env, entry) {
 				s.env = append(s.env, entry)
 			}
@@ -144,8 +145,8 @@ func (s *Set) choose(ctx context.Context, o Options) ([]Kind, error) {
 	return wanted, nil
 }
 
-// prepareAll finds the programs of all kinds. Its error names every missing
-// program, so that they can be installed at once.
+// prepareAll prepares all kinds. Its error contains every missing program, so that
+// they can be installed together.
 func prepareAll(kinds []Kind) ([]plan, error) {
 	plans := make([]plan, len(kinds))
 	var missing []error
@@ -158,10 +159,11 @@ func prepareAll(kinds []Kind) ([]plan, error) {
 	return plans, errors.Join(missing...)
 }
 
-// startAll starts the servers at the same time. Those that started are part of
-// the set even if another one failed.
+// startAll starts the servers at the same time. If one of them fails, the others
+// are still added to the set, so that they are stopped.
 func (s *Set) startAll(ctx context.Context, plans []plan, acc *account) error {
-	// The servers outlive the group's context, which ends when startAll returns.
+	// The context of the group ends when startAll returns, but the servers keep
+	// running.
 	group, gctx := errgroup.WithContext(ctx)
 	servers := make([]*server, len(plans))
 	env := make([]string, len(plans))
@@ -192,17 +194,16 @@ func (s *Set) startAll(ctx context.Context, plans []plan, acc *account) error {
 	return nil
 }
 
-// Env returns the services' addresses in the form NAME=value. They hold
-// passwords: hand them to the tests, do not print them.
+// Env returns the addresses of the services in the form NAME=value. They contain
+// passwords, so they must not be printed.
 func (s *Set) Env() []string { return slices.Clone(s.env) }
 
-// Stop ends the servers that Start started and removes their data. It returns
-// when they are gone, and may be called more than once and from several
-// goroutines.
+// Stop stops the servers that Start started, waits until they have ended and
+// removes their data. It may be called more than once and from several goroutines.
 func (s *Set) Stop() {
 	s.stop()
-	if s.unhook != nil {
-		s.unhook()
+	if s.stopAfter != nil {
+		s.stopAfter()
 	}
 }
 
@@ -219,20 +220,20 @@ func (s *Set) stop() {
 	})
 }
 
-// plan is how one kind of service is set up and started.
+// plan describes how a kind of service is set up and started.
 type plan interface {
 	kind() Kind
-	// setUp fills an empty directory that belongs to acc.
+	// setUp creates the data in an empty directory that acc owns.
 	setUp(ctx context.Context, dir, password string, acc *account) error
-	// command returns the server listening on the loopback port.
+	// command returns the command of a server that listens on a port of 127.0.0.1.
 	command(dir string, port int, password string) launch
-	// ready asks the server a question and returns nil when it answers.
+	// ready sends a query to the server and returns nil if the answer is correct.
 	ready(ctx context.Context, port int, password string) error
-	// url is the address that tests use.
+	// url returns the address for the tests.
 	url(port int, password string) string
 }
 
-// prepare finds the programs of a kind.
+// prepare finds the programs for a kind.
 func prepare(kind Kind) (plan, error) {
 	if kind == Postgres {
 		return findPostgres()
@@ -240,10 +241,11 @@ func prepare(kind Kind) (plan, error) {
 	return findRedis()
 }
 
-// startServer starts one server on a free loopback port. The returned server is
-// not nil when it must be stopped, also beside an error.
+// startServer starts a server on a free port of 127.0.0.1 and returns it with its
+// address. If the returned server is not nil, it must be stopped, even if there is
+// an error.
 func startServer(ctx context.Context, p plan, h *home, acc *account) (*server, string, error) {
-	password := secret()
+	password := newPassword()
 	dir, err := h.folder(string(p.kind()), acc)
 	if err != nil {
 		return nil, "", err
@@ -272,14 +274,15 @@ func startServer(ctx context.Context, p plan, h *home, acc *account) (*server, s
 	}
 }
 
-// secret returns a password of 128 random bits, in characters that need no
-// escaping in a URL, a configuration file or SQL.
-func secret() string {
+// newPassword returns a password with 128 random bits. It needs no escaping in a URL,
+// a configuration file or SQL.
+func newPassword() string {
 	var b [16]byte
 	rand.Read(b[:]) // never fails: https://pkg.go.dev/crypto/rand#Read
 	return hex.EncodeToString(b[:])
 }
 
+// join returns the kinds as a list for an error.
 func join(kinds []Kind) string {
 	names := make([]string, len(kinds))
 	for i, k := range kinds {
@@ -288,13 +291,14 @@ func join(kinds []Kind) string {
 	return strings.Join(names, ", ")
 }
 
-// missing is the error for a program that is not installed.
+// missing returns the error for a program that is not installed.
 func missing(program, pkg, variable string) error {
 	return fault.Inputf("program.missing", "%s is not installed", program).
 		WithFix("apt-get install %s, or set %s", pkg, variable)
 }
 
-// search returns the path of a program on PATH or in one of the folders.
+// search returns the path of a program on PATH or in one of the folders, or "" if it
+// is not installed.
 func search(program string, folders []string) string {
 	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), folders...) {
 		path := filepath.Join(dir, program)

@@ -24,8 +24,8 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
-// childDir, when set, makes the test program start services and then wait to be
-// killed, see TestKilledSlipwayLeavesNoServers.
+// childDir is the variable that makes the test program start services in a folder and
+// wait until it is killed; see TestKilledSlipwayLeavesNoServers.
 const childDir = "SLIPWAY_TEST_SERVICE_DIR"
 
 func TestMain(m *testing.M) {
@@ -46,17 +46,18 @@ func TestMain(m *testing.M) {
 
 func unset(string) (string, bool) { return "", false }
 
-// need skips, and says so, where the servers are not installed.
-func need(t *testing.T) {
+// needPrograms skips the test if a server is not installed.
+func needPrograms(t *testing.T) {
 	t.Helper()
 	for _, kind := range Kinds() {
 		if _, err := prepare(kind); err != nil {
-			t.Skipf("SKIPPED, not tested: %v", err)
+			t.Skipf("a program is missing: %v", err)
 		}
 	}
 }
 
-// parent returns a directory that the servers' user can pass through.
+// parent returns a new directory for which the user of the servers has search
+// permission.
 func parent(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -68,8 +69,8 @@ func parent(t *testing.T) string {
 	return dir
 }
 
-// left lists what is in a directory.
-func left(t *testing.T, dir string) []string {
+// list returns the names of the files in a directory.
+func list(t *testing.T, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -82,8 +83,10 @@ func left(t *testing.T, dir string) []string {
 	return names
 }
 
-func gone(pid int) bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) }
+// ended reports whether a process has ended and was reaped.
+func ended(pid int) bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) }
 
+// address returns the address of a service.
 func address(t *testing.T, s *Set, kind Kind) *url.URL {
 	t.Helper()
 	for _, kv := range s.Env() {
@@ -100,7 +103,7 @@ func address(t *testing.T, s *Set, kind Kind) *url.URL {
 }
 
 func TestServicesAnswerAndLeaveNothing(t *testing.T) {
-	need(t)
+	needPrograms(t)
 	dir := parent(t)
 	sink := &sink{}
 	ctx := progress.With(t.Context(), sink, "test")
@@ -115,52 +118,75 @@ func TestServicesAnswerAndLeaveNothing(t *testing.T) {
 
 	db := address(t, s, Postgres)
 	port, _ := strconv.Atoi(db.Port())
-	password, _ := db.User.Password()
+	pgPassword, _ := db.User.Password()
 	for _, q := range []string{
 		"CREATE SCHEMA shop",
 		"CREATE TABLE shop.orders (id int)",
 		"CREATE DATABASE another",
 		"CREATE ROLE somebody",
 	} {
-		if err := pgQuery(ctx, port, password, strings.TrimPrefix(db.Path, "/"), q); err != nil {
+		if err := pgQuery(ctx, port, pgPassword, strings.TrimPrefix(db.Path, "/"), q); err != nil {
 			t.Errorf("%s: %v", q, err)
 		}
 	}
 	if err := pgQuery(ctx, port, "wrong", pgDatabase, "SELECT 1"); err == nil {
-		t.Error("Postgres let a wrong password in")
+		t.Error("Postgres accepted a wrong password")
 	}
 
-	cache := address(t, s, Redis)
-	port, _ = strconv.Atoi(cache.Port())
-	secret, _ := cache.User.Password()
-	if err := (redis{}).ready(ctx, port, secret); err != nil {
+	store := address(t, s, Redis)
+	port, _ = strconv.Atoi(store.Port())
+	redisPassword, _ := store.User.Password()
+	if err := (redis{}).ready(ctx, port, redisPassword); err != nil {
 		t.Error(err)
 	}
 	if err := (redis{}).ready(ctx, port, "wrong"); err == nil {
-		t.Error("Redis let a wrong password in")
+		t.Error("Redis accepted a wrong password")
+	}
+	for _, password := range []string{pgPassword, redisPassword} {
+		notInOutput(t, s, sink, password)
+		notInFiles(t, dir, password)
 	}
 
+	s.Stop()
+	s.Stop()
+	for _, srv := range s.servers {
+		if !ended(srv.pid) {
+			t.Errorf("%s is still running after Stop", srv.name)
+		}
+	}
+	if names := list(t, dir); len(names) > 0 {
+		t.Errorf("files remain: %v", names)
+	}
+}
+
+// notInOutput checks that a password is not in the arguments and the log of a server,
+// and not in the progress.
+func notInOutput(t *testing.T, s *Set, sink *sink, password string) {
+	t.Helper()
 	for _, srv := range s.servers {
 		argv, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", srv.pid))
 		if err != nil {
-			t.Logf("not checked that argv holds no password: %v", err)
+			t.Logf("the arguments of %s were not checked: %v", srv.name, err)
 			continue
 		}
-		for _, pw := range []string{password, secret} {
-			if strings.Contains(string(argv)+srv.log.String()+sink.text(), pw) {
-				t.Errorf("%s's password is in its argv, log or progress", srv.name)
-			}
+		if strings.Contains(string(argv)+srv.log.String()+sink.text(), password) {
+			t.Errorf("a password is in the arguments or the log of %s, or in the progress", srv.name)
 		}
 	}
-	err = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+}
+
+// notInFiles checks that a password is not in a file below dir.
+func notInFiles(t *testing.T, dir, password string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
 		data, err := os.ReadFile(path)
 		if err != nil {
-			return nil //nolint:nilerr // the server removes files while we look
+			return nil //nolint:nilerr // the server may have removed the file
 		}
-		if strings.Contains(string(data), password) || strings.Contains(string(data), secret) {
+		if strings.Contains(string(data), password) {
 			t.Errorf("a password is in %s", path)
 		}
 		return nil
@@ -168,21 +194,10 @@ func TestServicesAnswerAndLeaveNothing(t *testing.T) {
 	if err != nil {
 		t.Logf("walking the data: %v", err)
 	}
-
-	s.Stop()
-	s.Stop()
-	for _, srv := range s.servers {
-		if !gone(srv.pid) {
-			t.Errorf("%s still runs after Stop", srv.name)
-		}
-	}
-	if names := left(t, dir); len(names) > 0 {
-		t.Errorf("left behind: %v", names)
-	}
 }
 
 func TestCancelStopsServices(t *testing.T) {
-	need(t)
+	needPrograms(t)
 	dir := parent(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	s, err := Start(ctx, Options{Kinds: []Kind{Redis}, Dir: dir, Lookup: unset})
@@ -190,32 +205,31 @@ func TestCancelStopsServices(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel()
-	<-s.servers[0].done // hangs, and fails by the test's timeout, if nothing stops it
-	s.Stop()            // waits for the other goroutine to have removed the data
-	if names := left(t, dir); len(names) > 0 {
-		t.Errorf("left behind: %v", names)
+	<-s.servers[0].done // if nothing stops the server, the test times out
+	s.Stop()            // waits until the other goroutine has removed the data
+	if names := list(t, dir); len(names) > 0 {
+		t.Errorf("files remain: %v", names)
 	}
 }
 
 func TestCancelWhileStarting(t *testing.T) {
-	need(t)
+	needPrograms(t)
 	dir := parent(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	// The first thing it says is that it starts.
+	// The first event is that a service is starting.
 	ctx = progress.With(ctx, sinkFunc(func(progress.Event) { cancel() }), "test")
 	_, err := Start(ctx, Options{Kinds: Kinds(), Dir: dir, Lookup: unset})
 	if !errors.Is(err, context.Canceled) || fault.ExitCode(err) != fault.ExitInterrupted {
 		t.Errorf("got %v, want context.Canceled", err)
 	}
-	if names := left(t, dir); len(names) > 0 {
-		t.Errorf("left behind: %v", names)
+	if names := list(t, dir); len(names) > 0 {
+		t.Errorf("files remain: %v", names)
 	}
 }
 
-// TestKilledSlipwayLeavesNoServers kills a process that has started services,
-// then has the next start clear its data away.
+// The servers of a killed process end, and the next start removes their data.
 func TestKilledSlipwayLeavesNoServers(t *testing.T) {
-	need(t)
+	needPrograms(t)
 	dir := parent(t)
 	child := exec.Command(os.Args[0])
 	child.Env = append(os.Environ(), childDir+"="+dir)
@@ -238,19 +252,19 @@ func TestKilledSlipwayLeavesNoServers(t *testing.T) {
 	if len(pids) != 2 {
 		t.Fatalf("the child started %d servers, want 2", len(pids))
 	}
-	// While its owner lives, nobody sweeps it.
+	// The directory of a live process is not removed.
 	if err := sweep(dir); err != nil {
 		t.Fatal(err)
 	}
-	if names := left(t, dir); len(names) != 1 {
-		t.Fatalf("the data of a living run: %v", names)
+	if names := list(t, dir); len(names) != 1 {
+		t.Fatalf("after sweep: got %v, want the directory of the live process", names)
 	}
 	if err := child.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	_ = child.Wait() // it was killed
 	for _, pid := range pids {
-		for !dead(t, pid) { // ends by the test's timeout; it is no child of ours to wait for
+		for !dead(t, pid) { // not a child of this process, so Wait cannot be used
 			runtime.Gosched()
 		}
 	}
@@ -258,25 +272,26 @@ func TestKilledSlipwayLeavesNoServers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if names := left(t, dir); len(names) != 1 || filepath.Join(dir, names[0]) != s.home.path {
-		t.Errorf("after the next start: %v", names)
+	if names := list(t, dir); len(names) != 1 || filepath.Join(dir, names[0]) != s.home.path {
+		t.Errorf("after the next start: got %v, want its own directory", names)
 	}
 	s.Stop()
 }
 
-// dead tells whether a process is gone, or waits for an init that does not reap.
+// dead reports whether a process has ended. It may be a zombie if no init process
+// reaps it.
 func dead(t *testing.T, pid int) bool {
 	t.Helper()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return gone(pid)
+		return ended(pid)
 	}
 	_, state, _ := strings.Cut(string(stat), ") ")
 	return strings.HasPrefix(state, "Z")
 }
 
-func TestTakenPortIsTriedAgain(t *testing.T) {
-	need(t)
+func TestRetryWithAnotherPort(t *testing.T) {
+	needPrograms(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -298,37 +313,37 @@ func TestTakenPortIsTriedAgain(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			hog := &portHog{plan: p, port: taken}
-			srv, _, err := startServer(t.Context(), hog, h, acc)
+			retried := &takenPort{plan: p, port: taken}
+			srv, _, err := startServer(t.Context(), retried, h, acc)
 			if err != nil {
 				t.Fatal(err)
 			}
 			srv.stop()
-			if hog.starts != 2 {
-				t.Errorf("started %d times, want 2", hog.starts)
+			if retried.starts != 2 {
+				t.Errorf("started %d times, want 2", retried.starts)
 			}
 		})
 	}
 }
 
-// portHog sends the first start to a port that is taken.
-type portHog struct {
+// takenPort is a plan whose first server uses a port that is taken.
+type takenPort struct {
 	plan
 	port, starts int
 }
 
-func (h *portHog) command(dir string, port int, password string) launch {
+func (h *takenPort) command(dir string, port int, password string) launch {
 	if h.starts++; h.starts == 1 {
 		port = h.port
 	}
 	return h.plan.command(dir, port, password)
 }
 
-func TestEnvironmentWins(t *testing.T) {
+func TestServicesInTheEnvironment(t *testing.T) {
 	env := map[string]string{"DATABASE_URL": "postgres://elsewhere/db", "REDIS_URL": "redis://elsewhere"}
 	sink := &sink{}
 	s, err := Start(progress.With(t.Context(), sink, "test"), Options{
-		Kinds: Kinds(), Dir: filepath.Join(t.TempDir(), "not-made"),
+		Kinds: Kinds(), Dir: filepath.Join(t.TempDir(), "unused"),
 		Lookup: func(name string) (string, bool) { v, ok := env[name]; return v, ok },
 	})
 	if err != nil {
@@ -340,7 +355,7 @@ func TestEnvironmentWins(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	if text := sink.text(); !strings.Contains(text, "DATABASE_URL") || strings.Contains(text, "elsewhere") {
-		t.Errorf("it said %q", text)
+		t.Errorf("got progress %q, want the variable without its value", text)
 	}
 }
 
@@ -355,7 +370,7 @@ func TestMissingProgramsAreInputErrors(t *testing.T) {
 	}
 	_, err := Start(t.Context(), Options{Kinds: []Kind{"mysql"}, Lookup: unset})
 	if fault.ExitCode(err) != fault.ExitInput || !strings.Contains(err.Error(), "postgres, redis") {
-		t.Errorf("unknown kind: %v", err)
+		t.Errorf("unknown kind: got %v, want an input error with the known kinds", err)
 	}
 	if got := search("no-such-program-anywhere", []string{t.TempDir()}); got != "" {
 		t.Errorf("found %s", got)
@@ -374,7 +389,7 @@ func TestNewestPostgresFirst(t *testing.T) {
 	}
 }
 
-// sink keeps what was said.
+// sink stores the texts of events.
 type sink struct {
 	mu    sync.Mutex
 	texts []string
@@ -392,6 +407,7 @@ func (s *sink) text() string {
 	return strings.Join(s.texts, "\n")
 }
 
+// sinkFunc is called for every event.
 type sinkFunc func(progress.Event)
 
 func (f sinkFunc) Emit(e progress.Event) { f(e) }

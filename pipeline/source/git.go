@@ -18,8 +18,9 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
-// stampGit reads revision and time from the repository around the app. It
-// does not run git, so that images which have none build the same.
+// stampGit reads the revision and the time from the git repository that contains
+// the app. It does not run the git program, so that it also works in container
+// images without git.
 func (s *Source) stampGit(ctx context.Context, ignore *Ignore) error {
 	s.Time = time.Unix(0, 0).UTC()
 	repo, err := repository(s.Dir)
@@ -50,7 +51,8 @@ func (s *Source) stampGit(ctx context.Context, ignore *Ignore) error {
 	return s.compare(repo, ignore)
 }
 
-// repository is the one around dir; nil where there is none.
+// repository opens the git repository that contains dir. It returns nil if there
+// is none.
 func repository(dir string) (*git.Repository, error) {
 	repo, err := git.PlainOpenWithOptions(dir, &git.PlainOpenOptions{DetectDotGit: true, EnableDotGitCommonDir: true})
 	if errors.Is(err, git.ErrRepositoryNotExists) {
@@ -62,9 +64,9 @@ func repository(dir string) (*git.Repository, error) {
 	return repo, nil
 }
 
-// compare finds the app's files that differ from the commit. What the ignore
-// file hides or lies outside the app cannot change the image, so it does not
-// count.
+// compare sets s.Changed to the app's files that differ from the commit. Files
+// that are excluded or outside the app do not count, because they cannot change
+// the image.
 func (s *Source) compare(repo *git.Repository, ignore *Ignore) error {
 	tree, err := repo.Worktree()
 	if errors.Is(err, git.ErrIsBareRepository) {
@@ -78,7 +80,7 @@ func (s *Source) compare(repo *git.Repository, ignore *Ignore) error {
 		func() ([]gitignore.Pattern, error) { return gitignore.LoadGlobalPatterns(root) },
 		func() ([]gitignore.Pattern, error) { return gitignore.LoadSystemPatterns(root) },
 	} {
-		if patterns, err := load(); err == nil { // a broken user setting must not stop a build
+		if patterns, err := load(); err == nil { // a broken git configuration of the user must not fail a build
 			tree.Excludes = append(tree.Excludes, patterns...)
 		}
 	}
@@ -120,11 +122,12 @@ func unreadable(doing, what string, err error) error {
 	if errors.Is(err, os.ErrPermission) {
 		return e
 	}
-	return e.WithFix("or give the commit with --revision")
+	return e.WithFix("to build without reading the git repository, pass the commit with --revision")
 }
 
-// Tags are the tags of the commit that is checked out around dir, by name.
-// found says whether there is a repository to ask.
+// Tags returns the sorted names of the tags that point at the commit checked out
+// in the git repository that contains dir, annotated tags included. If there is
+// no repository, found is false.
 func Tags(dir string) (tags []string, found bool, err error) {
 	repo, err := repository(dir)
 	if repo == nil {
@@ -155,8 +158,8 @@ func Tags(dir string) (tags []string, found bool, err error) {
 	return tags, true, nil
 }
 
-// Changes are the files around dir that differ from the commit, whatever they
-// are for, at most ten; none where there is no repository.
+// Changes returns up to ten files that differ from the commit, in the whole git
+// repository that contains dir. Without a repository it returns nil.
 func Changes(dir string) ([]string, error) {
 	repo, err := repository(dir)
 	if repo == nil {

@@ -13,27 +13,30 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// IgnoreFile is the name of the ignore file. The one in the app's folder wins
-// over the one beside slipway.yaml; patterns are relative to its own folder.
+// IgnoreFile is the name of the ignore file. An ignore file in the app's folder
+// takes precedence over one next to slipway.yaml. Patterns are relative to the
+// folder of the ignore file.
 const IgnoreFile = ".dockerignore"
 
-// Ignore tells which files never enter a build, by the rules of
-// https://docs.docker.com/build/concepts/context/#dockerignore-files.
-// The nil Ignore excludes nothing.
+// Ignore is a set of patterns for files that are excluded from a build
+// (https://docs.docker.com/build/concepts/context/#dockerignore-files).
+// A nil Ignore excludes nothing.
 type Ignore struct {
 	base    string
 	matcher *patternmatcher.PatternMatcher
 }
 
-// ParseIgnore reads an ignore file whose patterns are relative to base. It
-// returns a [fault.Input] error for a malformed pattern.
+// ParseIgnore parses the content of an ignore file. The patterns are relative to
+// base, and name is used in errors. It returns a [fault.Input] error for a
+// malformed pattern.
 func ParseIgnore(name, base string, data []byte) (*Ignore, error) {
 	patterns, err := ignorefile.ReadAll(bytes.NewReader(data))
 	if err != nil {
 		return nil, fault.Inputf("source.ignore", "%s: %w", name, err)
 	}
 	for _, p := range patterns {
-		// One at a time, because the library does not say which one is wrong.
+		// Patterns are checked one at a time because the library's error does not
+		// name the malformed one.
 		if _, err := patternmatcher.New([]string{p}); err != nil {
 			return nil, fault.Inputf("source.ignore", "%s: pattern %q: %w", name, p, err)
 		}
@@ -48,7 +51,7 @@ func ParseIgnore(name, base string, data []byte) (*Ignore, error) {
 	return &Ignore{base: base, matcher: m}, nil
 }
 
-// Match reports whether the file, an absolute path, is excluded.
+// Match reports whether a file is excluded. The path must be absolute.
 func (i *Ignore) Match(file string) bool {
 	if i == nil {
 		return false
@@ -61,6 +64,7 @@ func (i *Ignore) Match(file string) bool {
 	return err == nil && excluded
 }
 
+// ignore reads the ignore file of the app. Without one it returns nil.
 func (s *Source) ignore() (*Ignore, error) {
 	for _, base := range []string{s.Dir, s.Root} {
 		file := filepath.Join(base, IgnoreFile)

@@ -1,10 +1,12 @@
-// Package source finds out what is to be built: the app's module and main
-// package, the files that belong to it, and the revision and time that are
-// stamped into it.
+// Package source determines what is built: the app's module and main package,
+// the files that belong to it, and the revision and time that are stamped into
+// it.
 //
-// Everything that reaches an image comes from here, so nothing in a [Source]
-// that ends up in one depends on the machine: not the folder, not the clock,
-// not the user, not tags or remotes that one clone has and another lacks.
+// The contents of an image are derived from a [Source]. Therefore no field that
+// ends up in an image depends on the machine: not on the folder, the clock or the
+// user, and not on tags or remotes, which differ between clones.
+//
+// The package promises no compatibility to programs other than slipway.
 package source
 
 import (
@@ -27,53 +29,57 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
-// OutputDir is the folder slipway writes reports and images to, in the folder
-// of slipway.yaml. It is never part of a source.
+// OutputDir is the name of the folder, next to slipway.yaml, that slipway writes
+// reports and images to. It is never part of a source.
 const OutputDir = ".slipway"
 
-// Unversioned is the version of an app outside git.
+// Unversioned is the version of an app that is not in a git repository.
 const Unversioned = "v0.0.0-unversioned"
 
-// Options says where to look.
+// Options are the options of [Open], [Name] and [Mains].
 type Options struct {
-	Root string // folder of slipway.yaml, absolute
-	Dir  string // the app's module folder, relative to Root; default "."
-	Main string // main package relative to Dir; default: the only one
-	Name string // the app's name; default: last element of the module path
-	Tags []string
-	// Version is stamped in place of the one made from the commit.
+	Root string   // folder of slipway.yaml, absolute
+	Dir  string   // folder of the app's module, relative to Root; default "."
+	Main string   // main package, relative to Dir; default: the only one
+	Name string   // the app's name; default: the last element of the module path
+	Tags []string // build tags
+	// Version is stamped instead of the version derived from the commit.
 	Version string
-	// Revision stands in for git where its folder is not at hand, as in a
-	// container that was given the files alone: a full commit hash, followed
-	// by "-dirty" where files were changed.
+	// Revision is used instead of the git repository, for example in a container
+	// that has the files but not the .git folder. It is a full commit hash,
+	// followed by "-dirty" if files differ from the commit.
 	Revision string
-	// Epoch is the text of SOURCE_DATE_EPOCH: seconds since 1970, overriding
-	// the commit's time (https://reproducible-builds.org/specs/source-date-epoch/).
+	// Epoch is the value of SOURCE_DATE_EPOCH in seconds since 1970. It overrides
+	// the time of the commit
+	// (https://reproducible-builds.org/specs/source-date-epoch/).
 	Epoch string
 }
 
-// Source is an app's source.
+// Source is the source of an app.
 type Source struct {
 	Root     string    `json:"-"`                  // folder of slipway.yaml
-	Dir      string    `json:"-"`                  // the app's module folder
+	Dir      string    `json:"-"`                  // folder of the app's module
 	Name     string    `json:"name"`               // the app's name
 	Module   string    `json:"module"`             // module path
-	Main     string    `json:"main"`               // main package, ./-relative to Dir
-	Revision string    `json:"revision,omitempty"` // commit hash; empty outside git
-	Dirty    bool      `json:"dirty"`              // files of the app differ from the commit
-	Changed  []string  `json:"changed,omitempty"`  // which, relative to the repository, at most ten
-	Time     time.Time `json:"time"`               // the commit's, or SOURCE_DATE_EPOCH, or 1970-01-01
-	Version  string    `json:"version"`            // what is stamped
-	// Excluded lists the files under Dir that the ignore file hides from the
-	// build, absolute.
+	Main     string    `json:"main"`               // main package, relative to Dir: "." or "./cmd/x"
+	Revision string    `json:"revision,omitempty"` // commit hash; empty without a git repository
+	Dirty    bool      `json:"dirty"`              // whether files of the app differ from the commit
+	Changed  []string  `json:"changed,omitempty"`  // the files that differ, relative to the repository; after ten of them "..."
+	Time     time.Time `json:"time"`               // SOURCE_DATE_EPOCH, or the time of the commit, or 1970-01-01
+	Version  string    `json:"version"`            // version that is stamped
+	// Excluded lists the files below Dir that the ignore file excludes from the
+	// build, as absolute paths.
 	Excluded []string `json:"-"`
 
-	scope []string // folders that can change what is built
+	scope []string // folders whose files can change what is built
 }
 
-// Open reads an app's source. It returns [fault.Input] errors for everything
-// its owner has to mend: no go.mod, no or several main packages, unreadable
-// files, symbolic links that leave the tree, a malformed ignore file or epoch.
+// Open reads the source of an app.
+//
+// It returns [fault.Input] errors for everything that the user must fix: a
+// missing go.mod, no or several main packages, unreadable files, symbolic links
+// that point outside the source tree, and a malformed ignore file, revision or
+// epoch.
 func Open(ctx context.Context, o Options) (Source, error) {
 	root, err := filepath.Abs(o.Root)
 	if err != nil {
@@ -100,8 +106,8 @@ func Open(ctx context.Context, o Options) (Source, error) {
 	return s, nil
 }
 
-// Name is an app's name, read from its module alone. It returns the errors of
-// [Open].
+// Name returns the name of an app. It reads nothing but go.mod, and returns the
+// same errors as [Open] for it.
 func Name(o Options) (string, error) {
 	s := Source{Root: o.Root, Dir: filepath.Join(o.Root, o.Dir), Name: o.Name}
 	if s.Name != "" {
@@ -111,8 +117,9 @@ func Name(o Options) (string, error) {
 	return s.Name, err
 }
 
-// ShortRevision is the revision as people quote it: twelve digits, with
-// "-dirty" where files were changed; empty outside git.
+// ShortRevision returns the first twelve digits of the revision, followed by
+// "-dirty" if files differ from the commit. Without a git repository it returns
+// "".
 func (s *Source) ShortRevision() string {
 	if s.Revision == "" {
 		return ""
@@ -133,13 +140,14 @@ func (s *Source) readModule() error {
 		if found := modulesBelow(s.Dir); len(found) > 0 {
 			return e.WithFix("set app.dir in slipway.yaml to one of %s", strings.Join(found, ", "))
 		}
-		return e.WithFix("run slipway in a Go module, or make one with: go mod init")
+		return e.WithFix("run slipway in a Go module, or create one with: go mod init")
 	case err != nil:
 		return fault.Inputf("source.unreadable", "reading the module: %w", err)
 	}
 	mod, err := modfile.Parse(file, data, nil)
 	if err != nil {
-		// A directive of a newer Go is for the go command to judge.
+		// The go.mod may have a directive of a newer Go; the go command will
+		// report it if it is invalid.
 		if lax, laxErr := modfile.ParseLax(file, data, nil); laxErr == nil && lax.Module != nil {
 			mod, err = lax, nil
 		}
@@ -167,8 +175,8 @@ func (s *Source) readModule() error {
 	return nil
 }
 
-// appName makes a repository path component of a module's last element
-// (https://github.com/opencontainers/distribution-spec, "name").
+// appName converts the last element of a module path to a valid component of a
+// repository name (https://github.com/opencontainers/distribution-spec, "name").
 func appName(s string) string {
 	s = strings.Map(func(r rune) rune {
 		switch {
@@ -189,7 +197,8 @@ func appName(s string) string {
 	return s
 }
 
-// workspace is the go.work that governs dir, looked for no higher than root.
+// workspace returns the path of the go.work that applies to dir, or "". It does
+// not search above root.
 func workspace(root, dir string) string {
 	for {
 		file := filepath.Join(dir, "go.work")
@@ -203,14 +212,14 @@ func workspace(root, dir string) string {
 	}
 }
 
-// modulesBelow lists module folders at most three levels down, to help who
-// stands a few steps off.
+// modulesBelow returns up to eight folders with a go.mod, at most three levels
+// below dir, for the fix of an error.
 func modulesBelow(dir string) []string {
 	var found []string
 	for _, pattern := range []string{"*/go.mod", "*/*/go.mod", "*/*/*/go.mod"} {
 		matches, err := filepath.Glob(filepath.Join(dir, pattern))
 		if err != nil {
-			continue // the pattern is fixed; the folder's name has a bracket
+			continue // dir contains an unbalanced bracket
 		}
 		for _, m := range matches {
 			if rel, err := filepath.Rel(dir, filepath.Dir(m)); err == nil {
@@ -221,7 +230,7 @@ func modulesBelow(dir string) []string {
 	return found[:min(len(found), 8)]
 }
 
-// stamp settles revision, time and version.
+// stamp sets the revision, the time and the version.
 func (s *Source) stamp(ctx context.Context, o Options, ignore *Ignore) error {
 	var err error
 	switch {
@@ -247,15 +256,16 @@ func (s *Source) stamp(ctx context.Context, o Options, ignore *Ignore) error {
 	case s.Revision == "":
 		s.Version = Unversioned
 	default:
-		// The form of Go's pseudo-versions. Tags stay out of it: a shallow
-		// clone in CI lacks those a laptop has, and the digest would differ.
+		// This is the form of Go's pseudo-versions
+		// (https://go.dev/ref/mod#pseudo-versions). Tags are not used, because a
+		// shallow clone in CI does not have them and the digest would differ.
 		s.Version = module.PseudoVersion("", "", s.Time, s.Revision[:min(12, len(s.Revision))])
 		if s.Dirty {
 			s.Version += "+dirty"
 		}
 	}
 	if s.Dirty {
-		progress.Warnf(ctx, "the tree differs from commit %.12s: %s", s.Revision, strings.Join(s.Changed, ", "))
+		progress.Warnf(ctx, "the work tree differs from commit %.12s: %s", s.Revision, strings.Join(s.Changed, ", "))
 	}
 	return nil
 }
@@ -264,16 +274,17 @@ func (s *Source) stampGiven(revision string) error {
 	hash, dirty := strings.CutSuffix(revision, "-dirty")
 	if len(hash) < 12 || strings.Trim(hash, "0123456789abcdef") != "" {
 		return fault.Inputf("source.revision", "%q is not a commit hash", revision).
-			WithFix("give all of what git rev-parse HEAD prints")
+			WithFix("pass the full output of git rev-parse HEAD")
 	}
 	s.Revision, s.Dirty = hash, dirty
 	if dirty {
-		s.Changed = []string{"as the caller says"}
+		s.Changed = []string{"the given revision ends in -dirty"}
 	}
 	s.Time = time.Unix(0, 0).UTC()
 	return nil
 }
 
+// inScope reports whether a file can change what is built.
 func (s *Source) inScope(file string) bool {
 	return slices.ContainsFunc(s.scope, func(dir string) bool {
 		rel, err := filepath.Rel(dir, file)

@@ -32,10 +32,11 @@ func TestVersionComesFromTheCommitAlone(t *testing.T) {
 		}
 		return s
 	}
-	want := "v0.0.0-20260303210607-" + hash[:12]
+	// The time of a commit of testkit, in the form of a pseudo-version.
+	want := "v0.0.0-20260921141320-" + hash[:12]
 	s := open(source.Options{})
-	if s.Version != want || s.Revision != hash || s.Dirty || !s.Time.Equal(time.Date(2026, 3, 3, 21, 6, 7, 0, time.UTC)) {
-		t.Errorf("got %s of %s at %s, dirty %v", s.Version, s.Revision, s.Time, s.Dirty)
+	if s.Version != want || s.Revision != hash || s.Dirty || !s.Time.Equal(time.Date(2026, 9, 21, 14, 13, 20, 0, time.UTC)) {
+		t.Errorf("got version %s, revision %s, time %s, dirty %v", s.Version, s.Revision, s.Time, s.Dirty)
 	}
 	if s.Name != "orders-v2" || s.Module != "example.com/acme/Orders_v2/v3" || s.Main != "." {
 		t.Errorf("got name %s, module %s, main %s", s.Name, s.Module, s.Main)
@@ -43,7 +44,7 @@ func TestVersionComesFromTheCommitAlone(t *testing.T) {
 
 	testkit.Write(t, dir, map[string]string{"README.md": "changed", ".slipway/junk": "x"})
 	if s := open(source.Options{}); s.Dirty {
-		t.Errorf("a file that the ignore file hides makes the tree dirty: %v", s.Changed)
+		t.Errorf("a change to an excluded file makes the source dirty: %v", s.Changed)
 	}
 	testkit.Write(t, dir, map[string]string{"main.go": goMain + "// changed\n", "new.go": "package main\n"})
 	s = open(source.Options{})
@@ -57,22 +58,22 @@ func TestVersionComesFromTheCommitAlone(t *testing.T) {
 	if s.Version != "v1.2.3" || s.Time.Unix() != 1700000000 {
 		t.Errorf("got %s at %s", s.Version, s.Time)
 	}
-	s = open(source.Options{Revision: hash, Epoch: "1772571967"})
+	s = open(source.Options{Revision: hash, Epoch: "1790000000"})
 	if s.Version != want || s.Dirty {
 		t.Errorf("with the commit given: got %s", s.Version)
 	}
-	s = open(source.Options{Revision: hash + "-dirty", Epoch: "1772571967"})
+	s = open(source.Options{Revision: hash + "-dirty", Epoch: "1790000000"})
 	if s.Version != want+"+dirty" {
 		t.Errorf("with the commit given: got %s", s.Version)
 	}
 }
 
-// TestCleanIsWhatGitSaysIsClean compares with the git program, which is how
-// users learn whether their tree is clean.
-func TestCleanIsWhatGitSaysIsClean(t *testing.T) {
+// TestDirtyAgreesWithGit checks that a work tree which the git program considers
+// clean is not dirty: in a clone, a shallow clone and a linked worktree.
+func TestDirtyAgreesWithGit(t *testing.T) {
 	program, err := exec.LookPath("git")
 	if err != nil {
-		t.Skip("git is not installed: nothing to compare with")
+		t.Skip("git is not installed")
 	}
 	origin := testkit.Tree(t, map[string]string{"go.mod": goMod, "main.go": goMain, "run.sh": "x", ".gitignore": "bin/\n", "a b/ü.go": "package ab\n"})
 	if err := os.Symlink("main.go", filepath.Join(origin, "link.go")); err != nil {
@@ -102,7 +103,7 @@ func TestCleanIsWhatGitSaysIsClean(t *testing.T) {
 			t.Fatal(err)
 		}
 		if s, err = source.Open(t.Context(), source.Options{Root: dir}); err != nil || !s.Dirty {
-			t.Errorf("%s: a changed mode goes unnoticed: %v", dir, err)
+			t.Errorf("%s: after a change of a mode: dirty %v, %v, want dirty", dir, s.Dirty, err)
 		}
 	}
 }
@@ -124,18 +125,18 @@ func TestBadInput(t *testing.T) {
 		opts  source.Options
 		want  string
 	}{
-		"no module":          {map[string]string{"main.go": goMain}, source.Options{}, "there is no go.mod in "},
-		"module elsewhere":   {map[string]string{"svc/a/go.mod": goMod}, source.Options{}, "(set app.dir in slipway.yaml to one of svc/a)"},
-		"malformed module":   {map[string]string{"go.mod": "modul x"}, source.Options{}, "go.mod"},
-		"module without one": {map[string]string{"go.mod": "go 1.26\n"}, source.Options{}, "has no module line"},
-		"no main":            {map[string]string{"go.mod": goMod, "a.go": "package a\n"}, source.Options{}, "has no main package"},
+		"no module":        {map[string]string{"main.go": goMain}, source.Options{}, "there is no go.mod in "},
+		"module elsewhere": {map[string]string{"svc/a/go.mod": goMod}, source.Options{}, "(set app.dir in slipway.yaml to one of svc/a)"},
+		"malformed module": {map[string]string{"go.mod": "modul x"}, source.Options{}, "go.mod"},
+		"no module line":   {map[string]string{"go.mod": "go 1.26\n"}, source.Options{}, "has no module line"},
+		"no main":          {map[string]string{"go.mod": goMod, "a.go": "package a\n"}, source.Options{}, "has no main package"},
 		"several mains": {
 			map[string]string{"go.mod": goMod, "cmd/a/a.go": goMain, "cmd/b/b.go": goMain, "testdata/c/c.go": goMain, "sub/go.mod": goMod, "sub/d.go": goMain, "gen.go": "//go:build ignore\n\npackage main\n"},
 			source.Options{},
 			"has 2 main packages (set app.main in slipway.yaml to one of ./cmd/a, ./cmd/b)",
 		},
 		"not a main":       {map[string]string{"go.mod": goMod, "cmd/a/a.go": goMain}, source.Options{Main: "./cmd/x"}, "./cmd/x is not a main package of example.com/acme/Orders_v2/v3 (set app.main in slipway.yaml to one of ./cmd/a)"},
-		"main elsewhere":   {map[string]string{"go.mod": goMod, "main.go": goMain}, source.Options{Main: "../x"}, "is outside the module"},
+		"main outside":     {map[string]string{"go.mod": goMod, "main.go": goMain}, source.Options{Main: "../x"}, "is outside the module"},
 		"epoch":            {map[string]string{"go.mod": goMod, "main.go": goMain}, source.Options{Epoch: "yesterday"}, `SOURCE_DATE_EPOCH="yesterday" is not a number of seconds since 1970`},
 		"negative epoch":   {map[string]string{"go.mod": goMod, "main.go": goMain}, source.Options{Epoch: "-1"}, "is not a number of seconds"},
 		"revision":         {map[string]string{"go.mod": goMod, "main.go": goMain}, source.Options{Revision: "main"}, `"main" is not a commit hash`},
@@ -153,7 +154,7 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-func TestLinkOutOfTheTree(t *testing.T) {
+func TestLinkOutsideTheTree(t *testing.T) {
 	outside := testkit.Tree(t, map[string]string{"x.go": "package main\n"})
 	dir := testkit.Tree(t, map[string]string{"go.mod": goMod, "main.go": goMain, "in/a.txt": "a"})
 	for name, target := range map[string]string{"inside": "in/a.txt", "dangling": "nowhere"} {
@@ -162,13 +163,13 @@ func TestLinkOutOfTheTree(t *testing.T) {
 		}
 	}
 	if _, err := source.Open(t.Context(), source.Options{Root: dir}); err != nil {
-		t.Fatalf("links that stay inside: %v", err)
+		t.Fatalf("links inside the tree: %v", err)
 	}
 	if err := os.Symlink(outside, filepath.Join(dir, "out")); err != nil {
 		t.Fatal(err)
 	}
 	_, err := source.Open(t.Context(), source.Options{Root: dir})
-	if fault.ExitCode(err) != fault.ExitInput || !strings.Contains(err.Error(), "symbolic link out points out of the tree") {
+	if fault.ExitCode(err) != fault.ExitInput || !strings.Contains(err.Error(), "symbolic link out points outside the source tree") {
 		t.Fatalf("got %v", err)
 	}
 	testkit.Write(t, dir, map[string]string{".dockerignore": "out\n"})
@@ -179,7 +180,7 @@ func TestLinkOutOfTheTree(t *testing.T) {
 
 func TestUnreadableFile(t *testing.T) {
 	if os.Getuid() == 0 {
-		// root reads everything; ask as somebody else
+		// root can read every file, so run this test again as another user.
 		if os.Getenv("SLIPWAY_TEST_DIR") == "" {
 			dir, err := os.MkdirTemp("", "slipway-unreadable-")
 			if err != nil {
@@ -268,13 +269,13 @@ func TestFingerprint(t *testing.T) {
 	first := sum()
 	testkit.Write(t, dir, map[string]string{"app/.slipway/reports/junit.xml": "x", "unrelated": "x"})
 	if sum() != first {
-		t.Error("files outside the app change the fingerprint")
+		t.Error("a change outside the app changes the fingerprint")
 	}
 	for name, text := range map[string]string{"app/a_test.go": "package main // x\n", "lib/lib.go": "package lib // x\n", "app/new": ""} {
 		before := sum()
 		testkit.Write(t, dir, map[string]string{name: text})
 		if sum() == before {
-			t.Errorf("changing %s goes unnoticed", name)
+			t.Errorf("changing %s does not change the fingerprint", name)
 		}
 	}
 	before := sum()
@@ -282,7 +283,7 @@ func TestFingerprint(t *testing.T) {
 		t.Fatal(err)
 	}
 	if sum() == before {
-		t.Error("a changed mode goes unnoticed")
+		t.Error("changing a mode does not change the fingerprint")
 	}
 }
 
@@ -294,7 +295,7 @@ func FuzzParseIgnore(f *testing.F) {
 		i, err := source.ParseIgnore(".dockerignore", "/src", []byte(text))
 		if err != nil {
 			if fault.ExitCode(err) != fault.ExitInput {
-				t.Errorf("%q: %v does not exit 2", text, err)
+				t.Errorf("%q: got %v, want an input error", text, err)
 			}
 			return
 		}

@@ -22,14 +22,14 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// walk lists the app's files that may enter a build and notes those that must
-// not.
+// walk returns the app's files that are part of a build and adds the excluded
+// ones to s.Excluded.
 func (s *Source) walk(ctx context.Context, ignore *Ignore) ([]string, error) {
 	var files []string
 	err := visit(ctx, s.Dir, func(file string, d fs.DirEntry) error {
 		if ignore.Match(file) {
 			if d.IsDir() {
-				return nil // go down: its files are hidden one by one
+				return nil // a later pattern may include some of its files again
 			}
 			s.Excluded = append(s.Excluded, file)
 			return nil
@@ -48,8 +48,7 @@ func (s *Source) walk(ctx context.Context, ignore *Ignore) ([]string, error) {
 	return files, err
 }
 
-// visit walks a folder in lexical order without version control's own files
-// and slipway's output.
+// visit walks a folder in lexical order. It skips .git and slipway's output.
 func visit(ctx context.Context, dir string, fn func(file string, d fs.DirEntry) error) error {
 	return filepath.WalkDir(dir, func(file string, d fs.DirEntry, err error) error {
 		switch {
@@ -69,12 +68,13 @@ func visit(ctx context.Context, dir string, fn func(file string, d fs.DirEntry) 
 	})
 }
 
-// checkLink refuses a symbolic link out of the tree: what it points to is not
-// in the commit, so the same commit would give another image elsewhere.
+// checkLink returns an error if a symbolic link points outside the source tree.
+// Its target is not part of the commit, so the same commit would give another
+// image on another machine.
 func (s *Source) checkLink(file string) error {
 	target, err := filepath.EvalSymlinks(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // a dangling link cannot bring anything in
+		return nil // a dangling link adds no content to the image
 	}
 	if err != nil {
 		return fault.Inputf("source.unreadable", "following a symbolic link: %w", err)
@@ -88,13 +88,13 @@ func (s *Source) checkLink(file string) error {
 		if err != nil {
 			shown = file
 		}
-		return fault.Inputf("source.link-leaves", "symbolic link %s points out of the tree to %s", shown, target).
-			WithFix("replace it by the file, or exclude it in %s", IgnoreFile)
+		return fault.Inputf("source.link-leaves", "symbolic link %s points outside the source tree, to %s", shown, target).
+			WithFix("replace the link with the file, or exclude it in %s", IgnoreFile)
 	}
 	return nil
 }
 
-// findMain settles the main package.
+// findMain sets s.Main to the configured main package, or to the only one.
 func (s *Source) findMain(o Options, files []string) error {
 	bc := build.Default
 	bc.GOOS, bc.GOARCH, bc.CgoEnabled, bc.BuildTags = "linux", "amd64", true, o.Tags
@@ -127,6 +127,7 @@ func (s *Source) findMain(o Options, files []string) error {
 	}
 }
 
+// suggest returns a fix that lists the main packages of the module.
 func (s *Source) suggest(bc *build.Context, files []string) string {
 	if mains := s.mains(bc, files); len(mains) > 0 {
 		return "set app.main in slipway.yaml to one of " + strings.Join(mains, ", ")
@@ -134,8 +135,8 @@ func (s *Source) suggest(bc *build.Context, files []string) string {
 	return "the module has no main package"
 }
 
-// Mains lists the main packages of the module in o.Dir, for those who have to
-// choose one.
+// Mains returns the sorted main packages of the module in o.Dir, relative to it.
+// It returns the same errors as [Open] if the module cannot be read.
 func Mains(ctx context.Context, o Options) ([]string, error) {
 	s := Source{Root: o.Root, Dir: filepath.Join(o.Root, o.Dir)}
 	if err := s.readModule(); err != nil {
@@ -154,6 +155,7 @@ func Mains(ctx context.Context, o Options) ([]string, error) {
 	return s.mains(&bc, files), nil
 }
 
+// mains returns the sorted main packages among the files of the module.
 func (s *Source) mains(bc *build.Context, files []string) []string {
 	nested := map[string]bool{}
 	for _, f := range files {
@@ -177,7 +179,7 @@ func (s *Source) mains(bc *build.Context, files []string) []string {
 	return mains
 }
 
-// outOfModule tells folders that ./... does not match
+// outOfModule reports whether the pattern ./... does not match a folder
 // (https://pkg.go.dev/cmd/go#hdr-Package_lists_and_patterns).
 func (s *Source) outOfModule(dir string, nested map[string]bool) bool {
 	for ; dir != s.Dir && len(dir) > len(s.Dir); dir = filepath.Dir(dir) {
@@ -189,6 +191,8 @@ func (s *Source) outOfModule(dir string, nested map[string]bool) bool {
 	return false
 }
 
+// isMain reports whether a file belongs to a main package for the platform and
+// tags of bc. Test files do not count.
 func isMain(bc *build.Context, file string) bool {
 	if !strings.HasSuffix(file, ".go") || strings.HasSuffix(file, "_test.go") {
 		return false
@@ -200,6 +204,8 @@ func isMain(bc *build.Context, file string) bool {
 	return err == nil && f.Name.Name == "main"
 }
 
+// dotted returns a relative folder in the form of a package pattern, for example
+// "./cmd/x".
 func dotted(rel string) string {
 	if rel == "." {
 		return "."
@@ -207,12 +213,12 @@ func dotted(rel string) string {
 	return "./" + filepath.ToSlash(rel)
 }
 
-// large is the size from which a file is known by its size and time instead
-// of its content.
+// large is the size in bytes above which a fingerprint uses the size and the
+// modification time of a file instead of its content.
 const large = 8 << 20
 
-// Fingerprint identifies the content of every file that lint and tests can
-// see. The same fingerprint means the same verdict.
+// Fingerprint returns a hash of all files that the linters and the tests can
+// read. If the fingerprint is unchanged, the results of the gates are too.
 func (s *Source) Fingerprint(ctx context.Context) (string, error) {
 	type entry struct{ file, sum string }
 	var entries []*entry
@@ -249,6 +255,7 @@ func (s *Source) Fingerprint(ctx context.Context) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
+// sumFile returns what a fingerprint records of a file.
 func sumFile(file string, d fs.DirEntry) (string, error) {
 	if d.Type()&fs.ModeSymlink != 0 {
 		target, err := os.Readlink(file)

@@ -21,18 +21,18 @@ import (
 	"golang.org/x/tools/cover"
 )
 
-// coverage is a coverage profile with the functions it is about.
+// coverage is a coverage profile with the functions in the files.
 type coverage struct {
-	profile    []byte // as go test wrote it
+	profile    []byte // as written by go test
 	files      []coveredFile
-	statements int // in functions, as go tool cover counts them
-	covered    int // those of them that ran
+	statements int // number of statements in functions, as counted by go tool cover
+	covered    int // number of statements that ran
 }
 
 type coveredFile struct {
 	pkg   string // import path
-	path  string // slash path relative to the module
-	other bool   // of another module: path is an import path
+	path  string // relative to the module, with slashes; an import path if other is true
+	other bool   // the file belongs to another module
 	lines lineHits
 	funcs []coveredFunc
 }
@@ -42,15 +42,14 @@ type coveredFunc struct {
 	lines lineHits
 }
 
-// lineHits counts how often each line with a statement ran.
+// lineHits maps every line with a statement to how often it ran.
 type lineHits map[int]int
 
-// emptyProfile is what go test writes when it measures nothing.
+// emptyProfile is the profile of go test if there are no statements.
 const emptyProfile = "mode: atomic\n"
 
-// readCoverage reads the profile that go test wrote for the module in dir. A
-// missing one is as good as an empty one: go test writes none when nothing
-// compiles.
+// readCoverage reads the profile that go test wrote for the module in dir. If it is
+// missing, because nothing compiled, the result is the same as for an empty one.
 func readCoverage(profile, dir, module string) (*coverage, error) {
 	data, err := os.ReadFile(profile)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(data) == 0 {
@@ -61,7 +60,7 @@ func readCoverage(profile, dir, module string) (*coverage, error) {
 	}
 	profiles, err := cover.ParseProfilesFromReader(bytes.NewReader(data))
 	if err != nil {
-		return nil, fmt.Errorf("reading the coverage profile: %w", err)
+		return nil, fmt.Errorf("parsing the coverage profile: %w", err)
 	}
 	c := &coverage{profile: data}
 	for _, p := range profiles { // sorted by file name
@@ -79,14 +78,14 @@ func readCoverage(profile, dir, module string) (*coverage, error) {
 		for _, fn := range funcs {
 			lines := lineHits{}
 			for _, b := range p.Blocks {
-				if fn.holds(b) {
+				if fn.contains(b) {
 					lines.add(b)
 					c.count(b)
 				}
 			}
 			f.funcs = append(f.funcs, coveredFunc{fn.name, lines})
 		}
-		if f.other { // its functions are out of sight
+		if f.other { // the source is not available, so all blocks are counted
 			for _, b := range p.Blocks {
 				c.count(b)
 			}
@@ -96,6 +95,7 @@ func readCoverage(profile, dir, module string) (*coverage, error) {
 	return c, nil
 }
 
+// count adds the statements of a block.
 func (c *coverage) count(b cover.ProfileBlock) {
 	c.statements += b.NumStmt
 	if b.Count > 0 {
@@ -103,22 +103,23 @@ func (c *coverage) count(b cover.ProfileBlock) {
 	}
 }
 
-// percent is the share of statements that ran.
+// percent returns the percentage of statements that ran.
 func (c *coverage) percent() float64 {
 	return 100 * float64(c.covered) / float64(max(1, c.statements))
 }
 
+// add adds the lines of a block.
 func (l lineHits) add(b cover.ProfileBlock) {
 	if b.NumStmt == 0 {
 		return
 	}
 	for n := b.StartLine; n <= b.EndLine; n++ {
-		// Two blocks may share a line; it ran when either did.
+		// Two blocks may share a line. The line ran if one of the blocks did.
 		l[n] = max(l[n], b.Count)
 	}
 }
 
-// rate is the share of lines that ran, and how many there are.
+// rate returns how many lines ran, and how many lines there are.
 func (l lineHits) rate() (covered, valid int) {
 	for _, hits := range l {
 		if hits > 0 {
@@ -128,20 +129,20 @@ func (l lineHits) rate() (covered, valid int) {
 	return covered, len(l)
 }
 
-// extent is where a function stands in its file.
+// extent is the position of a function in its file.
 type extent struct {
 	name                                 string
 	startLine, startCol, endLine, endCol int
 }
 
-// holds tells whether a block begins and ends in the function.
-func (e extent) holds(b cover.ProfileBlock) bool {
+// contains reports whether a block begins and ends in the function.
+func (e extent) contains(b cover.ProfileBlock) bool {
 	begins := cmp.Or(cmp.Compare(b.StartLine, e.startLine), cmp.Compare(b.StartCol, e.startCol)) >= 0
 	ends := cmp.Or(cmp.Compare(b.EndLine, e.endLine), cmp.Compare(b.EndCol, e.endCol)) <= 0
 	return begins && ends
 }
 
-// extents lists the functions declared in a file, in order.
+// extents returns the positions of the functions declared in a file, in order.
 func extents(file string) ([]extent, error) {
 	fset := token.NewFileSet()
 	f, err := parser.ParseFile(fset, file, nil, parser.SkipObjectResolution)
@@ -154,14 +155,14 @@ func extents(file string) ([]extent, error) {
 		if !ok || fn.Body == nil {
 			continue
 		}
-		// PositionFor, not Position: //line comments do not move coverage blocks.
+		// Unlike Position, PositionFor ignores //line comments, as coverage profiles do.
 		start, end := fset.PositionFor(fn.Pos(), false), fset.PositionFor(fn.End(), false)
 		found = append(found, extent{funcName(fn), start.Line, start.Column, end.Line, end.Column})
 	}
 	return found, nil
 }
 
-// funcName is a function's name with its receiver's type: "T.Name".
+// funcName returns the name of a function, or "Type.Name" for a method.
 func funcName(fn *ast.FuncDecl) string {
 	if fn.Recv == nil || len(fn.Recv.List) == 0 {
 		return fn.Name.Name
@@ -185,7 +186,7 @@ func funcName(fn *ast.FuncDecl) string {
 	}
 }
 
-// The elements of Cobertura's coverage-04.dtd.
+// The elements of Cobertura's DTD, see [doctype].
 type (
 	xmlCoverage struct {
 		XMLName         xml.Name    `xml:"coverage"`
@@ -199,7 +200,7 @@ type (
 		Version         string      `xml:"version,attr"`
 		Timestamp       int64       `xml:"timestamp,attr"` // milliseconds
 		Sources         []string    `xml:"sources>source"`
-		Packages        xmlPackages `xml:"packages"` // required, also when empty
+		Packages        xmlPackages `xml:"packages"` // required even if empty
 	}
 	xmlPackages struct {
 		Package []xmlPackage `xml:"package"`
@@ -241,10 +242,10 @@ type (
 
 const doctype = `<!DOCTYPE coverage SYSTEM "http://cobertura.sourceforge.net/xml/coverage-04.dtd">` + "\n"
 
-// cobertura writes the profile as Cobertura XML: a Go package is a package, a
-// file is a class, a function is a method. Go measures no branches and no
-// complexity; the attributes are there because the DTD requires them. base stands
-// before every path.
+// cobertura returns the profile as Cobertura XML. A package of Cobertura is a Go
+// package, a class is a file, and a method is a function. Go does not measure
+// branches and complexity, but the DTD requires these attributes. base is prepended
+// to the paths.
 func (c *coverage) cobertura(base string, at time.Time) ([]byte, error) {
 	doc := xmlCoverage{
 		BranchRate: "0", Complexity: "0", Version: "1", Timestamp: at.UnixMilli(),
@@ -281,7 +282,7 @@ func (c *coverage) cobertura(base string, at time.Time) ([]byte, error) {
 	}
 	body, err := xml.MarshalIndent(doc, "", "\t")
 	if err != nil {
-		return nil, fmt.Errorf("writing the Cobertura report: %w", err)
+		return nil, fmt.Errorf("encoding the Cobertura report: %w", err)
 	}
 	return slices.Concat([]byte(xml.Header+doctype), body, []byte{'\n'}), nil
 }

@@ -16,36 +16,37 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// Cause tells failures apart.
+// Cause is the cause of a failure.
 type Cause string
 
-// The causes, the gravest first: the first of them in a run is its verdict.
+// The causes, in descending order of severity. The error of [Run] is about the most
+// severe one.
 const (
 	Build   Cause = "build"   // the package or its tests do not compile
 	Race    Cause = "race"    // the race detector found a data race
-	Timeout Cause = "timeout" // the package's tests ran longer than allowed
-	Panic   Cause = "panic"   // the program crashed
-	Failed  Cause = "failed"  // a test said no
-	Exit    Cause = "exit"    // the test program ended badly outside any test
+	Timeout Cause = "timeout" // the tests of the package exceeded the timeout
+	Panic   Cause = "panic"   // the test program panicked
+	Failed  Cause = "failed"  // a test failed
+	Exit    Cause = "exit"    // the test program failed outside any test
 )
 
-// Failure is a test, or a package outside its tests, that failed. A test whose
-// subtest failed is not listed beside it.
+// Failure is a test that failed, or a package that failed outside its tests. A test
+// that failed because of a subtest is not listed.
 type Failure struct {
 	Package string `json:"package"`
-	Test    string `json:"test,omitempty"` // empty where the package as a whole failed
+	Test    string `json:"test,omitempty"` // empty if the package as a whole failed
 	Cause   Cause  `json:"cause"`
-	Message string `json:"message"`        // what went wrong, one line
+	Message string `json:"message"`        // what failed, on one line
 	Output  string `json:"output"`         // the last lines of its output
-	File    string `json:"file,omitempty"` // relative to the module, below Options.Prefix; empty where unknown
+	File    string `json:"file,omitempty"` // relative to the module, with Options.Prefix; empty if unknown
 	Line    int    `json:"line,omitempty"` // 1-based
 }
 
-// outputLines is how much of a failing test's output a result carries; the
-// whole is in the reports.
+// outputLines is how many lines of a test's output are kept in a result. The reports
+// contain the whole output.
 const outputLines = 50
 
-// title names the failure for people.
+// title returns the name of the failed test or package.
 func (f Failure) title() string {
 	if f.Test == "" {
 		return f.Package
@@ -53,7 +54,7 @@ func (f Failure) title() string {
 	return f.Package + "." + f.Test
 }
 
-// failure describes a failed test case.
+// failure returns the failure for a failed test case.
 func (w *watcher) failure(tc testjson.TestCase) Failure {
 	output := w.output(tc)
 	f := Failure{Package: tc.Package, Test: tc.Test.Name(), Output: strings.Join(last(output, outputLines), "\n")}
@@ -62,26 +63,29 @@ func (w *watcher) failure(tc testjson.TestCase) Failure {
 	return f
 }
 
-// output is everything that is known about why a test case failed.
+// output returns the output of a failed test case, or of the compiler.
 func (w *watcher) output(tc testjson.TestCase) []string {
 	if build, ok := w.broken[tc.Package]; ok && tc.Test == "" && w.builds[build] != nil {
 		return strings.Split(strings.TrimRight(w.builds[build].String(), "\n"), "\n")
 	}
 	lines := tidy(w.execution.OutputLines(tc))
-	if tc.Test == "" && slices.ContainsFunc(lines, unbuilt) {
-		lines = slices.Concat(w.stderr, lines) // before Go 1.24 compilers wrote there
+	if tc.Test == "" && slices.ContainsFunc(lines, buildFailed) {
+		lines = slices.Concat(w.stderr, lines) // before Go 1.24, the compiler wrote to standard error
 	}
 	return lines
 }
 
-// unbuilt matches how go test ends for a package that did not compile.
-func unbuilt(line string) bool {
+// buildFailed reports whether a line is the last line of go test for a package that
+// does not compile.
+func buildFailed(line string) bool {
 	return strings.HasSuffix(line, "[build failed]") || strings.HasSuffix(line, "[setup failed]")
 }
 
+// timedOut reports whether a line is the panic of a test that exceeded the timeout.
 func timedOut(line string) bool { return strings.HasPrefix(line, "panic: test timed out after ") }
 
-// cause classifies a failure by its output and finds the line that says most.
+// cause returns the cause of a failure and the message of the most specific line of
+// its output.
 func (w *watcher) cause(tc testjson.TestCase, output []string) (Cause, string) {
 	find := func(prefix string) (string, bool) {
 		for _, line := range output {
@@ -91,27 +95,27 @@ func (w *watcher) cause(tc testjson.TestCase, output []string) (Cause, string) {
 		}
 		return "", false
 	}
-	if _, ok := w.broken[tc.Package]; tc.Test == "" && (ok || slices.ContainsFunc(output, unbuilt)) {
+	if _, ok := w.broken[tc.Package]; tc.Test == "" && (ok || slices.ContainsFunc(output, buildFailed)) {
 		for _, line := range output {
-			if compiled.MatchString(line) {
+			if compilerError.MatchString(line) {
 				return Build, strings.TrimPrefix(line, "./")
 			}
 		}
-		return Build, "it does not compile"
+		return Build, "compilation failed"
 	}
 	if slices.ContainsFunc(output, timedOut) {
-		return Timeout, "the time was up"
+		return Timeout, "the timeout was exceeded"
 	}
-	if tc.Elapsed < 0 { // never ended; go test gives the panic to the package
+	if tc.Elapsed < 0 { // the test has not ended; go test attributes the panic to the package
 		if p := w.execution.Package(tc.Package); slices.ContainsFunc(p.OutputLines(testjson.TestCase{}), timedOut) {
-			return Timeout, "it was running when the time was up"
+			return Timeout, "the test was running when the timeout was exceeded"
 		}
 	}
 	if _, ok := find("WARNING: DATA RACE"); ok {
 		return Race, "data race"
 	}
 	if rest, ok := find("panic: "); ok {
-		// The testing package adds " [recovered]" when it raises a panic again.
+		// The testing package appends " [recovered]" to a panic that it raises again.
 		return Panic, "panic: " + strings.TrimSuffix(strings.TrimSuffix(rest, ", repanicked]"), " [recovered")
 	}
 	if rest, ok := find("fatal error: "); ok {
@@ -122,32 +126,33 @@ func (w *watcher) cause(tc testjson.TestCase, output []string) (Cause, string) {
 			switch {
 			case line == "", strings.HasPrefix(line, "FAIL"), strings.HasPrefix(line, "exit status "),
 				strings.HasPrefix(line, "coverage: "), strings.HasPrefix(line, "program not built with -cover"):
-				continue // go test's own words
+				continue // lines that go test adds
 			}
 			return Exit, strings.TrimSpace(line)
 		}
 		return Exit, "the test program failed"
 	}
 	for i, line := range output {
-		if m := said.FindStringSubmatch(line); m != nil {
-			return Failed, firstWords(append([]string{m[3]}, output[i+1:]...))
+		if m := logLine.FindStringSubmatch(line); m != nil {
+			return Failed, firstMessage(append([]string{m[3]}, output[i+1:]...))
 		}
 	}
 	if tc.Elapsed < 0 {
-		return Failed, "it did not end"
+		return Failed, "the test did not end"
 	}
-	below := tc.Test.Name() + "/"
+	subtest := tc.Test.Name() + "/"
 	if slices.ContainsFunc(w.execution.Package(tc.Package).Failed, func(sub testjson.TestCase) bool {
-		return strings.HasPrefix(sub.Test.Name(), below)
+		return strings.HasPrefix(sub.Test.Name(), subtest)
 	}) {
 		return Failed, "a subtest failed"
 	}
-	return Failed, "it failed"
+	return Failed, "the test failed without a message"
 }
 
-// firstWords is the first line with words. Testify's messages begin with an
-// empty line and a trace; what is wrong stands after "Error:".
-func firstWords(lines []string) string {
+// firstMessage returns the first line that is not blank. A message of testify begins
+// with a blank line and a trace; for it, firstMessage returns the text after
+// "Error:".
+func firstMessage(lines []string) string {
 	for i, line := range lines {
 		line = strings.TrimSpace(line)
 		if strings.HasPrefix(line, "Error Trace:") {
@@ -161,17 +166,18 @@ func firstWords(lines []string) string {
 			return line
 		}
 	}
-	return "it failed"
+	return "the test failed without a message"
 }
 
 var (
-	// compiled matches a compiler's message; the path is relative to the module.
-	compiled = regexp.MustCompile(`^(?:vet: )?(\S+\.go):(\d+):(?:\d+:)? `)
-	// traced matches a frame of a stack trace.
-	traced = regexp.MustCompile(`^\s+(\S+\.go):(\d+)(?: |$)`)
+	// compilerError matches an error of the compiler. Its path is relative to the module.
+	compilerError = regexp.MustCompile(`^(?:vet: )?(\S+\.go):(\d+):(?:\d+:)? `)
+	// stackFrame matches a frame of a stack trace.
+	stackFrame = regexp.MustCompile(`^\s+(\S+\.go):(\d+)(?: |$)`)
 )
 
-// locate finds the place in the module that a failure is about.
+// locate returns the file and the line in the module that a failure refers to. The
+// file is empty if there is none.
 func (w *watcher) locate(f Failure, output []string) (string, int) {
 	inPackage := strings.TrimPrefix(strings.TrimPrefix(f.Package, w.module), "/")
 	try := func(pattern *regexp.Regexp, relative func(string) string) (string, int) {
@@ -185,7 +191,7 @@ func (w *watcher) locate(f Failure, output []string) (string, int) {
 				continue
 			}
 			if _, err := os.Stat(filepath.Join(w.dir, rel)); err != nil {
-				continue // the testing package's own file, or another module's
+				continue // a file of the testing package or of another module
 			}
 			n, err := strconv.Atoi(m[2])
 			if err != nil {
@@ -196,10 +202,10 @@ func (w *watcher) locate(f Failure, output []string) (string, int) {
 		return "", 0
 	}
 	logged := func() (string, int) {
-		return try(said, func(name string) string { return path.Join(inPackage, name) })
+		return try(logLine, func(name string) string { return path.Join(inPackage, name) })
 	}
 	stack := func() (string, int) {
-		return try(traced, func(name string) string {
+		return try(stackFrame, func(name string) string {
 			rel, err := filepath.Rel(w.dir, name)
 			if err != nil {
 				return ""
@@ -211,7 +217,7 @@ func (w *watcher) locate(f Failure, output []string) (string, int) {
 	var line int
 	switch f.Cause {
 	case Build:
-		return try(compiled, filepath.Clean)
+		return try(compilerError, filepath.Clean)
 	case Race, Panic, Timeout, Exit:
 		if file, line = stack(); file == "" {
 			file, line = logged()
@@ -224,8 +230,8 @@ func (w *watcher) locate(f Failure, output []string) (string, int) {
 	return file, line
 }
 
-// gate says no, in one line, for the gravest of the failures.
-func gate(r Result, limit time.Duration) error {
+// failuresError returns the error for the most severe failure.
+func failuresError(r Result, limit time.Duration) error {
 	by := map[Cause][]Failure{}
 	for _, f := range r.Failures {
 		by[f.Cause] = append(by[f.Cause], f)
@@ -240,13 +246,13 @@ func gate(r Result, limit time.Duration) error {
 	case len(by[Timeout]) > 0:
 		f := by[Timeout][0]
 		if i := slices.IndexFunc(by[Timeout], func(f Failure) bool { return f.Test != "" }); i >= 0 {
-			f = by[Timeout][i] // says more than the package it is in
+			f = by[Timeout][i] // a test is more specific than its package
 		}
-		return fault.Gatef("test.timeout", "%s was not done within %s", f.title(), limit).
-			WithFix("raise test.timeout in slipway.yaml if that is too little")
+		return fault.Gatef("test.timeout", "%s did not finish within %s", f.title(), limit).
+			WithFix("if the tests need more time, increase test.timeout in slipway.yaml")
 	case len(by[Panic]) > 0:
 		f := by[Panic][0]
-		return fault.Gatef("test.panic", "%s crashed%s%s: %s", f.title(), at(f), others(by[Panic], "test"), f.Message)
+		return fault.Gatef("test.panic", "%s panicked%s%s: %s", f.title(), at(f), others(by[Panic], "test"), f.Message)
 	case len(by[Failed]) > 0:
 		f := by[Failed][0]
 		return fault.Gatef("test.failed", "%d of %d tests failed: %s%s%s: %s", r.Failed, r.Tests, f.title(), at(f), others(by[Failed], "test"), f.Message)
@@ -255,6 +261,7 @@ func gate(r Result, limit time.Duration) error {
 	return fault.Gatef("test.exit", "the test program of %s failed%s: %s", f.Package, others(by[Exit], "package"), f.Message)
 }
 
+// at returns the location of a failure in parentheses, or "" if it is not known.
 func at(f Failure) string {
 	if f.File == "" {
 		return ""
@@ -262,6 +269,7 @@ func at(f Failure) string {
 	return fmt.Sprintf(" (%s:%d)", f.File, f.Line)
 }
 
+// others returns how many failures follow the first one.
 func others(fs []Failure, noun string) string {
 	switch n := len(fs) - 1; n {
 	case 0:
@@ -273,4 +281,5 @@ func others(fs []Failure, noun string) string {
 	}
 }
 
+// last returns up to n elements from the end of s.
 func last[T any](s []T, n int) []T { return s[max(0, len(s)-n):] }

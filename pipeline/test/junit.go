@@ -11,9 +11,9 @@ import (
 	"gotest.tools/gotestsum/testjson"
 )
 
-// junit writes the run as JUnit XML: a package is a suite, a test is a case. A
-// package that failed outside its tests gets a case for that, because CI systems
-// show nothing but cases.
+// junit returns the result as JUnit XML. A suite is a package and a case is a test. A
+// package that failed outside its tests gets a case named "[package]", because CI
+// systems show only cases.
 func (w *watcher) junit() ([]byte, error) {
 	var all junit.Testsuites
 	var total time.Duration
@@ -52,22 +52,24 @@ func (w *watcher) junit() ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteString(xml.Header)
 	if err := all.WriteXML(&b); err != nil {
-		return nil, fmt.Errorf("writing the JUnit report: %w", err)
+		return nil, fmt.Errorf("encoding the JUnit report: %w", err)
 	}
 	return b.Bytes(), nil
 }
 
+// problem returns the JUnit element for a failed test case.
 func (w *watcher) problem(tc testjson.TestCase) *junit.Result {
 	output := w.output(tc)
 	cause, message := w.cause(tc, output)
 	return &junit.Result{Message: printable(message), Type: string(cause), Data: printable(strings.Join(output, "\n"))}
 }
 
-// seconds is JUnit's format of a duration; a test that never ended has none.
+// seconds formats a duration for JUnit. The duration of a test that has not ended is
+// negative, and is formatted as zero.
 func seconds(d time.Duration) string { return fmt.Sprintf("%.3f", max(0, d).Seconds()) }
 
-// printable replaces what XML 1.0 cannot carry, even escaped
-// (https://www.w3.org/TR/xml/#charsets): tests print terminal colours and worse.
+// printable replaces the characters that XML 1.0 cannot represent, even escaped
+// (https://www.w3.org/TR/xml/#charsets), for example those of terminal colours.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch {

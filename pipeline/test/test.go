@@ -1,6 +1,7 @@
 // Package test runs an app's tests with the race detector and coverage, and
-// turns go test's event stream into a verdict and the reports that CI systems
-// read.
+// converts the events of go test to a result and to reports for CI systems.
+//
+// The package promises no compatibility to programs other than slipway.
 package test
 
 import (
@@ -30,74 +31,77 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/toolchain"
 )
 
-// Options say what to test and how.
+// Options are the options of [Run].
 type Options struct {
-	Dir string        // the app's module, absolute
+	Dir string        // folder of the app's module, absolute
 	Go  *toolchain.Go // the app's toolchain
-	// Settings are the section test of slipway.yaml. The services are started
-	// before the tests and stopped after them, unless the environment names them
-	// already.
+	// Settings is the section test of slipway.yaml. The services are started before
+	// the tests and stopped after them. A service whose variable is set in the
+	// environment is not started.
 	Settings  config.Test
-	Env       []string // more environment, NAME=value; Settings.Env wins over it
+	Env       []string // additional environment variables, NAME=value; Settings.Env overrides them
 	BuildTags []string // build tags
-	Args      []string // more arguments of go test, before the packages
+	Args      []string // additional arguments of go test, before the packages
 	// Reports is the folder for junit.xml, cobertura.xml, coverage.out and
-	// test.json; empty for none.
+	// test.json. If it is empty, no reports are written.
 	Reports string
-	Prefix  string // path of Dir in the repository, put before every file's path
+	Prefix  string // path of Dir in the repository, prepended to the path of every file
 }
 
-// Result is what testing gave.
+// Result is the result of [Run].
 type Result struct {
-	Packages int       `json:"packages"` // with and without tests
-	Tests    int       `json:"tests"`    // subtests count too
+	Packages int       `json:"packages"` // number of packages, with and without tests
+	Tests    int       `json:"tests"`    // number of tests, including subtests
 	Passed   int       `json:"passed"`
 	Failed   int       `json:"failed"`
 	Skipped  int       `json:"skipped"`
-	Skips    []Skip    `json:"skips"`    // every skipped test, so that none hides
-	Failures []Failure `json:"failures"` // by package, in the order of events
-	// Coverage is the percentage of statements that ran, as `go tool cover
-	// -func` counts it.
+	Skips    []Skip    `json:"skips"`    // every skipped test
+	Failures []Failure `json:"failures"` // sorted by package, then in the order of events
+	// Coverage is the percentage of statements that ran, computed as by
+	// `go tool cover -func`.
 	Coverage float64 `json:"coverage"`
-	// CoverageLine is "total: (statements) N%" with one decimal, the line that
-	// GitLab's coverage expression looks for; empty when nothing was measured.
+	// CoverageLine is "total: (statements) N%" with one decimal, which is the line
+	// that GitLab's coverage expression matches. It is empty if there are no
+	// statements.
 	CoverageLine string  `json:"coverage_line,omitempty"`
-	Races        bool    `json:"races"` // the race detector found something
+	Races        bool    `json:"races"` // whether the race detector found a data race
 	Seconds      float64 `json:"seconds"`
 	Reports      Reports `json:"reports"`
 }
 
-// Reports are the absolute paths of the files written; empty where none were
-// asked for.
+// Reports are the absolute paths of the reports. They are empty if no reports were
+// requested.
 type Reports struct {
 	JUnit     string `json:"junit,omitempty"`
 	Cobertura string `json:"cobertura,omitempty"`
-	Profile   string `json:"profile,omitempty"` // Go's own coverage format
-	Events    string `json:"events,omitempty"`  // go test -json, as it came
+	Profile   string `json:"profile,omitempty"` // in the format of Go's coverage profiles
+	Events    string `json:"events,omitempty"`  // unchanged output of go test -json
 }
 
 // Skip is a test that did not run.
 type Skip struct {
 	Package string `json:"package"`
 	Test    string `json:"test"`
-	Reason  string `json:"reason"` // what the test said
+	Reason  string `json:"reason"` // message of the test
 }
 
 // Run tests the module in o.Dir.
 //
-// When tests fail or coverage is under the floor it writes all reports and
-// returns the full Result beside a [fault.Gate] error. Without any test it
-// passes, with a warning. A missing C compiler and patterns that match nothing
-// are [fault.Input] errors. When ctx ends, it returns ctx's error once the tests
-// and services are gone, and writes no reports: they would look complete.
+// If tests fail or the coverage is below the minimum, Run writes the reports and
+// returns a complete result and a [fault.Gate] error. If there are no tests, it
+// warns and passes. It returns [fault.Input] errors for a missing C compiler and
+// for package patterns that match nothing.
+//
+// If ctx ends, Run stops the tests and the services and returns the error of ctx.
+// It writes no reports in that case, because they would look complete.
 func Run(ctx context.Context, o Options) (_ Result, err error) {
 	start := time.Now()
 	o.Env = slices.Concat(o.Env, toolchain.Environ(o.Settings.Env))
 	race := o.Settings.Race == nil || *o.Settings.Race
 	empty := Result{Skips: []Skip{}, Failures: []Failure{}}
-	// Stack traces hold resolved paths; ours must compare equal to them.
+	// Stack traces contain paths without symbolic links, so Dir must not have any.
 	if o.Dir, err = filepath.EvalSymlinks(o.Dir); err != nil {
-		return empty, fault.Inputf("test.dir", "finding the module: %w", err)
+		return empty, fault.Inputf("test.dir", "resolving the folder of the module: %w", err)
 	}
 	env := o.Env
 	if race {
@@ -107,38 +111,39 @@ func Run(ctx context.Context, o Options) (_ Result, err error) {
 		}
 		env = append(slices.Clone(env), "CGO_ENABLED=1", "CC="+cc)
 	}
-	services, err := service.Start(ctx, service.Options{Kinds: kinds(o.Settings.Services), Lookup: lookup(o.Env)})
+	services, err := service.Start(ctx, service.Options{Kinds: serviceKinds(o.Settings.Services), Lookup: lookup(o.Env)})
 	if err != nil {
 		return empty, fmt.Errorf("starting services for the tests: %w", err)
 	}
 	defer services.Stop()
 	tmp, err := os.MkdirTemp("", "slipway-test-")
 	if err != nil {
-		return empty, fmt.Errorf("making a directory for test reports: %w", err)
+		return empty, fmt.Errorf("creating a temporary folder for the tests: %w", err)
 	}
 	defer os.RemoveAll(tmp)
-	// A go command that had to be killed cannot remove its work folder: we do.
+	// A go command that is killed cannot remove its temporary folders, so they are
+	// created in tmp.
 	env = slices.Concat(env, services.Env(), []string{"GOTMPDIR=" + tmp})
 
 	profile := filepath.Join(tmp, "coverage.out")
 	w := newWatcher(ctx, o)
-	err = o.goTest(ctx, env, profile, filepath.Join(tmp, "test.json"), w)
+	testErr := o.goTest(ctx, env, profile, filepath.Join(tmp, "test.json"), w)
 	services.Stop()
 	if ctx.Err() != nil {
 		return empty, fmt.Errorf("testing %s: %w", o.Dir, ctx.Err())
 	}
 	result := w.result()
 	result.Seconds = time.Since(start).Seconds()
-	cover, cerr := readCoverage(profile, o.Dir, w.module)
-	if cerr != nil {
-		return result, cerr
+	cover, err := readCoverage(profile, o.Dir, w.module)
+	if err != nil {
+		return result, err
 	}
 	if cover.statements > 0 {
 		result.Coverage = cover.percent()
 		result.CoverageLine = fmt.Sprintf("total: (statements) %.1f%%", result.Coverage)
 	}
-	if result.Reports, cerr = o.report(tmp, w, cover, start); cerr != nil {
-		return result, cerr
+	if result.Reports, err = o.report(tmp, w, cover, start); err != nil {
+		return result, err
 	}
 	for _, f := range result.Failures {
 		progress.Emit(ctx, progress.Event{Kind: progress.Output, Text: f.title() + ": " + f.Message, File: f.File, Row: f.Line})
@@ -146,45 +151,47 @@ func Run(ctx context.Context, o Options) (_ Result, err error) {
 	if result.CoverageLine != "" {
 		progress.Line(ctx, result.CoverageLine)
 	}
-	return result, o.verdict(ctx, result, w, err)
+	return result, o.check(ctx, result, w, testErr)
 }
 
-// verdict decides whether the tests pass.
-func (o Options) verdict(ctx context.Context, r Result, w *watcher, err error) error {
+// check returns an error unless the tests and the coverage pass. testErr is the
+// error of go test.
+func (o Options) check(ctx context.Context, r Result, w *watcher, testErr error) error {
 	if len(r.Failures) > 0 {
-		return gate(r, time.Duration(o.Settings.Timeout))
+		return failuresError(r, time.Duration(o.Settings.Timeout))
 	}
-	if err != nil {
+	if testErr != nil {
 		if slices.ContainsFunc(w.stderr, func(line string) bool { return strings.Contains(line, "no packages to test") }) {
 			return fault.Inputf("test.no-packages", "no package matches %s in %s", strings.Join(o.Settings.Packages, " "), o.Dir).
 				WithFix("correct test.packages in slipway.yaml")
 		}
 		if n := len(w.stderr); n > 0 {
-			err = errors.New(w.stderr[n-1])
+			testErr = errors.New(w.stderr[n-1])
 		}
-		return fault.Failedf("test.run", "running go test: %w", err)
+		return fault.Failedf("test.run", "running go test: %w", testErr)
 	}
 	if r.Tests == 0 {
 		progress.Warnf(ctx, "there are no tests")
 	}
-	// The floor is held against what is shown: 69.96 is 70.0.
+	// The coverage is compared as it is shown, with one decimal: 69.96 counts as 70.0.
 	if shown := float64(int64(r.Coverage*10+0.5)) / 10; shown < o.Settings.Coverage {
-		return fault.Gatef("test.coverage", "coverage %.1f%% is under the floor of %.1f%%", shown, o.Settings.Coverage).
-			WithFix("test more, or lower test.coverage in slipway.yaml")
+		return fault.Gatef("test.coverage", "coverage is %.1f%%, below the minimum of %.1f%%", shown, o.Settings.Coverage).
+			WithFix("add tests, or lower test.coverage in slipway.yaml")
 	}
 	return nil
 }
 
-// goTest runs go test with its events going to w and, as they came, to the file.
+// goTest runs go test. It passes the events to w and writes them, unchanged, to the
+// file named by events.
 func (o Options) goTest(ctx context.Context, env []string, profile, events string, w *watcher) error {
 	file, err := os.Create(events)
 	if err != nil {
-		return fmt.Errorf("keeping test events: %w", err)
+		return fmt.Errorf("creating a file for the test events: %w", err)
 	}
 	defer file.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	// Not -trimpath: tests find their data through runtime.Caller.
+	// -trimpath is disabled because tests find files with runtime.Caller.
 	args := []string{"test", "-json", "-trimpath=false", "-covermode=atomic", "-coverprofile=" + profile, "-timeout=" + o.Settings.Timeout.String()}
 	if o.Settings.Race == nil || *o.Settings.Race {
 		args = append(args, "-race")
@@ -198,8 +205,8 @@ func (o Options) goTest(ctx context.Context, env []string, profile, events strin
 	cmd := toolchain.Command(ctx, o.Go.Program, slices.Concat(args, o.Args, o.Settings.Packages)...)
 	cmd.Dir = o.Dir
 	cmd.Env = o.Go.Env(env...)
-	// With pipes of our own in place of StdoutPipe, Wait does not wait for ever
-	// for a daemon that a test left behind with our stdout.
+	// With these pipes instead of StdoutPipe, Wait stops waiting for the output after
+	// WaitDelay, in case a test left a process that has inherited the pipe.
 	outR, outW := io.Pipe()
 	errR, errW := io.Pipe()
 	cmd.Stdout, cmd.Stderr = outW, errW
@@ -214,32 +221,32 @@ func (o Options) goTest(ctx context.Context, env []string, profile, events strin
 			Stop: cancel, IgnoreNonJSONOutputLines: true,
 		})
 		w.execution = execution
-		// A scanner that gave up must not block the program it listens to.
+		// If the scanner failed, the program must not block on writing.
 		outR.CloseWithError(io.ErrClosedPipe)
 		errR.CloseWithError(io.ErrClosedPipe)
 		scanned <- err
 	}()
 	err = cmd.Wait()
-	// A cancelled go test is dead by now, but a test that ignores signals is not.
+	// A cancelled go test has ended, but a test that ignores signals has not.
 	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	outW.Close()
 	errW.Close()
 	if serr := <-scanned; serr != nil {
-		return fmt.Errorf("reading go test's events: %w", serr)
+		return fmt.Errorf("reading the events of go test: %w", serr)
 	}
 	if cerr := file.Close(); cerr != nil {
-		return fmt.Errorf("keeping test events: %w", cerr)
+		return fmt.Errorf("writing the test events: %w", cerr)
 	}
 	return err
 }
 
-// report writes the reports, each at once or not at all.
+// report writes every report atomically.
 func (o Options) report(tmp string, w *watcher, cover *coverage, at time.Time) (Reports, error) {
 	if o.Reports == "" {
 		return Reports{}, nil
 	}
 	if err := os.MkdirAll(o.Reports, 0o755); err != nil {
-		return Reports{}, fmt.Errorf("making the reports folder: %w", err)
+		return Reports{}, fmt.Errorf("creating the folder for reports: %w", err)
 	}
 	junit, err := w.junit()
 	if err != nil {
@@ -265,11 +272,12 @@ func (o Options) report(tmp string, w *watcher, cover *coverage, at time.Time) (
 	return r, nil
 }
 
-// base is what stands before the path of a file in the module.
+// base returns the folder of the module in the repository, which is prepended to
+// the paths of files.
 func (o Options) base() string { return path.Clean(filepath.ToSlash(cmp.Or(o.Prefix, "."))) }
 
-// compiler returns the C compiler that the race detector's runtime is linked
-// with: CC of the environment given, else the platform's default.
+// compiler returns the C compiler that links the runtime of the race detector: CC
+// in env, or the first default compiler of the platform that is installed.
 func compiler(env []string) (string, error) {
 	if cc, ok := lookup(env)("CC"); ok && cc != "" && slices.Contains(env, "CC="+cc) {
 		return cc, nil
@@ -284,11 +292,11 @@ func compiler(env []string) (string, error) {
 		}
 	}
 	return "", fault.Inputf("program.missing", "the race detector needs a C compiler and none is installed").
-		WithFix("install gcc, or set test.race: false")
+		WithFix("install gcc, or set test.race: false in slipway.yaml")
 }
 
-// lookup reads env and, where it does not have the name, the process's own
-// environment.
+// lookup returns a function that looks up a variable in env and then in the
+// environment of slipway.
 func lookup(env []string) func(string) (string, bool) {
 	return func(name string) (string, bool) {
 		for _, kv := range slices.Backward(env) {
@@ -300,8 +308,8 @@ func lookup(env []string) func(string) (string, bool) {
 	}
 }
 
-// kinds are the services of the configuration.
-func kinds(names []string) []service.Kind {
+// serviceKinds converts the names of services in the configuration.
+func serviceKinds(names []string) []service.Kind {
 	all := make([]service.Kind, 0, len(names))
 	for _, n := range names {
 		all = append(all, service.Kind(n))
@@ -309,11 +317,11 @@ func kinds(names []string) []service.Kind {
 	return all
 }
 
-// modulePath is the path of the module in dir; empty when go.mod has none.
+// modulePath returns the module path of the module in dir, or "".
 func modulePath(dir string) string {
 	data, err := os.ReadFile(filepath.Join(dir, "go.mod"))
 	if err != nil {
-		return "" // go test says what is wrong
+		return "" // go test reports the error
 	}
 	return modfile.ModulePath(data)
 }

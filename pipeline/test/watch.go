@@ -15,21 +15,21 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
-// watcher follows go test's events: it tells the user what happens and keeps
-// what the result is made of.
+// watcher handles the events of go test. It reports them as progress and stores what
+// is needed for the result.
 type watcher struct {
 	ctx       context.Context
-	dir       string // the module
-	base      string // put before file paths
-	module    string // import path of the module
+	dir       string // folder of the module
+	base      string // prepended to the paths of files
+	module    string // module path
 	execution *testjson.Execution
 
-	// testjson reads stdout and stderr in two goroutines and calls us from both.
+	// testjson calls the methods of the watcher from two goroutines.
 	mu     sync.Mutex
 	done   int64
 	stderr []string
-	builds map[string]*strings.Builder // compiler output by go's name of the build
-	broken map[string]string           // packages whose build failed, to the name of that build
+	builds map[string]*strings.Builder // output of the compiler, by the ID of the build
+	broken map[string]string           // ID of the failed build, by package
 }
 
 func newWatcher(ctx context.Context, o Options) *watcher {
@@ -41,10 +41,10 @@ func newWatcher(ctx context.Context, o Options) *watcher {
 
 var _ testjson.EventHandler = (*watcher)(nil)
 
-// packageLine matches go test's last line about a package that passed.
+// packageLine matches the last line of go test for a package that passed.
 var packageLine = regexp.MustCompile(`^ok\s+(\S+)\s+(\S+)(?:\s+coverage: (\S+) of statements)?`)
 
-// Event takes one event of `go test -json`
+// Event handles an event of `go test -json`
 // (https://pkg.go.dev/cmd/test2json and `go help buildjson`).
 func (w *watcher) Event(e testjson.TestEvent, x *testjson.Execution) error {
 	w.mu.Lock()
@@ -59,7 +59,7 @@ func (w *watcher) Event(e testjson.TestEvent, x *testjson.Execution) error {
 		b.WriteString(e.Output)
 		progress.Line(w.ctx, strings.TrimRight(e.Output, "\n"))
 	case e.Package == "":
-		// build-fail: the package's own events follow.
+		// This is build-fail. The events of the package follow.
 	case e.Test != "" && e.Action.IsTerminal():
 		w.done++
 		progress.Count(w.ctx, w.done, 0, progress.Tests)
@@ -83,7 +83,7 @@ func (w *watcher) Event(e testjson.TestEvent, x *testjson.Execution) error {
 		}
 	case e.Action == testjson.ActionFail:
 		var build struct{ FailedBuild string }
-		// testjson parsed these bytes already; it leaves out this field.
+		// testjson has parsed these bytes, but does not have this field.
 		if err := json.Unmarshal(e.Bytes(), &build); err == nil && build.FailedBuild != "" {
 			w.broken[e.Package] = build.FailedBuild
 		}
@@ -96,27 +96,28 @@ func (w *watcher) Event(e testjson.TestEvent, x *testjson.Execution) error {
 	return nil
 }
 
-// Err takes one line of go test's stderr.
+// Err handles a line that go test writes to standard error.
 func (w *watcher) Err(text string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	progress.Line(w.ctx, text)
-	// Module downloads are progress, not what went wrong.
+	// Downloads of modules are not errors.
 	if text != "" && !strings.HasPrefix(text, "go: downloading ") {
 		w.stderr = append(w.stderr, text)
 	}
 	return nil
 }
 
+// print reports the output of a test as progress.
 func (w *watcher) print(output []string) {
 	for _, line := range tidy(output) {
-		if !strings.HasPrefix(line, "FAIL\t") { // we end a package in words of our own
+		if !strings.HasPrefix(line, "FAIL\t") { // Event reports the result of the package
 			progress.Line(w.ctx, line)
 		}
 	}
 }
 
-// result is what the events add up to.
+// result returns the result after the last event.
 func (w *watcher) result() Result {
 	r := Result{Skips: []Skip{}, Failures: []Failure{}}
 	x := w.execution
@@ -138,32 +139,32 @@ func (w *watcher) result() Result {
 	return r
 }
 
-// packages are the names of the tested packages; testjson keeps build output
-// under the empty name.
+// packages returns the sorted import paths of the packages. It omits the empty path,
+// which testjson uses for the output of builds.
 func (w *watcher) packages() []string {
 	return slices.DeleteFunc(w.execution.Packages(), func(name string) bool { return name == "" })
 }
 
-// cases are a package's tests in the order in which they began.
+// cases returns the tests of a package in the order in which they started.
 func cases(p *testjson.Package) []testjson.TestCase {
 	return slices.SortedFunc(slices.Values(p.TestCases()), func(a, b testjson.TestCase) int { return cmp.Compare(a.ID, b.ID) })
 }
 
-// said matches a line that a test logged.
-var said = regexp.MustCompile(`^\s+([^\s/:]+\.go):(\d+): (.*)`)
+// logLine matches a line that a test logged.
+var logLine = regexp.MustCompile(`^\s+([^\s/:]+\.go):(\d+): (.*)`)
 
-// reason is what a skipped test said.
+// reason returns the last message that a skipped test logged.
 func reason(output []string) string {
 	lines := tidy(output)
 	for _, line := range slices.Backward(lines) {
-		if m := said.FindStringSubmatch(line); m != nil {
+		if m := logLine.FindStringSubmatch(line); m != nil {
 			return m[3]
 		}
 	}
 	return ""
 }
 
-// tidy drops the frame that go test -v puts around a test's output.
+// tidy returns the lines of output without those that go test -v adds.
 func tidy(output []string) []string {
 	var lines []string
 	for _, line := range output {

@@ -4,5 +4,6 @@ package toolchain
 
 import "syscall"
 
-// dieWithParent does nothing: only Linux can tie a process to its parent.
+// dieWithParent does nothing: only Linux can signal a process when its parent
+// dies.
 func dieWithParent(*syscall.SysProcAttr) {}

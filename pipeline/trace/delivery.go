@@ -11,39 +11,39 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 )
 
-// live also sends a span when it starts, without an end, so that it can be
-// shown while it runs.
+// live is a processor that also sends spans when they start, without an end, so that
+// they can be shown while they run.
 type live struct{ sdktrace.SpanProcessor }
 
-// OnStart sends the span as it is now: by the time the batch goes out it may
-// have ended, and would then be sent twice as ended.
+// OnStart sends a copy of the span, because the span may have ended when the batch is
+// sent, and would be sent twice with its end.
 func (l live) OnStart(_ context.Context, s sdktrace.ReadWriteSpan) {
 	l.OnEnd(tracetest.SpanStubFromReadOnlySpan(s).Snapshot())
 }
 
-// delivery is an exporter that keeps its failures to itself and can be told to
-// give up.
+// delivery is an exporter that stores errors instead of returning them, and that can
+// be abandoned.
 type delivery struct {
 	sdktrace.SpanExporter
-	given   context.Context // done once abandoned
-	abandon context.CancelFunc
+	abandoned context.Context // done after the call of abandon
+	abandon   context.CancelFunc
 
 	mu   sync.Mutex
-	lost error // of the last batch that was not delivered
+	lost error // error of the last batch that was not delivered
 }
 
 func newDelivery(e sdktrace.SpanExporter) *delivery {
 	d := &delivery{SpanExporter: e}
-	d.given, d.abandon = context.WithCancel(context.Background()) //nolint:gosec // Stop abandons it
+	d.abandoned, d.abandon = context.WithCancel(context.Background()) //nolint:gosec // Stop calls abandon
 	return d
 }
 
-// ExportSpans never fails: the batch processor would hand the error to
-// OpenTelemetry's global handler.
+// ExportSpans exports spans. It stores an error and returns nil, because the batch
+// processor would pass the error to the global handler of OpenTelemetry.
 func (d *delivery) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(d.given, cancel)() //nolint:contextcheck // it ends with either of two contexts
+	defer context.AfterFunc(d.abandoned, cancel)() //nolint:contextcheck // the export ends with ctx or d.abandoned
 	if err := d.SpanExporter.ExportSpans(ctx, spans); err != nil {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -52,8 +52,9 @@ func (d *delivery) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpa
 	return nil
 }
 
-// failure says that spans were lost. Of the cause it tells only what the
-// network said: a collector's answer may quote the headers it was sent.
+// failure returns an error if spans were lost. It contains the cause only if that is a
+// network error, because the answer of a collector may contain the headers of the
+// request.
 func (d *delivery) failure() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -63,5 +64,5 @@ func (d *delivery) failure() error {
 	if op, ok := errors.AsType[*net.OpError](d.lost); ok {
 		return fmt.Errorf("sending spans: %w", op)
 	}
-	return errors.New("sending spans: the collector did not take them")
+	return errors.New("sending spans: the collector did not accept them")
 }

@@ -2,6 +2,7 @@ package trace
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"encoding/hex"
@@ -27,8 +28,9 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// child makes the test binary a program that traces one span, because
-// OpenTelemetry keeps the standard error it found when it was loaded.
+// child is the variable that makes the test binary a program that sends one span. A
+// test of its standard error needs a process, because OpenTelemetry stores the
+// standard error when the process starts.
 const child = "SLIPWAY_TEST_TRACE"
 
 func TestMain(m *testing.M) {
@@ -42,7 +44,7 @@ func TestMain(m *testing.M) {
 	fmt.Println(err, stop(nil))
 }
 
-// received is a span with what stands around it in a request.
+// received is a span with the resource, the scope and the header of its request.
 type received struct {
 	*pb.Span
 	resource map[string]string
@@ -50,7 +52,7 @@ type received struct {
 	header   http.Header
 }
 
-// receive starts an OTLP/HTTP collector and points the environment at it.
+// receive starts an OTLP/HTTP collector and sets the endpoint to it.
 func receive(t *testing.T) <-chan received {
 	t.Helper()
 	spans := make(chan received, 100)
@@ -86,11 +88,11 @@ func receive(t *testing.T) <-chan received {
 	return spans
 }
 
-// environment sets variables; those the tests were started with do not count.
+// environment sets variables and clears all others that affect traces.
 func environment(t *testing.T, set ...string) {
 	t.Helper()
 	for _, kv := range os.Environ() {
-		if name, _, _ := strings.Cut(kv, "="); ours(name) {
+		if name, _, _ := strings.Cut(kv, "="); affectsTraces(name) {
 			t.Setenv(name, "")
 		}
 	}
@@ -100,7 +102,8 @@ func environment(t *testing.T, set ...string) {
 	}
 }
 
-func ours(name string) bool {
+// affectsTraces reports whether a variable affects traces.
+func affectsTraces(name string) bool {
 	return strings.HasPrefix(name, "OTEL_") || name == "TRACEPARENT" || name == "TRACESTATE" || name == "BAGGAGE"
 }
 
@@ -109,37 +112,42 @@ const (
 	spanID  = "b7ad6b7169203331"
 )
 
-func TestSpans(t *testing.T) {
-	tests := []struct {
-		name    string
-		env     []string
-		cause   error
-		parent  string // of the root span
-		state   string
-		service string
-		version string
-		status  string
-		baggage string
-		header  string
-	}{
+// spanCase is an environment and the spans that are expected for it.
+type spanCase struct {
+	name    string
+	env     []string
+	cause   error
+	parent  string // of the root span
+	state   string
+	service string
+	version string
+	status  string
+	baggage string
+	header  string
+}
+
+func spanCases() []spanCase {
+	return []spanCase{
 		{name: "root"},
 		{name: "parent", env: []string{"TRACEPARENT=00-" + traceID + "-" + spanID + "-01", "TRACESTATE=a=b", "BAGGAGE=run=7"}, parent: spanID, state: "a=b", baggage: "7"},
 		{name: "malformed parent", env: []string{"TRACEPARENT=00-nonsense-01", "TRACESTATE==,", "BAGGAGE=%%%"}},
 		{name: "parent of zeros", env: []string{"TRACEPARENT=00-" + strings.Repeat("0", 32) + "-" + spanID + "-01"}},
 		{name: "gzip", env: []string{"OTEL_EXPORTER_OTLP_COMPRESSION=gzip"}},
 		{name: "Dagger's name of the protocol", env: []string{"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http", "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"}},
-		{name: "names of the environment", env: []string{"OTEL_SERVICE_NAME=orders", "OTEL_RESOURCE_ATTRIBUTES=service.version=v9,service.name=x"}, service: "orders", version: "v9"},
+		{name: "resource in the environment", env: []string{"OTEL_SERVICE_NAME=orders", "OTEL_RESOURCE_ATTRIBUTES=service.version=v9,service.name=x"}, service: "orders", version: "v9"},
 		{name: "headers", env: []string{"OTEL_EXPORTER_OTLP_HEADERS=authorization=Bearer%20x"}, header: "Bearer x"},
 		{name: "failed", cause: errors.New("lint: 1 finding\nmore"), status: "lint: 1 finding"},
 	}
-	for _, tt := range tests {
+}
+
+func TestSpans(t *testing.T) {
+	for _, tt := range spanCases() {
 		t.Run(tt.name, func(t *testing.T) {
 			spans := receive(t)
 			for _, kv := range tt.env {
 				name, value, _ := strings.Cut(kv, "=")
 				t.Setenv(name, value)
 			}
-			// Ctrl-C must not lose the spans.
 			ctx, cancel := context.WithCancel(t.Context())
 			ctx, stop, err := Start(ctx, "ship", "v1")
 			if err != nil {
@@ -150,7 +158,7 @@ func TestSpans(t *testing.T) {
 			}
 			_, stage := trace.SpanFromContext(ctx).TracerProvider().Tracer("test").Start(ctx, "lint")
 			stage.End()
-			cancel()
+			cancel() // as by Ctrl-C, which must not lose the spans
 			if err := stop(tt.cause); err != nil {
 				t.Fatal(err)
 			}
@@ -159,41 +167,40 @@ func TestSpans(t *testing.T) {
 				t.Fatalf("got %q, %q and %d more", lint.GetName(), root.GetName(), len(spans))
 			}
 			if !bytes.Equal(lint.GetParentSpanId(), root.GetSpanId()) || !bytes.Equal(lint.GetTraceId(), root.GetTraceId()) {
-				t.Errorf("lint is not under the root: %v, %v", lint, root)
+				t.Errorf("lint is not a child of the root span: %v, %v", lint, root)
 			}
-			if got := hex.EncodeToString(root.GetParentSpanId()); got != tt.parent {
-				t.Errorf("root's parent is %q, want %q", got, tt.parent)
-			}
-			if got := hex.EncodeToString(root.GetTraceId()); (got == traceID) != (tt.parent != "") {
-				t.Errorf("root's trace is %s", got)
-			}
-			if got := root.GetTraceState(); got != tt.state {
-				t.Errorf("trace state %q, want %q", got, tt.state)
-			}
-			if want := or(tt.service, "slipway"); root.resource["service.name"] != want {
-				t.Errorf("service %q, want %q", root.resource["service.name"], want)
-			}
-			if want := or(tt.version, "v1"); root.resource["service.version"] != want {
-				t.Errorf("version %q, want %q", root.resource["service.version"], want)
-			}
-			if got := root.header.Get("Authorization"); got != tt.header {
-				t.Errorf("header %q, want %q", got, tt.header)
-			}
-			if got := root.GetStatus().GetMessage(); got != tt.status || (root.GetStatus().GetCode() == pb.Status_STATUS_CODE_ERROR) != (tt.status != "") {
-				t.Errorf("status %v, want %q", root.GetStatus(), tt.status)
-			}
+			checkRoot(t, root, tt)
 		})
 	}
 }
 
-func or(s, otherwise string) string {
-	if s == "" {
-		return otherwise
+// checkRoot compares the root span with what is expected.
+func checkRoot(t *testing.T, root received, want spanCase) {
+	t.Helper()
+	if got := hex.EncodeToString(root.GetParentSpanId()); got != want.parent {
+		t.Errorf("parent %q, want %q", got, want.parent)
 	}
-	return s
+	if got := hex.EncodeToString(root.GetTraceId()); (got == traceID) != (want.parent != "") {
+		t.Errorf("trace %s with parent %q", got, want.parent)
+	}
+	if got := root.GetTraceState(); got != want.state {
+		t.Errorf("trace state %q, want %q", got, want.state)
+	}
+	if service := cmp.Or(want.service, "slipway"); root.resource["service.name"] != service {
+		t.Errorf("service %q, want %q", root.resource["service.name"], service)
+	}
+	if version := cmp.Or(want.version, "v1"); root.resource["service.version"] != version {
+		t.Errorf("version %q, want %q", root.resource["service.version"], version)
+	}
+	if got := root.header.Get("Authorization"); got != want.header {
+		t.Errorf("header %q, want %q", got, want.header)
+	}
+	if got := root.GetStatus().GetMessage(); got != want.status || (root.GetStatus().GetCode() == pb.Status_STATUS_CODE_ERROR) != (want.status != "") {
+		t.Errorf("status %v, want %q", root.GetStatus(), want.status)
+	}
 }
 
-// In live mode a span is there before it ends, and once more when it has.
+// In live mode, a span is sent when it starts and again when it ends.
 func TestLive(t *testing.T) {
 	spans := receive(t)
 	t.Setenv("OTEL_EXPORTER_OTLP_TRACES_LIVE", "1")
@@ -204,26 +211,26 @@ func TestLive(t *testing.T) {
 	var started received
 	select {
 	case started = <-spans:
-	case <-time.After(20 * time.Second): // only when it will never come
+	case <-time.After(20 * time.Second): // fails only if the span is never sent
 		_ = stop(nil)
-		t.Fatal("the span was not sent before it ended")
+		t.Fatal("the span was not sent when it started")
 	}
 	if started.GetName() != "slipway ship" || started.GetEndTimeUnixNano() != 0 || started.GetStartTimeUnixNano() == 0 {
-		t.Errorf("started as %v", started)
+		t.Errorf("got started span %v", started)
 	}
 	if started.scope != scope || started.resource["service.name"] != "slipway" {
-		t.Errorf("started in %q of %v", started.scope, started.resource)
+		t.Errorf("got started span with scope %q and resource %v", started.scope, started.resource)
 	}
 	if err := stop(nil); err != nil {
 		t.Error(err)
 	}
 	ended := <-spans
 	if !bytes.Equal(ended.GetSpanId(), started.GetSpanId()) || ended.GetEndTimeUnixNano() == 0 || len(spans) > 0 {
-		t.Errorf("ended as %v, and %d more", ended, len(spans))
+		t.Errorf("got ended span %v and %d more", ended, len(spans))
 	}
 }
 
-func TestNothing(t *testing.T) {
+func TestDisabled(t *testing.T) {
 	const endpoint = "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:1"
 	tests := []struct {
 		name string
@@ -244,9 +251,9 @@ func TestNothing(t *testing.T) {
 			before := t.Context()
 			ctx, stop, err := Start(before, "ship", "v1")
 			if ctx != before {
-				t.Errorf("the context is another: %v", ctx)
+				t.Errorf("got context %v, want the original one", ctx)
 			}
-			if got := fmt.Sprint(err); got != or(tt.err, "<nil>") {
+			if got := fmt.Sprint(err); got != cmp.Or(tt.err, "<nil>") {
 				t.Errorf("error %s, want %q", got, tt.err)
 			}
 			if err := stop(errors.New("failed")); err != nil {
@@ -256,31 +263,31 @@ func TestNothing(t *testing.T) {
 	}
 }
 
-// A collector that cannot be used leaves no word on standard error and its
-// headers nowhere.
-func TestSilent(t *testing.T) {
+// If the collector does not accept spans, nothing is written to standard error and
+// the error contains no headers.
+func TestErrorsAreNotLogged(t *testing.T) {
 	refusing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "bad token "+r.Header.Get("Authorization"), http.StatusUnauthorized)
 	}))
 	defer refusing.Close()
-	const away, headers = "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_HEADERS=authorization=hunter2"
+	const unreachable, headers = "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_HEADERS=authorization=hunter2"
 	tests := []struct {
 		name string
 		env  []string
 		out  string
 	}{
-		{"unreachable", []string{away, headers}, "<nil> sending spans: dial tcp 127.0.0.1:1: connect: connection refused\n"},
-		{"unreachable by grpc", []string{away, headers, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"}, "<nil> sending spans: the collector did not take them\n"},
-		{"unreachable and live", []string{away, headers, "OTEL_EXPORTER_OTLP_TRACES_LIVE=1"}, "<nil> sending spans: dial tcp 127.0.0.1:1: connect: connection refused\n"},
-		{"refused", []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + refusing.URL, headers}, "<nil> sending spans: the collector did not take them\n"},
-		{"malformed headers", []string{away, "OTEL_EXPORTER_OTLP_HEADERS=hunter2,a=%hunter2"}, "<nil> sending spans: dial tcp 127.0.0.1:1: connect: connection refused\n"},
-		{"malformed settings", []string{away, "OTEL_RESOURCE_ATTRIBUTES=hunter2", "OTEL_TRACES_SAMPLER=hunter2", "BAGGAGE=%%%", "OTEL_EXPORTER_OTLP_TIMEOUT=x"}, "<nil> sending spans: dial tcp 127.0.0.1:1: connect: connection refused\n"},
+		{"unreachable", []string{unreachable, headers}, "<nil> sending spans: dial tcp 127.0.0.1:1: connect: connection refused\n"},
+		{"unreachable by grpc", []string{unreachable, headers, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"}, "<nil> sending spans: the collector did not accept them\n"},
+		{"unreachable and live", []string{unreachable, headers, "OTEL_EXPORTER_OTLP_TRACES_LIVE=1"}, "<nil> sending spans: dial tcp 127.0.0.1:1: connect: connection refused\n"},
+		{"refused", []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + refusing.URL, headers}, "<nil> sending spans: the collector did not accept them\n"},
+		{"malformed headers", []string{unreachable, "OTEL_EXPORTER_OTLP_HEADERS=hunter2,a=%hunter2"}, "<nil> sending spans: dial tcp 127.0.0.1:1: connect: connection refused\n"},
+		{"malformed settings", []string{unreachable, "OTEL_RESOURCE_ATTRIBUTES=hunter2", "OTEL_TRACES_SAMPLER=hunter2", "BAGGAGE=%%%", "OTEL_EXPORTER_OTLP_TIMEOUT=x"}, "<nil> sending spans: dial tcp 127.0.0.1:1: connect: connection refused\n"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), os.Args[0])
 			for _, kv := range os.Environ() {
-				if name, _, _ := strings.Cut(kv, "="); !ours(name) {
+				if name, _, _ := strings.Cut(kv, "="); !affectsTraces(name) {
 					cmd.Env = append(cmd.Env, kv)
 				}
 			}
@@ -291,35 +298,35 @@ func TestSilent(t *testing.T) {
 				t.Error(err)
 			}
 			if stderr.Len() > 0 || stdout.String() != tt.out {
-				t.Errorf("standard error %q, errors %q, want %q", &stderr, &stdout, tt.out)
+				t.Errorf("standard error %q, standard output %q, want %q", &stderr, &stdout, tt.out)
 			}
 		})
 	}
 }
 
-// stuck is a collector that takes spans and never answers.
-type stuck struct{}
+// stuckExporter is a fake exporter for a collector that never answers.
+type stuckExporter struct{}
 
-func (stuck) ExportSpans(ctx context.Context, _ []sdktrace.ReadOnlySpan) error {
+func (stuckExporter) ExportSpans(ctx context.Context, _ []sdktrace.ReadOnlySpan) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
 
-func (stuck) Shutdown(context.Context) error { return nil }
+func (stuckExporter) Shutdown(context.Context) error { return nil }
 
-// The clock is synctest's: the two seconds are exact and take no time.
-func TestStuck(t *testing.T) {
+// With the clock of synctest, the two seconds are exact and take no time.
+func TestUnresponsiveCollector(t *testing.T) {
 	environment(t)
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		_, stop := begin(t.Context(), stuck{}, "ship", "v1")
+		_, stop := begin(t.Context(), stuckExporter{}, "ship", "v1")
 		err := stop(nil)
 		if took := time.Since(start); took != flushLimit {
 			t.Errorf("stopped after %s, want %s", took, flushLimit)
 		}
-		if want := "sending spans: the collector did not take them within 2s"; err == nil || err.Error() != want {
+		if want := "sending spans: the collector did not accept them within 2s"; err == nil || err.Error() != want {
 			t.Errorf("error %v, want %s", err, want)
 		}
-		synctest.Wait() // the bubble ends in a panic if an export is still under way
+		synctest.Wait() // synctest panics if an export is still running
 	})
 }
