@@ -177,13 +177,19 @@ const proxyVariable = "GOPROXY"
 func (s *Slipway) variables(ctx context.Context) (map[string]*dagger.Secret, error) {
 	all := map[string]*dagger.Secret{}
 	for _, secret := range s.Secrets {
+		// To Dagger, two secrets with the same value are the same secret, unless they
+		// have different cache keys.
 		uri, err := secret.URI(ctx)
 		if err != nil {
 			return nil, err
 		}
 		name, ok := strings.CutPrefix(uri, "env://")
 		if !ok {
-			return nil, fmt.Errorf("--secrets takes env:NAME, because slipway.yaml names the variable")
+			return nil, errors.New("--secrets takes env:NAME, because slipway.yaml names the variable")
+		}
+		if all[name] != nil {
+			return nil, fmt.Errorf("secret %s is given twice, or another secret has the same value, "+
+				"which Dagger cannot distinguish (give each once, and those with the same value as env:NAME?cacheKey=NAME)", name)
 		}
 		all[name] = secret
 	}

@@ -18,7 +18,10 @@ import (
 
 func (s *suite) functions(t *testing.T) {
 	out := s.must(t, s.app, "dagger", "-m", s.module, "functions")
-	for _, f := range []string{"build", "build-layout", "check", "lint", "publish", "sbom", "scan", "serve", "sign", "test", "verify"} {
+	for _, f := range []string{
+		"build", "build-layout", "check", "deploy", "lint", "plan", "publish", "rollback", "sbom", "scan", "serve", "ship", "sign", "status", "test",
+		"verify", "with-cluster", "with-commit", "with-modules", "with-registry", "with-signer",
+	} {
 		if !regexp.MustCompile(`(?m)^` + f + ` +\S+ .*\.`).MatchString(out) {
 			t.Errorf("the function %s, or its description, is missing in\n%s", f, out)
 		}
@@ -83,6 +86,23 @@ func (s *suite) hidden(t *testing.T) {
 	s.write(t, files)
 }
 
+// unconfigured builds and tests a repository that has no slipway.yaml.
+func (s *suite) unconfigured(t *testing.T) {
+	config := filepath.Join(s.app, "slipway.yaml")
+	if err := os.Remove(config); err != nil {
+		t.Fatal(err)
+	}
+	defer s.write(t, files)
+	dir := t.TempDir()
+	s.must(t, s.app, s.program, "build", "-o", "oci:"+dir)
+	if got, want := s.layout(t), indexDigest(t, dir); got != want {
+		t.Errorf("the digest is %s with Dagger and %s with slipway", got, want)
+	}
+	if out := s.call(t, "test", "passed"); out != "true" {
+		t.Errorf("test: passed is %s", out)
+	}
+}
+
 func (s *suite) runs(t *testing.T) {
 	out := s.call(t, "build", "with-exec", "--args", "/server,there", "stdout")
 	if out != "hello from embedded\n [there]\n" {
@@ -107,11 +127,12 @@ func (s *suite) publish(t *testing.T) {
 	}))
 	defer server.Close()
 	host := server.Listener.Addr().String()
-	args := []string{
-		"-m", s.module, "-vvv", "--progress", "plain", "call", "publish", "--address", host + "/orders", "--registry", "tcp://" + host,
-		"--tags", "a,b", "--username", "ci", "--password",
+	publish := func(password string) (stdout, stderr string, err error) {
+		return s.try(t, s.app, "dagger", "-m", s.module, "-vvv", "--progress", "plain", "call",
+			"with-registry", "--address", host+"/orders", "--service", "tcp://"+host, "--username", "ci", "--password", password,
+			"publish", "--tags", "a,b")
 	}
-	stdout, stderr, err := s.try(t, s.app, "dagger", append(args, "env:PLANTED")...)
+	stdout, stderr, err := publish("env:PLANTED")
 	if err != nil {
 		t.Fatalf("%v\n%s\n%s", err, stderr, stdout)
 	}
@@ -131,7 +152,7 @@ func (s *suite) publish(t *testing.T) {
 			t.Errorf("tag %s: %v %v", tag, d, err)
 		}
 	}
-	_, stderr, err = s.try(t, s.app, "dagger", append(args, "cmd:echo wrong")...)
+	_, stderr, err = publish("cmd:echo wrong")
 	if err == nil || !strings.Contains(stderr, "push:") {
 		t.Errorf("with a wrong password: %v\n%s", err, stderr)
 	}

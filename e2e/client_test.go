@@ -34,8 +34,8 @@ func (s *suite) client(t *testing.T) {
 		}
 	}
 	images := ""
-	if v := os.Getenv("SLIPWAY_GOIMAGE"); v != "" {
-		images = `(goImage: "` + v + `", lintImage: "` + os.Getenv("SLIPWAY_LINTIMAGE") + `")`
+	if v := imagesArgument(); v != "" {
+		images = "(" + v + ")"
 	}
 	err = c.Do(t.Context(), &dagger.Request{Query: `{slipway` + images + `{buildLayout{file(path:"index.json"){contents}} check{passed}}}`}, &dagger.Response{Data: &data})
 	if err != nil {
@@ -54,6 +54,10 @@ func (s *suite) client(t *testing.T) {
 // would be, and uses it from there.
 func (s *suite) uses(t *testing.T) {
 	want := s.layout(t)
+	images := imagesArgument()
+	if images != "" {
+		images += ", "
+	}
 	const inside = "third_party/slipway"
 	for file := range strings.Lines(s.must(t, s.module, "git", "ls-files", "--cached", "--others", "--exclude-standard", "dagger.json", ".dagger", "go.mod", "go.sum", "pipeline")) {
 		file = strings.TrimSpace(file)
@@ -72,7 +76,7 @@ func (s *suite) uses(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			s.write(t, map[string]string{
 				"dagger.json": tc.config,
-				"ci/main.dang": "type Orders {\n  pub image(ws: Workspace!): Directory! {\n    slipway(" + dangImages() +
+				"ci/main.dang": "type Orders {\n  pub image(ws: Workspace!): Directory! {\n    slipway(" + images +
 					"source: ws.directory(\"/\", exclude: [\"third_party\", \"ci\", \"dagger.json\"])).buildLayout\n  }\n}\n",
 				".dockerignore": files[".dockerignore"] + "third_party\nci\ndagger.json\n",
 			})
@@ -86,11 +90,12 @@ func (s *suite) uses(t *testing.T) {
 	}
 }
 
-// dangImages returns constructor arguments that select the image. The file .env
-// does not apply to a dependency.
-func dangImages() string {
-	if v := os.Getenv("SLIPWAY_GOIMAGE"); v != "" {
-		return `goImage: "` + v + `", `
+// imagesArgument returns the argument of the constructor that selects the images,
+// or nothing. The file .env applies neither to a client nor to a dependency.
+func imagesArgument() string {
+	v := os.Getenv("SLIPWAY_IMAGES")
+	if v == "" {
+		return ""
 	}
-	return ""
+	return `images: ["` + strings.ReplaceAll(v, ",", `", "`) + `"]`
 }

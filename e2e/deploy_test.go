@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -61,75 +62,143 @@ spec:
 `,
 }
 
+// cluster is a cluster and a registry on this machine, to which the application is
+// deployed.
+type cluster struct {
+	*suite
+	kubeconfig string   // path of the file
+	server     string   // address of the API server
+	registry   string   // address of the registry
+	key        string   // path of the private key
+	connected  []string // the functions that reach both
+	image      string   // what is deployed
+}
+
 // deploy ships the application to a cluster on this machine, shows its status and
 // plans, deploys a version that fails, and rolls back.
 func (s *suite) deploy(t *testing.T) {
-	kubeconfig, host := os.Getenv("SLIPWAY_TEST_KUBECONFIG"), os.Getenv("SLIPWAY_TEST_REGISTRY")
-	if kubeconfig == "" || host == "" {
+	c := cluster{suite: s, kubeconfig: os.Getenv("SLIPWAY_TEST_KUBECONFIG"), registry: os.Getenv("SLIPWAY_TEST_REGISTRY")}
+	if c.kubeconfig == "" || c.registry == "" {
 		t.Skip("SKIPPED: no cluster: run scripts/with-cluster go -C e2e test ./...")
 	}
-	text, err := os.ReadFile(kubeconfig)
+	text, err := os.ReadFile(c.kubeconfig)
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := regexp.MustCompile(`127\.0\.0\.1:[0-9]+`).FindString(string(text))
+	c.server = regexp.MustCompile(`127\.0\.0\.1:[0-9]+`).FindString(string(text))
+	c.connected = []string{
+		"with-registry", "--address", c.registry + "/orders", "--service", "tcp://" + c.registry,
+		"with-cluster", "--kubeconfig", "file:" + c.kubeconfig, "--service", "tcp://" + c.server, "--secrets", "env:PLANTED",
+	}
 	t.Setenv("SLIPWAY_KEY_PASSWORD", planted)
+	s.write(t, deployed)
 	defer func() {
 		s.must(t, s.app, "git", "rm", "-q", "-r", "chart", "release.pub")
 		s.write(t, files)
 		s.commit(t)
 	}()
-	s.write(t, deployed)
 	keys := t.TempDir()
-	s.must(t, keys, s.program, "keys", "generate", "--private", filepath.Join(keys, "release.key"), "--public", filepath.Join(s.app, "release.pub"))
+	c.key = filepath.Join(keys, "release.key")
+	s.must(t, keys, s.program, "keys", "generate", "--private", c.key, "--public", filepath.Join(s.app, "release.pub"))
 	s.commit(t)
-	registry := []string{"--registry", "tcp://" + host}
-	cluster := []string{"--kubeconfig", "file:" + kubeconfig, "--cluster", "tcp://" + server}
-	all := append(append([]string{"--env", "test", "--secrets", "env:PLANTED"}, registry...), cluster...)
-	call := func(args ...string) (string, string, error) {
-		stdout, stderr, err := s.try(t, s.app, "dagger", append([]string{"-m", s.module, "--progress", "plain", "call"}, args...)...)
-		if strings.Contains(stdout+stderr, planted) {
-			t.Errorf("%s printed the password", args[0])
-		}
-		return stdout, stderr, err
-	}
 
-	out, stderr, err := call(append([]string{
-		"ship", "--address", host + "/orders", "--key", "file:" + filepath.Join(keys, "release.key"), "--key-password", "env:PLANTED",
-	}, all...)...)
-	if err != nil || !strings.Contains(out, "installed, revision 1") {
-		t.Fatalf("ship: %v\n%s\n%s", err, out, stderr)
+	if !t.Run("ship", c.ship) {
+		return
 	}
-	out = s.call(t, append([]string{"status", "--env", "test"}, cluster...)...)
-	image := regexp.MustCompile(regexp.QuoteMeta(host) + `/orders@sha256:[0-9a-f]{64}`).FindString(out)
-	if image == "" || !strings.Contains(out, "deployment/orders  1/1 ready") {
-		t.Fatalf("status: %s", out)
+	t.Run("a failing deployment", c.failing)
+	t.Run("roll back", c.rollBack)
+	t.Run("refusals", c.refusals)
+	t.Run("settings of .env alone", c.settingsAlone)
+}
+
+// try calls a function and checks that the password is not printed.
+func (c *cluster) try(t *testing.T, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	stdout, stderr, err = c.suite.try(t, c.app, "dagger", append([]string{"-m", c.module, "--progress", "plain", "call"}, args...)...)
+	if strings.Contains(stdout+stderr, planted) {
+		t.Errorf("%q printed the password", args)
 	}
-	plan := append([]string{"plan", "--env", "test", "--image", image}, cluster...)
-	if out, stderr, err = call(plan...); err != nil || !strings.Contains(out, "nothing would change") {
-		t.Errorf("plan: %v\n%s\n%s", err, out, stderr)
+	return stdout, stderr, err
+}
+
+// want calls a function at the registry and the cluster, whose output must match a
+// pattern.
+func (c *cluster) want(t *testing.T, pattern string, args ...string) string {
+	t.Helper()
+	stdout, stderr, err := c.try(t, slices.Concat(c.connected, args)...)
+	if err != nil || !regexp.MustCompile(pattern).MatchString(stdout) {
+		t.Fatalf("%q: %v\n%s\n%s", args, err, stdout, stderr)
 	}
-	// Only the chart changes, not the image.
-	s.write(t, map[string]string{"chart/values.yaml": "image: {repository: '', digest: ''}\nsecret: nowhere\n"})
-	if out, stderr, err = call(plan...); err != nil || !regexp.MustCompile(`\+ +name: nowhere`).MatchString(out) {
-		t.Errorf("plan: %v\n%s\n%s", err, out, stderr)
+	return stdout
+}
+
+// refuse calls a function at the registry and the cluster, which must fail with a
+// reason.
+func (c *cluster) refuse(t *testing.T, reason string, args ...string) {
+	t.Helper()
+	if _, stderr, err := c.try(t, slices.Concat(c.connected, args)...); err == nil || !strings.Contains(stderr, reason) {
+		t.Errorf("%q: %v\n%s", args, err, stderr)
 	}
-	deploy := append([]string{"deploy", "--image", image}, all...)
-	if _, stderr, err = call(deploy...); err == nil || !strings.Contains(stderr, `secret "nowhere" not found`) {
-		t.Errorf("a failing deployment: %v\n%s", err, stderr)
+}
+
+func (c *cluster) ship(t *testing.T) {
+	c.want(t, "installed, revision 1", "with-signer", "--key", "file:"+c.key, "--password", "env:PLANTED", "ship", "--env", "test")
+	out := c.want(t, "deployment/orders  1/1 ready", "status", "--env", "test")
+	c.image = regexp.MustCompile(regexp.QuoteMeta(c.registry) + `/orders@sha256:[0-9a-f]{64}`).FindString(out)
+	if c.image == "" {
+		t.Fatalf("no image in %s", out)
 	}
-	s.write(t, deployed)
-	if out, stderr, err = call(append(deploy, "text")...); err != nil || !strings.Contains(out, "runs already") {
-		t.Errorf("after the rollback: %v\n%s\n%s", err, out, stderr)
+	c.want(t, "nothing would change", "plan", "--env", "test", "--image", c.image)
+}
+
+// failing deploys a chart that asks for a Secret that does not exist. The image
+// stays the same.
+func (c *cluster) failing(t *testing.T) {
+	c.write(t, map[string]string{"chart/values.yaml": "image: {repository: '', digest: ''}\nsecret: nowhere\n"})
+	defer c.write(t, deployed)
+	c.want(t, `\+ +name: nowhere`, "plan", "--env", "test", "--image", c.image)
+	c.refuse(t, `secret "nowhere" not found`, "deploy", "--env", "test", "--image", c.image)
+}
+
+func (c *cluster) rollBack(t *testing.T) {
+	c.want(t, "runs already", "deploy", "--env", "test", "--image", c.image, "text")
+	c.want(t, "rolled back, revision 4", "rollback", "--env", "test", "--revision", "1")
+}
+
+func (c *cluster) refusals(t *testing.T) {
+	unsigned := c.call(t, "with-registry", "--address", c.registry+"/unsigned", "--service", "tcp://"+c.registry, "publish")
+	c.refuse(t, "is not signed", "deploy", "--env", "test", "--image", unsigned)
+	c.refuse(t, "protected", "deploy", "--env", "guarded", "--image", c.image)
+}
+
+// settingsAlone deploys with nothing on the command line but the environment: the
+// rest is in slipway.yaml and .env.
+func (c *cluster) settingsAlone(t *testing.T) {
+	key, err := os.ReadFile(c.key)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if out, stderr, err = call(append([]string{"rollback", "--env", "test", "--revision", "1"}, cluster...)...); err != nil || !strings.Contains(out, "rolled back, revision 4") {
-		t.Errorf("rollback: %v\n%s\n%s", err, out, stderr)
+	t.Setenv("SIGNING_KEY", string(key))
+	c.write(t, map[string]string{
+		"slipway.yaml": deployed["slipway.yaml"] + "image: {repository: " + c.registry + "/orders}\nsign: {key: 'env://SIGNING_KEY'}\n",
+		"kept.md":      "changed\n",
+	})
+	c.commit(t)
+	settings := []string{
+		"SLIPWAY_KUBECONFIG=file://" + c.kubeconfig, "SLIPWAY_SERVICES=tcp://" + c.registry + ",tcp://" + c.server,
+		"SLIPWAY_SECRETS=env:SIGNING_KEY,env:SLIPWAY_KEY_PASSWORD,env:PLANTED",
 	}
-	unsigned := s.call(t, append([]string{"publish", "--address", host + "/unsigned"}, registry...)...)
-	if _, stderr, err = call(append([]string{"deploy", "--image", unsigned}, all...)...); err == nil || !strings.Contains(stderr, "is not signed") {
-		t.Errorf("an unsigned image: %v\n%s", err, stderr)
+	c.settings(t, settings...)
+	if _, stderr, err := c.try(t, "deploy", "--env", "test"); err == nil || !strings.Contains(stderr, "the same value") {
+		t.Errorf("with two secrets of the same value: %v\n%s", err, stderr)
 	}
-	if _, stderr, err = call(append([]string{"deploy", "--env", "guarded", "--image", image}, append(registry, cluster...)...)...); err == nil || !strings.Contains(stderr, "protected") {
-		t.Errorf("a protected environment: %v\n%s", err, stderr)
+	settings[2] += "?cacheKey=PLANTED"
+	c.settings(t, settings...)
+	if stdout, stderr, err := c.try(t, "deploy", "--env", "test"); err != nil {
+		t.Errorf("deploy: %v\n%s\n%s", err, stdout, stderr)
+	}
+	stdout, stderr, err := c.try(t, "status", "--env", "test")
+	if err != nil || !strings.Contains(stdout, "deployed, revision 5") || !strings.Contains(stdout, "deployment/orders  1/1 ready") {
+		t.Errorf("status: %v\n%s\n%s", err, stdout, stderr)
 	}
 }

@@ -3,9 +3,8 @@
 //
 // The suite is skipped if there is no dagger program or if no engine can be
 // reached. Images are pulled from their public registries. If these cannot be
-// reached, set SLIPWAY_GOIMAGE, SLIPWAY_LINTIMAGE, SLIPWAY_POSTGRESIMAGE and
-// SLIPWAY_REDISIMAGE to other images. dagger reads the same variables from a file
-// .env.
+// reached, set SLIPWAY_IMAGES to other images, for example
+// go=mirror.example.com/golang:1.26.8,lint=..., as in a file .env.
 package e2e
 
 import (
@@ -50,6 +49,7 @@ func TestModule(t *testing.T) {
 	t.Run("a failed test keeps its report", s.failed)
 	t.Run("a failure is not cached", s.flaky)
 	t.Run("deploy", s.deploy)
+	t.Run("without slipway.yaml", s.unconfigured)
 	t.Run("with the client", s.client)
 	t.Run("toolchain, blueprint and dependency", s.uses)
 }
@@ -122,15 +122,18 @@ func (s *suite) write(t *testing.T, files map[string]string) {
 // ignored by git.
 func (s *suite) commit(t *testing.T) {
 	t.Helper()
-	var env strings.Builder
-	for _, name := range []string{"GOIMAGE", "LINTIMAGE", "POSTGRESIMAGE", "REDISIMAGE"} {
-		if v := os.Getenv("SLIPWAY_" + name); v != "" {
-			env.WriteString("SLIPWAY_" + name + "=" + v + "\n")
-		}
-	}
-	s.write(t, map[string]string{".env": env.String()})
+	s.settings(t)
 	s.must(t, s.app, "git", "add", "-A")
 	s.must(t, s.app, "git", "commit", "-q", "--allow-empty", "-m", "state")
+}
+
+// settings writes the file .env, with the images and with other settings.
+func (s *suite) settings(t *testing.T, lines ...string) {
+	t.Helper()
+	if v := os.Getenv("SLIPWAY_IMAGES"); v != "" {
+		lines = append(lines, "SLIPWAY_IMAGES="+v)
+	}
+	s.write(t, map[string]string{".env": strings.Join(append(lines, ""), "\n")})
 }
 
 // planted is a secret that must not be printed.

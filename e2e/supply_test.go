@@ -51,8 +51,8 @@ func (s *suite) sign(t *testing.T) {
 	server := httptest.NewServer(registry.New())
 	defer server.Close()
 	host := server.Listener.Addr().String()
-	at := []string{"--registry", "tcp://" + host}
-	image := s.call(t, append([]string{"publish", "--address", host + "/orders"}, at...)...)
+	at := []string{"with-registry", "--address", host + "/orders", "--service", "tcp://" + host}
+	image := s.call(t, append(at, "publish")...)
 	keys := t.TempDir()
 	t.Setenv("SLIPWAY_KEY_PASSWORD", planted)
 	for _, name := range []string{"release", "other"} {
@@ -60,16 +60,14 @@ func (s *suite) sign(t *testing.T) {
 		s.must(t, keys, s.program, "keys", "generate", "--private", file+".key", "--public", file+".pub")
 	}
 	verify := func(key string) (string, error) {
-		_, stderr, err := s.try(t, s.app, "dagger", append([]string{"-m", s.module, "call", "verify", "--image", image, "--key", filepath.Join(keys, key)}, at...)...)
+		_, stderr, err := s.try(t, s.app, "dagger", append(append([]string{"-m", s.module, "call"}, at...), "verify", "--image", image, "--key", filepath.Join(keys, key))...)
 		return stderr, err
 	}
 	if stderr, err := verify("release.pub"); err == nil || !strings.Contains(stderr, "is not signed") {
 		t.Errorf("verify of an unsigned image: %v\n%s", err, stderr)
 	}
-	sign := append([]string{
-		"-m", s.module, "-vvv", "--progress", "plain", "call", "sign", "--image", image,
-		"--key", "file:" + filepath.Join(keys, "release.key"), "--key-password", "env:PLANTED",
-	}, at...)
+	sign := append(append([]string{"-m", s.module, "-vvv", "--progress", "plain", "call"}, at...),
+		"with-signer", "--key", "file:"+filepath.Join(keys, "release.key"), "--password", "env:PLANTED", "sign", "--image", image)
 	for range 2 {
 		stdout, stderr, err := s.try(t, s.app, "dagger", sign...)
 		if err != nil || stdout != image {
