@@ -85,90 +85,110 @@ deploy:
 func TestDeployFromTheSource(t *testing.T) {
 	c := testcluster.Need(t)
 	namespace := c.Name(t)
-	const password = "planted-hello-password"
-	p := here(t, testkit.Repository(t, waits(namespace)))
-	p.env = append(p.env, "KUBECONFIG="+c.Kubeconfig, "HELLO_PASSWORD="+password)
-	keys(t, p, "other", "")
-	keys(t, p, "release", "")
-	repository := c.Registry + "/" + namespace
-	image := p.report(t, "publish", "--repository", repository).Reference
-	absent := func(when string) {
-		t.Helper()
-		if _, err := c.Client.CoreV1().Namespaces().Get(t.Context(), namespace, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-			t.Errorf("%s: the namespace is there: %v", when, err)
-		}
-	}
-	refused := func(code, image string, more ...string) {
-		t.Helper()
-		e := p.run(t, append([]string{"deploy", "--env", "test", "--image", image, "-o", "json"}, more...)...)
-		var r struct {
-			Error struct{ Code, Message string }
-		}
-		if err := json.Unmarshal([]byte(e.stdout), &r); err != nil {
-			t.Fatal(err, e.stdout, e.stderr)
-		}
-		if e.code == fault.ExitOK || r.Error.Code != code {
-			t.Errorf("%s: exit %d, %s: %s; want %s", image, e.code, r.Error.Code, r.Error.Message, code)
-		}
-		absent(code)
-	}
-	refused("verify.unsigned", image)
-	tag, _, _ := strings.Cut(image, "@")
-	refused("reference.no-digest", tag+":"+p.report(t, "publish", "--repository", repository).Push.Tags[0])
-	sign := func(image, key string) {
-		t.Helper()
-		p.report(t, "sign", "--image", image, "--only-signature", "--key", key+".key")
-	}
-	sign(image, "other")
-	refused("verify.wrong-key", image)
-	another := p.report(t, "publish", "--repository", repository+"-two", "--version", "v2.0.0").Reference
-	sign(another, "release")
-	copySignature(t, another, image)
-	refused("verify.other-image", image)
+	d := deployments{program: here(t, testkit.Repository(t, waits(namespace))), cluster: c, namespace: namespace}
+	d.env = append(d.env, "KUBECONFIG="+c.Kubeconfig, "HELLO_PASSWORD="+helloPassword)
+	keys(t, d.program, "other", "")
+	keys(t, d.program, "release", "")
+	d.refusals(t)
+	image := d.publish(t, "-three")
+	d.sign(t, image, "release")
+	d.plan(t, image, exitChanges, "create deployment/hello")
+	d.absent(t, "plan")
+	d.lifecycle(t, image)
+}
 
-	// Now for the right way; the wrong signature is replaced.
-	image = p.report(t, "publish", "--repository", repository+"-three").Reference
-	sign(image, "release")
-	if e := p.run(t, "plan", "--env", "test", "--image", image); e.code != exitChanges || !strings.Contains(e.stdout, "create deployment/hello") {
-		t.Errorf("plan: exit %d\n%s%s", e.code, e.stdout, e.stderr)
+const helloPassword = "planted-hello-password"
+
+// deployments are deployments of one project to the environment test.
+type deployments struct {
+	*program
+	cluster   *testcluster.Cluster
+	namespace string
+}
+
+func (d deployments) publish(t *testing.T, suffix string, more ...string) string {
+	t.Helper()
+	return d.report(t, append([]string{"publish", "--repository", d.cluster.Registry + "/" + d.namespace + suffix}, more...)...).Reference
+}
+
+func (d deployments) sign(t *testing.T, image, key string) {
+	t.Helper()
+	d.report(t, "sign", "--image", image, "--only-signature", "--key", key+".key")
+}
+
+// absent checks that nothing was deployed.
+func (d deployments) absent(t *testing.T, when string) {
+	t.Helper()
+	if _, err := d.cluster.Client.CoreV1().Namespaces().Get(t.Context(), d.namespace, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("%s: the namespace is there: %v", when, err)
 	}
-	absent("plan")
-	first := p.run(t, "deploy", "--env", "test", "--image", image)
-	if first.code != fault.ExitOK || !strings.Contains(first.stdout, "installed, revision 1") || !strings.Contains(first.stdout, "https://hello.example.com") {
-		t.Fatalf("deploy: exit %d\n%s%s", first.code, first.stdout, first.stderr)
+}
+
+// refused checks that an image is refused with a code.
+func (d deployments) refused(t *testing.T, code, image string) {
+	t.Helper()
+	e := d.run(t, "deploy", "--env", "test", "--image", image, "-o", "json")
+	var r struct {
+		Error struct{ Code, Message string }
 	}
-	if e := p.run(t, "plan", "--env", "test", "--image", image); e.code != fault.ExitOK || !strings.Contains(e.stdout, "nothing would change") {
-		t.Errorf("plan of what runs: exit %d\n%s%s", e.code, e.stdout, e.stderr)
+	if err := json.Unmarshal([]byte(e.stdout), &r); err != nil {
+		t.Fatal(err, e.stdout, e.stderr)
 	}
-	if r := p.report(t, "deploy", "--env", "test", "--image", image); r.Deploy.Clusters[0].Action != deploy.Untouched {
+	if e.code == fault.ExitOK || r.Error.Code != code {
+		t.Errorf("%s: exit %d, %s: %s; want %s", image, e.code, r.Error.Code, r.Error.Message, code)
+	}
+	d.absent(t, code)
+}
+
+func (d deployments) refusals(t *testing.T) {
+	image := d.publish(t, "")
+	d.refused(t, "verify.unsigned", image)
+	tag, _, _ := strings.Cut(image, "@")
+	d.refused(t, "reference.no-digest", tag+":"+d.report(t, "publish", "--repository", tag).Push.Tags[0])
+	d.sign(t, image, "other")
+	d.refused(t, "verify.wrong-key", image)
+	another := d.publish(t, "-two", "--version", "v2.0.0")
+	d.sign(t, another, "release")
+	copySignature(t, another, image)
+	d.refused(t, "verify.other-image", image)
+}
+
+// expect runs a command and checks its exit code and that it prints every text. The
+// password must not be printed.
+func (d deployments) expect(t *testing.T, code int, args string, texts ...string) {
+	t.Helper()
+	e := d.run(t, strings.Fields(args)...)
+	for _, text := range texts {
+		if e.code != code || !strings.Contains(e.stdout+e.stderr, text) {
+			t.Fatalf("%s: exit %d, want %d and %q\n%s%s", args, e.code, code, text, e.stdout, e.stderr)
+		}
+	}
+	if strings.Contains(e.stdout+e.stderr, helloPassword) {
+		t.Errorf("%s: the password is printed", args)
+	}
+}
+
+func (d deployments) plan(t *testing.T, image string, code int, text string) {
+	t.Helper()
+	d.expect(t, code, "plan --env test --image "+image, text)
+}
+
+// lifecycle deploys an image, deploys it with settings that do not work, and rolls
+// back.
+func (d deployments) lifecycle(t *testing.T, image string) {
+	d.expect(t, fault.ExitOK, "deploy --env test --image "+image, "installed, revision 1", "https://hello.example.com")
+	d.plan(t, image, fault.ExitOK, "nothing would change")
+	if r := d.report(t, "deploy", "--env", "test", "--image", image); r.Deploy.Clusters[0].Action != deploy.Untouched {
 		t.Errorf("deployed again: %+v", r.Deploy)
 	}
-	broken := p.run(t, "deploy", "--env", "broken", "--image", image, "--progress", "plain")
-	if broken.code != fault.ExitFailed || !strings.Contains(broken.stderr, `secret "nowhere" not found`) || !strings.Contains(broken.stdout, "rolled back, revision 3") {
-		t.Errorf("broken: exit %d\n%s%s", broken.code, broken.stdout, broken.stderr)
-	}
-	if text, err := os.ReadFile(filepath.Join(p.dir, ".slipway", "reports", "deploy.xml")); err != nil || !strings.Contains(string(text), "<failure") {
+	d.expect(t, fault.ExitFailed, "deploy --env broken --progress plain --image "+image, `secret "nowhere" not found`, "rolled back, revision 3")
+	if text, err := os.ReadFile(filepath.Join(d.dir, ".slipway", "reports", "deploy.xml")); err != nil || !strings.Contains(string(text), "<failure") {
 		t.Errorf("JUnit: %v\n%s", err, text)
 	}
-	status := p.run(t, "status", "--env", "test")
-	if status.code != fault.ExitOK || !strings.Contains(status.stdout, "deployed, revision 3") || !strings.Contains(status.stdout, "1/1 ready") {
-		t.Errorf("status: exit %d\n%s%s", status.code, status.stdout, status.stderr)
-	}
-	if e := p.run(t, "rollback", "1", "--env", "test"); e.code != fault.ExitOK || !strings.Contains(e.stdout, "rolled back, revision 4") {
-		t.Errorf("rollback: exit %d\n%s%s", e.code, e.stdout, e.stderr)
-	}
-	if e := p.run(t, "rollback", "--env", "test"); e.code != fault.ExitInput || !strings.Contains(e.stderr, "no good revision before") {
-		t.Errorf("rollback to what runs: exit %d\n%s%s", e.code, e.stdout, e.stderr)
-	}
-	history := p.run(t, "history", "--env", "test")
-	if history.code != fault.ExitOK || !strings.Contains(history.stdout, "!    2 ") || !strings.Contains(history.stdout, "*    4 ") {
-		t.Errorf("history: exit %d\n%s%s", history.code, history.stdout, history.stderr)
-	}
-	for _, e := range []ended{first, broken, status, history} {
-		if strings.Contains(e.stdout+e.stderr, password) {
-			t.Error("the password is printed")
-		}
-	}
+	d.expect(t, fault.ExitOK, "status --env test", "deployed, revision 3", "1/1 ready")
+	d.expect(t, fault.ExitOK, "rollback 1 --env test", "rolled back, revision 4")
+	d.expect(t, fault.ExitInput, "rollback --env test", "no good revision before")
+	d.expect(t, fault.ExitOK, "history --env test", "!    2 ", "*    4 ")
 }
 
 // copySignature moves a good signature to an image it is not of.

@@ -90,7 +90,7 @@ func examine(ctx context.Context, root string, c config.Config) []finding {
 		_, err = folder.Make("runs")
 	}
 	e.add("cache", true, string(folder), err)
-	e.program(c.Test.Race == nil || *c.Test.Race, "apt-get install gcc, or set test.race: false", "gcc", "clang", "cc")
+	e.program(c.Test.Race == nil || *c.Test.Race, "apt-get install gcc, or set test.race: false in slipway.yaml", "gcc", "clang", "cc")
 	e.program(false, "the first lint finds it on PATH or builds it from the module proxy", "golangci-lint")
 	e.program(slices.Contains(c.Test.Services, "postgres") && os.Getenv("DATABASE_URL") == "", "apt-get install postgresql, or set DATABASE_URL", "postgres")
 	e.program(slices.Contains(c.Test.Services, "redis") && os.Getenv("REDIS_URL") == "", "apt-get install redis-server, or set REDIS_URL", "redis-server")

@@ -67,7 +67,7 @@ func badInputs() map[string]badInput {
 		"ignore file":       {with(map[string]string{".dockerignore": "a[\n"}), []string{"build"}, nil, `pattern "a["`},
 		"go is missing":     {hello(), []string{"build"}, []string{noPath}, "go is not installed or not on PATH"},
 		"toolchain":         {with(map[string]string{"slipway.yaml": "app:\n  toolchain: go1.11\n"}), []string{"build"}, []string{"GOPROXY=off"}, "go1.11"},
-		"link leaves":       {hello(), []string{"build"}, nil, "symbolic link out points out of the tree"},
+		"link leaves":       {hello(), []string{"build"}, nil, "symbolic link out points outside the source tree"},
 		"no scanner":        {hello(), []string{"scan"}, []string{"SLIPWAY_TEST_AS_PROGRAM=core"}, "this slipway was built without the scanner (use the slipway program"},
 		"no key":            {hello(), []string{"ship", "--repository", "127.0.0.1:1/a"}, nil, "there is nothing to sign with (set sign.key or sign.keyless"},
 		"sign what":         {hello(), []string{"sign"}, nil, "--image is missing (name the image"},

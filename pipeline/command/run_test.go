@@ -56,41 +56,65 @@ func TestSampleImageRuns(t *testing.T) {
 	}
 	static(t, filepath.Join(rootfs, "server"))
 
+	c := container{id: "slipway-test-" + filepath.Base(filepath.Dir(bundle)), state: t.TempDir(), ended: make(chan error, 1)}
+	api := freeAddress(t)
+	c.start(t, bundle, img, api)
+	c.answers(t, api)
+	if out, err := c.runc("kill", c.id, "TERM").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	select {
+	case err := <-c.ended:
+		if err != nil {
+			t.Errorf("after SIGTERM: %v\n%s", err, &c.log)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("the service does not stop")
+	}
+}
+
+// container is an image that runc runs.
+type container struct {
+	id, state string
+	log       bytes.Buffer
+	ended     chan error
+}
+
+func (c *container) runc(args ...string) *exec.Cmd {
+	return exec.Command("runc", append([]string{"--root", c.state}, args...)...)
+}
+
+// start runs the image, with Postgres and Redis, so that it listens at an address.
+func (c *container) start(t *testing.T, bundle string, img v1.Image, api string) {
+	t.Helper()
 	services, err := service.Start(t.Context(), service.Options{Kinds: service.Kinds()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(services.Stop)
-	api, metrics := freeAddress(t), freeAddress(t)
-	settings := filepath.Join(bundle, "config.yaml")
 	testkit.Write(t, bundle, map[string]string{"config.yaml": fmt.Sprintf(
-		"server: {listen: %q, metrics_listen: %q}\npayment: {url: ''}\ninventory: {url: ''}\nshutdown: {drain_delay: 100ms}\n", api, metrics)})
+		"server: {listen: %q, metrics_listen: %q}\npayment: {url: ''}\ninventory: {url: ''}\nshutdown: {drain_delay: 100ms}\n", api, freeAddress(t))})
 	cf, err := img.ConfigFile()
 	if err != nil {
 		t.Fatal(err)
 	}
-	spec(t, bundle, cf.Config, settings, services.Env())
-
-	id := "slipway-test-" + filepath.Base(filepath.Dir(bundle))
-	state := t.TempDir()
-	runc := func(args ...string) *exec.Cmd {
-		return exec.Command("runc", append([]string{"--root", state}, args...)...)
-	}
-	var log bytes.Buffer
-	run := runc("run", "--bundle", bundle, id)
-	run.Stdout, run.Stderr = &log, &log
+	spec(t, bundle, cf.Config, filepath.Join(bundle, "config.yaml"), services.Env())
+	run := c.runc("run", "--bundle", bundle, c.id)
+	run.Stdout, run.Stderr = &c.log, &c.log
 	if err := run.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- run.Wait() }()
-	t.Cleanup(func() { _ = runc("delete", "--force", id).Run() })
+	go func() { c.ended <- run.Wait() }()
+	t.Cleanup(func() { _ = c.runc("delete", "--force", c.id).Run() })
+}
 
-	answer := untilReady(t, "http://"+api+"/health/ready", ended, &log)
-	if answer != http.StatusOK {
-		t.Fatalf("/health/ready answers %d\n%s", answer, &log)
+// answers checks that the sample app becomes ready, is healthy and takes an order.
+func (c *container) answers(t *testing.T, api string) {
+	t.Helper()
+	if answer := untilReady(t, "http://"+api+"/health/ready", c.ended, &c.log); answer != http.StatusOK {
+		t.Fatalf("/health/ready answers %d\n%s", answer, &c.log)
 	}
-	if out, err := runc("exec", id, "/server", "health", "--config", "/etc/app/config.yaml").CombinedOutput(); err != nil {
+	if out, err := c.runc("exec", c.id, "/server", "health", "--config", "/etc/app/config.yaml").CombinedOutput(); err != nil {
 		t.Errorf("the image's health check: %v\n%s", err, out)
 	}
 	body := `{"customer_id":"c-1","currency":"EUR","items":[{"sku":"book","quantity":2,"unit_price":1250}]}`
@@ -101,17 +125,6 @@ func TestSampleImageRuns(t *testing.T) {
 	_ = resp.Body.Close()
 	if resp.StatusCode != http.StatusCreated {
 		t.Errorf("an order is answered with %s", resp.Status)
-	}
-	if out, err := runc("kill", id, "TERM").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	select {
-	case err := <-ended:
-		if err != nil {
-			t.Errorf("after SIGTERM: %v\n%s", err, &log)
-		}
-	case <-time.After(30 * time.Second):
-		t.Fatal("the service does not stop")
 	}
 }
 
