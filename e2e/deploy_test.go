@@ -161,7 +161,7 @@ func (c *cluster) failing(t *testing.T) {
 }
 
 func (c *cluster) rollBack(t *testing.T) {
-	c.want(t, "runs already", "deploy", "--env", "test", "--image", c.image, "text")
+	c.want(t, "is already running", "deploy", "--env", "test", "--image", c.image, "text")
 	c.want(t, "rolled back, revision 4", "rollback", "--env", "test", "--revision", "1")
 }
 

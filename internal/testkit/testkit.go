@@ -162,3 +162,12 @@ func WantInput(t testing.TB, err error, code string) {
 		t.Errorf("the error has more than one line: %q", err)
 	}
 }
+
+// Slow skips a test if the tests run with -short, as in make test-short. The reason
+// says what takes the time.
+func Slow(t testing.TB, reason string) {
+	t.Helper()
+	if testing.Short() {
+		t.Skipf("SKIPPED with -short: %s", reason)
+	}
+}

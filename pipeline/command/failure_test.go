@@ -73,7 +73,7 @@ func badInputs() map[string]badInput {
 		"sign what":         {hello(), []string{"sign"}, nil, "--image is missing (name the image"},
 		"sign a tag":        {hello(), []string{"sign", "--only-signature", "--image", "127.0.0.1:1/a:v1", "--key", "x"}, nil, "127.0.0.1:1/a:v1 names an image by its tag (give repository@sha256:..."},
 		"two signers":       {hello(), []string{"sign", "--image", "127.0.0.1:1/a", "--key", "x", "--keyless"}, nil, "--key and keyless signing exclude each other"},
-		"environment":       {with(map[string]string{"slipway.yaml": "deploy: {environments: {prod: {}, staging: {}}}\n"}), []string{"verify", "--image", "127.0.0.1:1/a", "--env", "pord"}, nil, `no environment "pord" in deploy.environments (there are prod, staging)`},
+		"environment":       {with(map[string]string{"slipway.yaml": "deploy: {environments: {prod: {}, staging: {}}}\n"}), []string{"verify", "--image", "127.0.0.1:1/a", "--env", "pord"}, nil, `no environment "pord" in deploy.environments (use one of prod, staging)`},
 		"severity":          {hello(), []string{"scan", "--severity", "SEVERE"}, nil, "scan.severities"},
 		"report":            {hello(), []string{"scan", "--as", "xml"}, nil, `--as "xml" is not table, json`},
 		"documents":         {hello(), []string{"sbom", "--as", "cyclonedx", "--platforms", "linux/amd64,linux/arm64"}, nil, "--as prints the document of one platform, but this app has 2"},
@@ -356,7 +356,7 @@ func TestSecretsAreNowhere(t *testing.T) {
 	p = here(t, dir)
 	p.env = append(p.env, "SLIPWAY_REGISTRY_USERNAME=me", "SLIPWAY_REGISTRY_PASSWORD="+secret+"x")
 	e = p.run(t, "publish", "--repository", repo, "-v", "--progress", "plain")
-	if e.code != fault.ExitFailed || !strings.Contains(e.stderr, "wants credentials") {
+	if e.code != fault.ExitFailed || !strings.Contains(e.stderr, "requires credentials") {
 		t.Errorf("exit %d\n%s", e.code, e.stderr)
 	}
 	look(p, e)

@@ -98,7 +98,7 @@ func TestContradictingFlags(t *testing.T) {
 	for flags, want := range map[string]string{
 		"--key x --keyless":          "--key and keyless signing exclude each other",
 		"--compression brotli":       "image.compression is brotli; it must be one of gzip, zstd",
-		"--dir ../elsewhere":         `"../elsewhere" leaves the folder of slipway.yaml`,
+		"--dir ../elsewhere":         `"../elsewhere" is outside the folder of slipway.yaml`,
 		"--platforms linux/pdp11":    `platform "linux/pdp11" is not known`,
 		"--forward 5000":             "--forward \"5000\" is not PORT=HOST",
 		"--forward x=y":              "--forward \"x=y\" is not PORT=HOST",

@@ -76,7 +76,7 @@ func TestInitHooksBadInput(t *testing.T) {
 	}{
 		"no repository": {nil, "is not in a git repository"},
 		"no folder":     {[]string{"-C", "nowhere"}, "-C nowhere"},
-		"configuration": {[]string{"--config", "x.yaml"}, "--config does not go with --hooks"},
+		"configuration": {[]string{"--config", "x.yaml"}, "--config cannot be used with --hooks"},
 		"output":        {[]string{"-o", "oci:x"}, "is not text or json"},
 	}
 	for title, tt := range tests {

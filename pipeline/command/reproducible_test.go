@@ -24,6 +24,7 @@ import (
 // The wall clock differs between the two builds as it does between any two;
 // file times, through which it usually gets in, are moved by decades.
 func TestSameCommitSameDigest(t *testing.T) {
+	testkit.Slow(t, "builds one commit ten times")
 	variants := map[string]struct {
 		args    []string
 		program string // what it needs

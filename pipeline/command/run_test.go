@@ -32,6 +32,7 @@ import (
 // system read-only under runc as the image's user with the image's own command
 // line, beside a real Postgres and Redis, and stops it with SIGTERM.
 func TestSampleImageRuns(t *testing.T) {
+	testkit.Slow(t, "builds the sample app and runs it")
 	if _, err := exec.LookPath("runc"); err != nil {
 		t.Skip("runc is not installed")
 	}

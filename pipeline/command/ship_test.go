@@ -91,6 +91,7 @@ func withLinter(t *testing.T, p *program) {
 // TestVulnerableAppDoesNotShip: the gate names what is wrong and what mends it,
 // nothing is pushed, and packing changes nothing of that. Upgraded, it ships.
 func TestVulnerableAppDoesNotShip(t *testing.T) {
+	testkit.Slow(t, "runs ship on a vulnerable app several times")
 	dir := testkit.Repository(t, serves(t, "v0.20.0"))
 	p := here(t, dir)
 	withLinter(t, p)
@@ -216,6 +217,7 @@ func TestShip(t *testing.T) {
 // TestScanWithOutputs: a scan that is asked for the image too builds it and hands it
 // over only when the gate has passed. It used to panic.
 func TestScanWithOutputs(t *testing.T) {
+	testkit.Slow(t, "scans two images")
 	dir := testkit.Repository(t, serves(t, "v0.44.0"))
 	p := here(t, dir)
 	layout := filepath.Join(t.TempDir(), "layout")

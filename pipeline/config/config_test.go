@@ -69,8 +69,11 @@ registry:
 	}
 }
 
-func TestMistakesNameThePlaceAndTheRemedy(t *testing.T) {
-	tests := map[string]struct{ text, want string }{
+// invalid is a file with a mistake, and a part of the error about it.
+type invalid struct{ text, want string }
+
+func invalidFiles() map[string]invalid {
+	return map[string]invalid{
 		"unknown key": {
 			"app:\n  man: ./cmd/server\n",
 			`f.yaml:2:3: unknown key "man" in app; did you mean "main"?`,
@@ -79,9 +82,9 @@ func TestMistakesNameThePlaceAndTheRemedy(t *testing.T) {
 			"imge: {}\n",
 			`f.yaml:1:1: unknown key "imge" at the top level; did you mean "image"?`,
 		},
-		"unknown key without a near one": {
+		"unknown key that is similar to no other": {
 			"lint:\n  frobnicate: 1\n",
-			`f.yaml:2:3: unknown key "frobnicate" in lint; known: config, timeout, version`,
+			`f.yaml:2:3: unknown key "frobnicate" in lint; valid keys: config, timeout, version`,
 		},
 		"key of a nested mapping": {
 			"image:\n  healthCheck:\n    intervall: 3s\n",
@@ -103,7 +106,7 @@ func TestMistakesNameThePlaceAndTheRemedy(t *testing.T) {
 			"image:\n  compression: ztsd\n",
 			`f.yaml:2:16: image.compression is ztsd; it must be one of gzip, zstd; did you mean "zstd"?`,
 		},
-		"impossible value": {
+		"value out of range": {
 			"test:\n  coverage: 120\n",
 			"f.yaml:2:13: test.coverage must be at most 100",
 		},
@@ -115,30 +118,33 @@ func TestMistakesNameThePlaceAndTheRemedy(t *testing.T) {
 		"port":       {"image:\n  ports: [8080, 70000]\n", "f.yaml:2:17: 70000 is not a port (1 to 65535)"},
 		"repository": {"image:\n  repository: Acme/Orders\n", "f.yaml:2:15: image.repository: "},
 		"base":       {"image:\n  base: 'a b'\n", "f.yaml:2:9: image.base: "},
-		"twice":      {"app:\n  main: a\n  main: b\n", `f.yaml:3:3: key "main" is given twice`},
-		"leaves":     {"app:\n  dir: ../x\n", `f.yaml:2:8: app.dir: "../x" leaves the folder of slipway.yaml`},
+		"key twice":  {"app:\n  main: a\n  main: b\n", `f.yaml:3:3: key "main" is set twice`},
+		"outside":    {"app:\n  dir: ../x\n", `f.yaml:2:8: app.dir: "../x" is outside the folder of slipway.yaml`},
 		"environment": {
 			"app:\n  env: {PATH: /evil}\n",
 			"f.yaml:2:15: PATH is not a setting of the Go compiler",
 		},
 		"duration":        {"lint:\n  timeout: soon\n", `f.yaml:2:12: lint.timeout is "soon"; it must match`},
-		"zero duration":   {"lint:\n  timeout: 0s\n", "must be above zero"},
+		"zero duration":   {"lint:\n  timeout: 0s\n", "must be greater than zero"},
 		"syntax":          {"app:\n\tmain: x\n", "f.yaml:2:1: found character that cannot start any token"},
-		"second file":     {"app: {}\n---\napp: {}\n", "f.yaml:2:1: a second document; slipway.yaml holds one"},
+		"second file":     {"app: {}\n---\napp: {}\n", "f.yaml:2:1: slipway.yaml must contain only one YAML document"},
 		"merge key":       {"app: &a {}\nimage:\n  <<: *a\n", "f.yaml:3:3: merge keys (<<) are not supported"},
-		"not a number":    {"test:\n  coverage: .nan\n", "f.yaml:2:13: .nan is not a number that can be used here"},
-		"not a word":      {"? [a]\n: b\n", "f.yaml:1:3: a key must be a plain word"},
+		"not a number":    {"test:\n  coverage: .nan\n", "f.yaml:2:13: .nan is not a finite number"},
+		"mapping as key":  {"? [a]\n: b\n", "f.yaml:1:3: a key must be a plain word"},
 		"golangci-lint":   {"lint: {version: latest}\n", `f.yaml:1:17: lint.version is "latest"; it must match`},
-		"listed twice":    {"test: {services: [redis, redis]}\n", "f.yaml:1:26: test.services holds the same value twice"},
+		"value twice":     {"test: {services: [redis, redis]}\n", "f.yaml:1:26: test.services contains the same value twice"},
 		"empty list":      {"test: {packages: []}\n", "f.yaml:1:18: test.packages must not be an empty list"},
 		"alias of itself": {"app: &a\n  t: *a\n", "nested more than 64 levels deep"},
-		"two signers":     {"sign: {key: a, keyless: {}}\n", "f.yaml:1:13: sign.key and sign.keyless exclude each other"},
-		"half identity":   {"verify:\n  identities:\n    - issuer: https://a\n", "f.yaml:3:7: an identity needs subject or subjectPattern"},
-		"double identity": {"verify: {identities: [{issuer: a, issuerPattern: b, subject: c}]}\n", "issuer and issuerPattern exclude each other"},
+		"key and keyless": {"sign: {key: a, keyless: {}}\n", "f.yaml:1:13: sign.key and sign.keyless exclude each other"},
+		"no subject":      {"verify:\n  identities:\n    - issuer: https://a\n", "f.yaml:3:7: an identity needs subject or subjectPattern"},
+		"two issuers":     {"verify: {identities: [{issuer: a, issuerPattern: b, subject: c}]}\n", "issuer and issuerPattern exclude each other"},
 		"pattern":         {"deploy: {environments: {prod: {verify: {identities: [{issuer: a, subjectPattern: '['}]}}}}\n", "f.yaml:1:82: "},
-		"several in one":  {"imge: {}\ntest: {race: 1}\n", "f.yaml:1:1: unknown key \"imge\" at the top level; did you mean \"image\"?\nf.yaml:2:14: test.race must be true or false, not a number"},
+		"two mistakes":    {"imge: {}\ntest: {race: 1}\n", "f.yaml:1:1: unknown key \"imge\" at the top level; did you mean \"image\"?\nf.yaml:2:14: test.race must be true or false, not a number"},
 	}
-	for name, tt := range tests {
+}
+
+func TestMistakesHaveAPositionAndASuggestion(t *testing.T) {
+	for name, tt := range invalidFiles() {
 		t.Run(name, func(t *testing.T) {
 			_, err := config.Parse("f.yaml", []byte(tt.text))
 			var e *fault.Error
@@ -168,7 +174,8 @@ deploy:
 	for name, want := range map[string]config.Verify{
 		"":        {Keys: []string{"all.pub"}, Attestations: []string{"sbom", "scan"}, ScanMaxAge: 10 * day},
 		"staging": {Keys: []string{"all.pub"}, Attestations: []string{"sbom", "scan"}, ScanMaxAge: 10 * day},
-		// Who signs for prod is prod's alone: the key of all others must not do.
+		// prod defines who may sign for it, so the key of the other environments must
+		// not be trusted.
 		"prod": {Identities: []config.Identity{{Issuer: "i", Subject: "s"}}, Attestations: []string{"provenance"}, ScanMaxAge: day},
 	} {
 		got, err := c.Policy(name)
@@ -210,7 +217,7 @@ func TestFind(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := config.Find(sub); err != nil || got != "" {
-		t.Errorf("got %q, %v; a file above the repository must not count", got, err)
+		t.Errorf("got %q, %v; a file above the repository must be ignored", got, err)
 	}
 	inside := filepath.Join(root, "repo", config.FileName)
 	if err := os.WriteFile(inside, nil, 0o644); err != nil {
@@ -221,7 +228,7 @@ func TestFind(t *testing.T) {
 	}
 }
 
-func TestDurationIsWrittenShort(t *testing.T) {
+func TestDurationOmitsZeroUnits(t *testing.T) {
 	for in, want := range map[time.Duration]string{
 		5 * time.Minute: "5m", time.Hour: "1h", 90 * time.Second: "1m30s", 30 * time.Second: "30s", 90 * time.Minute: "1h30m",
 	} {
@@ -243,11 +250,11 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		if fault.ExitCode(err) != fault.ExitInput {
-			t.Errorf("%q: %v does not exit 2", data, err)
+			t.Errorf("%q: the exit code of %v is not 2", data, err)
 		}
 		for line := range strings.SplitSeq(err.Error(), "\n") {
 			if !strings.HasPrefix(line, "f.yaml") {
-				t.Errorf("%q: line %q does not name the file", data, line)
+				t.Errorf("%q: line %q does not begin with the name of the file", data, line)
 			}
 		}
 	})
@@ -259,7 +266,7 @@ func FuzzParsePlatform(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		p, err := config.ParsePlatform(s)
 		if err == nil && p.String() != s {
-			t.Errorf("%q became %s", s, p)
+			t.Errorf("%q was parsed as %s", s, p)
 		}
 	})
 }

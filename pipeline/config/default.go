@@ -2,11 +2,11 @@ package config
 
 import "time"
 
-// Default returns the configuration of an empty file. It is the only place in
-// which a default is written down: the JSON schema, docs/configuration.md and
-// the help of flags are generated from it, and tests compare the stages with it.
-// Settings that are absent from it have no fixed default; their description
-// says what happens without them.
+// Default returns the configuration of an empty file. It is the only place that
+// defines defaults: the JSON schema, docs/configuration.md and the help of flags are
+// generated from it, and tests compare the stages with it. A setting that is absent
+// from it has no fixed default, and its description explains what happens if it is
+// not set.
 func Default() Config {
 	return Config{
 		App: App{Dir: ".", Platforms: []string{"linux/amd64", "linux/arm64"}},
@@ -30,8 +30,8 @@ func Default() Config {
 	}
 }
 
-// DefaultEnvironment returns an environment in which nothing is set. It belongs
-// to [Default], which cannot hold it because environments have names.
+// DefaultEnvironment returns the defaults of an environment. They belong to
+// [Default], which cannot hold them because each environment has a name.
 func DefaultEnvironment() Environment {
 	return Environment{
 		PodSecurity: "restricted", Timeout: Duration(5 * time.Minute),
@@ -40,9 +40,9 @@ func DefaultEnvironment() Environment {
 	}
 }
 
-// DefaultKeyless returns the settings of keyless signing in which nothing is
-// set: those of the public Sigstore instance. It belongs to [Default], which
-// cannot hold it because its presence turns keyless signing on.
+// DefaultKeyless returns the defaults of keyless signing, which are those of the
+// public Sigstore instance. They belong to [Default], which cannot hold them because
+// their presence would enable keyless signing.
 func DefaultKeyless() Keyless {
 	return Keyless{Fulcio: "https://fulcio.sigstore.dev", Audience: "sigstore"}
 }

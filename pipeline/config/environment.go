@@ -9,75 +9,77 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// Deploy says where the image runs.
+// Deploy configures how and where the image is deployed.
 type Deploy struct {
-	Chart        string                 `json:"chart,omitzero" yaml:"chart" jsonschema:"minLength=1" jsonschema_description:"The Helm chart: a folder or a packed chart, relative to slipway.yaml. Default: chart, or charts/NAME of the app, where there is one."`
-	Release      string                 `json:"release,omitzero" yaml:"release" jsonschema:"pattern=^[a-z0-9]([-a-z0-9]*[a-z0-9])?$,maxLength=53" jsonschema_description:"The Helm release. Default: the app's name."`
-	ImageValues  ImageValues            `json:"imageValues,omitzero" yaml:"imageValues" jsonschema_description:"The chart's values that say which image runs, as paths with dots."`
+	Chart        string                 `json:"chart,omitzero" yaml:"chart" jsonschema:"minLength=1" jsonschema_description:"The Helm chart, as a folder or a packaged chart, relative to slipway.yaml. Default: the folder chart, or charts/NAME with the name of the app, if one of them exists."`
+	Release      string                 `json:"release,omitzero" yaml:"release" jsonschema:"pattern=^[a-z0-9]([-a-z0-9]*[a-z0-9])?$,maxLength=53" jsonschema_description:"The name of the Helm release. Default: the name of the app."`
+	ImageValues  ImageValues            `json:"imageValues,omitzero" yaml:"imageValues" jsonschema_description:"The values of the chart that select the image, as dotted paths."`
 	Environments map[string]Environment `json:"environments,omitzero" yaml:"environments" jsonschema_description:"The environments by name, for example staging and prod."`
 }
 
-// ImageValues names a chart's values.
+// ImageValues names the values of a chart that select the image, as dotted paths.
 type ImageValues struct {
-	Repository  string `json:"repository,omitzero" yaml:"repository" jsonschema:"minLength=1" jsonschema_description:"Where the repository goes."`
-	Digest      string `json:"digest,omitzero" yaml:"digest" jsonschema:"minLength=1" jsonschema_description:"Where the digest goes, as sha256:..."`
-	Version     string `json:"version,omitzero" yaml:"version" jsonschema:"minLength=1" jsonschema_description:"Where the app's version goes, for example version. Default: nowhere."`
-	PullSecrets string `json:"pullSecrets,omitzero" yaml:"pullSecrets" jsonschema:"minLength=1" jsonschema_description:"Where the list of pull secrets goes, as - name: NAME, when slipway makes one."`
+	Repository  string `json:"repository,omitzero" yaml:"repository" jsonschema:"minLength=1" jsonschema_description:"The value that receives the repository."`
+	Digest      string `json:"digest,omitzero" yaml:"digest" jsonschema:"minLength=1" jsonschema_description:"The value that receives the digest, as sha256:..."`
+	Version     string `json:"version,omitzero" yaml:"version" jsonschema:"minLength=1" jsonschema_description:"The value that receives the version of the app, for example version. By default the version is not passed to the chart."`
+	PullSecrets string `json:"pullSecrets,omitzero" yaml:"pullSecrets" jsonschema:"minLength=1" jsonschema_description:"The value that receives the list of pull secrets, as - name: NAME, if slipway writes one."`
 }
 
-// Environment is one place the image is deployed to.
+// Environment is one environment that the image is deployed to.
 type Environment struct {
-	Context         string                       `json:"context,omitzero" yaml:"context" jsonschema:"minLength=1" jsonschema_description:"Context of the kubeconfig. Default: its current one."`
-	Clusters        []Cluster                    `json:"clusters,omitzero" yaml:"clusters" jsonschema:"minItems=1" jsonschema_description:"Several clusters in place of context: they get the same digest in this order, and the first failure stops."`
-	Namespace       string                       `json:"namespace,omitzero" yaml:"namespace" jsonschema:"pattern=^[a-z0-9]([-a-z0-9]*[a-z0-9])?$,maxLength=63" jsonschema_description:"The namespace; it is made where it is missing. Default: the release's name."`
-	PodSecurity     string                       `json:"podSecurity,omitzero" yaml:"podSecurity" jsonschema:"enum=restricted,enum=baseline,enum=privileged,enum=none" jsonschema_description:"The Pod Security Standard the namespace enforces; none leaves the namespace's labels alone."`
-	Values          []string                     `json:"values,omitzero" yaml:"values" jsonschema:"uniqueItems=true" jsonschema_description:"Values files, relative to slipway.yaml; later ones win."`
-	Set             map[string]any               `json:"set,omitzero" yaml:"set" jsonschema_description:"Values that win over the files. Never put secrets here."`
-	Secrets         map[string]map[string]string `json:"secrets,omitzero" yaml:"secrets" jsonschema_description:"Kubernetes Secrets to write before the release: name, then key and the environment variable that holds its value, for example orders: {database-password: DATABASE_PASSWORD}."`
-	PullSecret      string                       `json:"pullSecret,omitzero" yaml:"pullSecret" jsonschema:"pattern=^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$" jsonschema_description:"Name of a Secret to write with which the nodes log in at the registry, from SLIPWAY_PULL_USERNAME and SLIPWAY_PULL_PASSWORD or else slipway's own login. Default: none."`
-	Timeout         Duration                     `json:"timeout,omitzero" yaml:"timeout" jsonschema_description:"How long a rollout may take."`
-	Rollback        *bool                        `json:"rollback,omitzero" yaml:"rollback" jsonschema_description:"Go back to the newest good revision when a rollout fails."`
-	RollbackTimeout Duration                     `json:"rollbackTimeout,omitzero" yaml:"rollbackTimeout" jsonschema_description:"How long the way back may take."`
-	RollbackAll     bool                         `json:"rollbackAll,omitzero" yaml:"rollbackAll" jsonschema_description:"When a cluster fails, also take those back that were changed before it."`
-	LockTimeout     Duration                     `json:"lockTimeout,omitzero" yaml:"lockTimeout" jsonschema_description:"How long to wait for another deployment of the same release."`
-	Restarts        int32                        `json:"restarts,omitzero" yaml:"restarts" jsonschema:"minimum=1,maximum=100" jsonschema_description:"Restarts of a new container that count as a crash loop."`
-	Readiness       Duration                     `json:"readiness,omitzero" yaml:"readiness" jsonschema_description:"How long a readiness probe may fail once the startup probe has passed."`
-	Test            bool                         `json:"test,omitzero" yaml:"test" jsonschema_description:"Run the chart's tests after the rollout; a failing one fails it."`
-	History         int                          `json:"history,omitzero" yaml:"history" jsonschema:"minimum=2,maximum=1000" jsonschema_description:"Revisions kept to go back to."`
-	URL             string                       `json:"url,omitzero" yaml:"url" jsonschema:"format=uri" jsonschema_description:"Where the environment answers, for reports."`
-	Protected       bool                         `json:"protected,omitzero" yaml:"protected" jsonschema_description:"Deploy only a clean tree on a tag, and only after a yes: at the terminal, or --yes."`
-	Verify          Verify                       `json:"verify,omitzero" yaml:"verify" jsonschema_description:"The environment's own policy; what it leaves out is taken from verify."`
+	Context         string                       `json:"context,omitzero" yaml:"context" jsonschema:"minLength=1" jsonschema_description:"The context of the kubeconfig. Default: the current context."`
+	Clusters        []Cluster                    `json:"clusters,omitzero" yaml:"clusters" jsonschema:"minItems=1" jsonschema_description:"Several clusters, instead of context. They receive the same digest in this order, and the first failure stops the deployment."`
+	Namespace       string                       `json:"namespace,omitzero" yaml:"namespace" jsonschema:"pattern=^[a-z0-9]([-a-z0-9]*[a-z0-9])?$,maxLength=63" jsonschema_description:"The namespace, which is created if it does not exist. Default: the name of the release."`
+	PodSecurity     string                       `json:"podSecurity,omitzero" yaml:"podSecurity" jsonschema:"enum=restricted,enum=baseline,enum=privileged,enum=none" jsonschema_description:"The Pod Security Standard that the namespace enforces. With none, the labels of the namespace are neither checked nor changed."`
+	Values          []string                     `json:"values,omitzero" yaml:"values" jsonschema:"uniqueItems=true" jsonschema_description:"Values files of the chart, relative to slipway.yaml. A later file overrides an earlier one."`
+	Set             map[string]any               `json:"set,omitzero" yaml:"set" jsonschema_description:"Values of the chart that override the values files. Never put secrets here."`
+	Secrets         map[string]map[string]string `json:"secrets,omitzero" yaml:"secrets" jsonschema_description:"The Kubernetes Secrets to write before the release is applied. Each maps its keys to the environment variables that hold their values, for example orders: {database-password: DATABASE_PASSWORD}."`
+	PullSecret      string                       `json:"pullSecret,omitzero" yaml:"pullSecret" jsonschema:"pattern=^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$" jsonschema_description:"The name of a Secret to write, with which the nodes log in to the registry. It holds SLIPWAY_PULL_USERNAME and SLIPWAY_PULL_PASSWORD or, if they are not set, the login that slipway itself uses. By default slipway writes no pull secret."`
+	Timeout         Duration                     `json:"timeout,omitzero" yaml:"timeout" jsonschema_description:"The time that a rollout may take."`
+	Rollback        *bool                        `json:"rollback,omitzero" yaml:"rollback" jsonschema_description:"Roll back to the newest good revision if a rollout fails."`
+	RollbackTimeout Duration                     `json:"rollbackTimeout,omitzero" yaml:"rollbackTimeout" jsonschema_description:"The time that a rollback may take."`
+	RollbackAll     bool                         `json:"rollbackAll,omitzero" yaml:"rollbackAll" jsonschema_description:"If the rollout fails on one cluster, also roll back the clusters that were changed before it."`
+	LockTimeout     Duration                     `json:"lockTimeout,omitzero" yaml:"lockTimeout" jsonschema_description:"The time to wait for another deployment of the same release to finish."`
+	Restarts        int32                        `json:"restarts,omitzero" yaml:"restarts" jsonschema:"minimum=1,maximum=100" jsonschema_description:"The number of restarts of a new container that count as a crash loop."`
+	Readiness       Duration                     `json:"readiness,omitzero" yaml:"readiness" jsonschema_description:"The time that a readiness probe may fail after the startup probe has passed."`
+	Test            bool                         `json:"test,omitzero" yaml:"test" jsonschema_description:"Run the tests of the chart after the rollout. If a test fails, the rollout has failed."`
+	History         int                          `json:"history,omitzero" yaml:"history" jsonschema:"minimum=2,maximum=1000" jsonschema_description:"The number of revisions that Helm keeps for rollbacks."`
+	URL             string                       `json:"url,omitzero" yaml:"url" jsonschema:"format=uri" jsonschema_description:"The URL of the environment, for reports."`
+	Protected       bool                         `json:"protected,omitzero" yaml:"protected" jsonschema_description:"Deploy only from a clean tree on a tag, and only after confirmation, either at the terminal or with --yes."`
+	Verify          Verify                       `json:"verify,omitzero" yaml:"verify" jsonschema_description:"The policy of the environment. Settings that are absent from it are taken from verify."`
 }
 
-// UnmarshalJSON fills in what [DefaultEnvironment] has for every setting that is
-// not there.
+// UnmarshalJSON takes every setting that is absent from data from
+// [DefaultEnvironment].
 func (e *Environment) UnmarshalJSON(data []byte) error {
 	type plain Environment // without this method
 	p := plain(DefaultEnvironment())
 	if err := json.Unmarshal(data, &p); err != nil {
-		return err //nolint:wrapcheck // the caller knows where the data comes from
+		return err
 	}
 	*e = Environment(p)
 	return nil
 }
 
-// Cluster is one of an environment's clusters.
+// Cluster is one of the clusters of an environment.
 type Cluster struct {
-	Name      string   `json:"name,omitzero" yaml:"name" jsonschema:"minLength=1" jsonschema_description:"Its name in reports. Default: the context."`
-	Context   string   `json:"context,omitzero" yaml:"context" jsonschema:"minLength=1" jsonschema_description:"Context of the kubeconfig."`
-	Namespace string   `json:"namespace,omitzero" yaml:"namespace" jsonschema:"pattern=^[a-z0-9]([-a-z0-9]*[a-z0-9])?$,maxLength=63" jsonschema_description:"The namespace there. Default: the environment's."`
-	Values    []string `json:"values,omitzero" yaml:"values" jsonschema:"uniqueItems=true" jsonschema_description:"Values files on top of the environment's."`
-	URL       string   `json:"url,omitzero" yaml:"url" jsonschema:"format=uri" jsonschema_description:"Where it answers."`
+	Name      string   `json:"name,omitzero" yaml:"name" jsonschema:"minLength=1" jsonschema_description:"The name of the cluster in reports. Default: the context."`
+	Context   string   `json:"context,omitzero" yaml:"context" jsonschema:"minLength=1" jsonschema_description:"The context of the kubeconfig."`
+	Namespace string   `json:"namespace,omitzero" yaml:"namespace" jsonschema:"pattern=^[a-z0-9]([-a-z0-9]*[a-z0-9])?$,maxLength=63" jsonschema_description:"The namespace on this cluster. Default: the namespace of the environment."`
+	Values    []string `json:"values,omitzero" yaml:"values" jsonschema:"uniqueItems=true" jsonschema_description:"Values files for this cluster, which override those of the environment."`
+	URL       string   `json:"url,omitzero" yaml:"url" jsonschema:"format=uri" jsonschema_description:"The URL of the app on this cluster, for reports."`
 }
 
-// Environment returns an environment with its defaults filled in.
+// Environment returns the environment of that name with its defaults filled in. It
+// has at least one cluster. If the environment does not exist, the error is a
+// [fault.Input] error.
 func (c Config) Environment(name string) (Environment, error) {
 	e, ok := c.Deploy.Environments[name]
 	if !ok {
 		known := slices.Sorted(maps.Keys(c.Deploy.Environments))
 		err := fault.Inputf("config.environment", "there is no environment %q in deploy.environments", name)
 		if len(known) > 0 {
-			return Environment{}, err.WithFix("there are %s", strings.Join(known, ", "))
+			return Environment{}, err.WithFix("use one of %s", strings.Join(known, ", "))
 		}
 		return Environment{}, err.WithFix("add it to slipway.yaml")
 	}
@@ -87,9 +89,10 @@ func (c Config) Environment(name string) (Environment, error) {
 	return e, nil
 }
 
-// Policy is what must be true of an image before it is deployed to an
-// environment; an empty name is any environment. What the environment leaves
-// out is taken from verify, and what that leaves out from sign.
+// Policy returns the policy that an image must satisfy before it is deployed to an
+// environment. An empty name stands for the policy that applies to all environments.
+// Settings that are absent from the environment are taken from verify, and those that
+// are absent from verify are taken from sign.
 func (c Config) Policy(environment string) (Verify, error) {
 	v := c.Verify
 	if environment != "" {
@@ -98,8 +101,8 @@ func (c Config) Policy(environment string) (Verify, error) {
 			return Verify{}, err
 		}
 		own := e.Verify
-		// Who may sign is one question: an environment that names identities
-		// must not still accept the keys of all others.
+		// Keys and identities together define who may sign. An environment that
+		// names identities must not accept the keys of other environments as well.
 		if own.Keys != nil || own.Identities != nil {
 			v.Keys, v.Identities = own.Keys, own.Identities
 		}

@@ -20,26 +20,26 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// schema is generated from the types of this package: go test -update.
+// schema is generated from the types of this package by go test -update.
 //
 //go:embed schema.json
 var schema []byte
 
-// Schema is the JSON schema of slipway.yaml (draft 2020-12), for editors.
+// Schema returns the JSON schema of slipway.yaml (draft 2020-12), for editors.
 func Schema() []byte { return bytes.Clone(schema) }
 
-// maxSize bounds slipway.yaml; a real one has a few kilobytes.
+// maxSize limits the size of slipway.yaml in bytes. A real file has a few kilobytes.
 const maxSize = 1 << 20
 
-// maxNodes and maxDepth bound what aliases may expand to; an alias inside its
-// own anchor would have no end.
+// maxNodes and maxDepth limit what YAML aliases may expand to. An alias inside its
+// own anchor would expand without end.
 const (
 	maxNodes = 100_000
 	maxDepth = 64
 )
 
-// Find returns the path of slipway.yaml in dir or the nearest folder above it
-// within the same git repository, and "" where there is none.
+// Find returns the path of the nearest slipway.yaml in dir or a folder above it, up
+// to the root of the git repository. If the file does not exist, the path is empty.
 func Find(dir string) (string, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -50,7 +50,7 @@ func Find(dir string) (string, error) {
 		if _, err := os.Stat(path); err == nil {
 			return path, nil
 		} else if !errors.Is(err, fs.ErrNotExist) {
-			return "", fault.Inputf("config.unreadable", "looking for %s: %w", path, err)
+			return "", fault.Inputf("config.unreadable", "checking whether %s exists: %w", path, err)
 		}
 		if _, err := os.Stat(filepath.Join(dir, ".git")); err == nil || dir == filepath.Dir(dir) {
 			return "", nil
@@ -59,8 +59,8 @@ func Find(dir string) (string, error) {
 	}
 }
 
-// Load reads a configuration file. Every mistake in it becomes a line of the
-// returned [fault.Input] error.
+// Load reads a configuration file. If the file contains mistakes, it returns a
+// [fault.Input] error with one line for each mistake.
 func Load(path string) (Config, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -74,7 +74,7 @@ func Load(path string) (Config, error) {
 	return Parse(path, data)
 }
 
-// Parse reads a configuration; name is used in messages.
+// Parse parses a configuration. The name of the file appears in errors only.
 func Parse(name string, data []byte) (Config, error) {
 	c := Default()
 	if len(data) > maxSize {
@@ -90,7 +90,7 @@ func Parse(name string, data []byte) (Config, error) {
 	}
 	var second yaml.Node
 	if err := dec.Decode(&second); err == nil {
-		d.add(second.Line, second.Column, "a second document; slipway.yaml holds one")
+		d.add(second.Line, second.Column, "slipway.yaml must contain only one YAML document")
 	} else if !errors.Is(err, io.EOF) {
 		return Config{}, d.syntax(err)
 	}
@@ -98,7 +98,7 @@ func Parse(name string, data []byte) (Config, error) {
 	if root.Kind == yaml.ScalarNode && root.Tag == "!!null" {
 		return c, nil
 	}
-	value := d.plain(root, "")
+	value := d.value(root, "")
 	if err := d.err(); err != nil {
 		return Config{}, err
 	}
@@ -108,8 +108,8 @@ func Parse(name string, data []byte) (Config, error) {
 	if err := d.err(); err != nil {
 		return Config{}, err
 	}
-	// The value is decoded through JSON, so that the schema that was checked
-	// and the types that are filled agree on what a number or a string is.
+	// The value is decoded by way of JSON, so that the schema and the Go types agree
+	// on what is a number and what is a string.
 	text, err := json.Marshal(value)
 	if err != nil {
 		return Config{}, fmt.Errorf("%s: %w", name, err)
@@ -139,6 +139,8 @@ func (d *document) add(line, column int, format string, args ...any) {
 	d.mistakes = append(d.mistakes, mistake{max(line, 1), max(column, 1), fmt.Sprintf(format, args...)})
 }
 
+// at records a mistake at the value that a JSON pointer refers to, or at the nearest
+// value above it that is in the file.
 func (d *document) at(pointer string, format string, args ...any) {
 	n := d.positions[pointer]
 	for n == nil && pointer != "" {
@@ -151,6 +153,7 @@ func (d *document) at(pointer string, format string, args ...any) {
 	d.add(n.Line, n.Column, format, args...)
 }
 
+// err returns the recorded mistakes as one error, with one line for each of them.
 func (d *document) err() error {
 	if len(d.mistakes) == 0 {
 		return nil
@@ -167,6 +170,7 @@ func (d *document) err() error {
 
 var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
 
+// syntax converts an error of the YAML parser into a mistake with its position.
 func (d *document) syntax(err error) error {
 	text, line := err.Error(), 1
 	if m := yamlLine.FindStringSubmatch(text); m != nil {
@@ -179,9 +183,9 @@ func (d *document) syntax(err error) error {
 	return d.err()
 }
 
-// plain turns a node into the plain values a JSON schema speaks of and
-// remembers where each came from.
-func (d *document) plain(n *yaml.Node, pointer string) any {
+// value converts a node into the values that a JSON schema describes, and records the
+// position of each of them.
+func (d *document) value(n *yaml.Node, pointer string) any {
 	d.nodes++
 	if d.nodes > maxNodes {
 		if d.nodes == maxNodes+1 {
@@ -193,49 +197,53 @@ func (d *document) plain(n *yaml.Node, pointer string) any {
 	defer func() { d.depth-- }()
 	if d.depth > maxDepth {
 		d.add(n.Line, n.Column, "nested more than %d levels deep", maxDepth)
-		d.nodes = maxNodes + 1 // one such message is enough
+		d.nodes = maxNodes + 1 // one message of this kind is enough
 		return nil
 	}
 	d.positions[pointer] = n
 	switch n.Kind {
 	case yaml.AliasNode:
-		return d.plain(n.Alias, pointer)
+		return d.value(n.Alias, pointer)
 	case yaml.MappingNode:
-		m, seen := map[string]any{}, map[string]bool{}
-		for i := 0; i+1 < len(n.Content); i += 2 {
-			k, v := n.Content[i], n.Content[i+1]
-			if k.Kind != yaml.ScalarNode {
-				d.add(k.Line, k.Column, "a key must be a plain word")
-				continue
-			}
-			if k.Tag == "!!merge" {
-				d.add(k.Line, k.Column, "merge keys (<<) are not supported; write the settings out")
-				continue
-			}
-			if seen[k.Value] {
-				d.add(k.Line, k.Column, "key %q is given twice", k.Value)
-				continue
-			}
-			seen[k.Value] = true
-			child := pointer + "/" + escape(k.Value)
-			if value := d.plain(v, child); value != nil {
-				m[k.Value] = value // a key without a value keeps its default
-			}
-			d.positions[child+"\x00key"] = k
-		}
-		return m
+		return d.mapping(n, pointer)
 	case yaml.SequenceNode:
 		s := make([]any, 0, len(n.Content))
 		for i, v := range n.Content {
-			s = append(s, d.plain(v, pointer+"/"+strconv.Itoa(i)))
+			s = append(s, d.value(v, pointer+"/"+strconv.Itoa(i)))
 		}
 		return s
 	case yaml.ScalarNode:
 		return d.scalar(n)
 	default:
-		d.add(n.Line, n.Column, "cannot be read")
+		d.add(n.Line, n.Column, "this is not a mapping, a list or a value")
 		return nil
 	}
+}
+
+func (d *document) mapping(n *yaml.Node, pointer string) map[string]any {
+	m, seen := map[string]any{}, map[string]bool{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		k, v := n.Content[i], n.Content[i+1]
+		if k.Kind != yaml.ScalarNode {
+			d.add(k.Line, k.Column, "a key must be a plain word")
+			continue
+		}
+		if k.Tag == "!!merge" {
+			d.add(k.Line, k.Column, "merge keys (<<) are not supported; repeat the settings instead")
+			continue
+		}
+		if seen[k.Value] {
+			d.add(k.Line, k.Column, "key %q is set twice", k.Value)
+			continue
+		}
+		seen[k.Value] = true
+		child := pointer + "/" + escape(k.Value)
+		if value := d.value(v, child); value != nil {
+			m[k.Value] = value // a key without a value keeps its default
+		}
+		d.positions[child+"\x00key"] = k
+	}
+	return m
 }
 
 func (d *document) scalar(n *yaml.Node) any {
@@ -252,15 +260,17 @@ func (d *document) scalar(n *yaml.Node) any {
 	case float64:
 		text, err := json.Marshal(v)
 		if err != nil { // NaN and the infinities
-			d.add(n.Line, n.Column, "%s is not a number that can be used here", n.Value)
+			d.add(n.Line, n.Column, "%s is not a finite number", n.Value)
 			return nil
 		}
 		return json.Number(text)
-	default: // timestamps, binary, integers beyond 64 bits: people mean the text
+	default: // timestamps, binary data and integers beyond 64 bits are meant as text
 		return n.Value
 	}
 }
 
+// escape escapes a key for use in a JSON pointer
+// (https://www.rfc-editor.org/rfc/rfc6901#section-3).
 func escape(s string) string {
 	return strings.NewReplacer("~", "~0", "/", "~1").Replace(s)
 }

@@ -10,9 +10,9 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// arches lists the Linux architectures Go compiles to without cgo
-// (`go tool dist list`), with the variants the OCI image specification gives
-// them a meaning for.
+// arches returns the Linux architectures that Go can compile for without cgo
+// (`go tool dist list`), each with the variants that a platform of an OCI image may
+// name.
 func arches() map[string][]string {
 	return map[string][]string{
 		"386": nil, "amd64": {"v1", "v2", "v3", "v4"}, "arm": {"v5", "v6", "v7"}, "arm64": {"v8"},
@@ -23,9 +23,9 @@ func arches() map[string][]string {
 
 var platformSyntax = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9]+(/[a-z0-9]+)?$`)
 
-// ParsePlatform reads os/arch or os/arch/variant, for example linux/arm64 or
-// linux/arm/v7. It returns a [fault.Input] error for anything that cannot be
-// built for.
+// ParsePlatform parses os/arch or os/arch/variant, for example linux/arm64 or
+// linux/arm/v7. It returns a [fault.Input] error if slipway cannot build for the
+// platform.
 func ParsePlatform(s string) (v1.Platform, error) {
 	if !platformSyntax.MatchString(s) {
 		return v1.Platform{}, fault.Inputf("platform.malformed", "platform %q is not os/arch, for example linux/arm64", s)
@@ -47,12 +47,13 @@ func ParsePlatform(s string) (v1.Platform, error) {
 			WithFix("use one of %s", strings.Join(names, ", "))
 	}
 	if p.Variant != "" && !slices.Contains(variants, p.Variant) {
-		return v1.Platform{}, fault.Inputf("platform.unknown", "platform %q: %s has no variant %s", s, p.Architecture, p.Variant)
+		return v1.Platform{}, fault.Inputf("platform.unknown", "platform %q: architecture %s has no variant %s", s, p.Architecture, p.Variant)
 	}
 	return p, nil
 }
 
-// ParsePlatforms reads a list of platforms; each may be given once.
+// ParsePlatforms parses a list of platforms with [ParsePlatform]. It returns a
+// [fault.Input] error if the list is empty or contains a platform twice.
 func ParsePlatforms(list []string) ([]v1.Platform, error) {
 	var out []v1.Platform
 	for _, s := range list {
@@ -61,12 +62,12 @@ func ParsePlatforms(list []string) ([]v1.Platform, error) {
 			return nil, err
 		}
 		if slices.ContainsFunc(out, func(q v1.Platform) bool { return q.Equals(p) }) {
-			return nil, fault.Inputf("platform.twice", "platform %s is given twice", p)
+			return nil, fault.Inputf("platform.twice", "platform %s is listed twice", p)
 		}
 		out = append(out, p)
 	}
 	if len(out) == 0 {
-		return nil, fault.Inputf("platform.none", "no platform is given").WithFix("for example --platforms linux/amd64")
+		return nil, fault.Inputf("platform.none", "no platform to build for").WithFix("set app.platforms or --platforms, for example to linux/amd64")
 	}
 	return out, nil
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/config"
 )
 
-// TestSchemaMatchesTypes keeps the committed schema, against which files are
-// checked, equal to the types they are read into and to [config.Default].
+// TestSchemaMatchesTypes checks that the committed schema, which files are validated
+// against, matches the Go types and [config.Default].
 func TestSchemaMatchesTypes(t *testing.T) {
 	r := jsonschema.Reflector{
 		DoNotReference: true, ExpandedStruct: true, Anonymous: true,
@@ -44,7 +44,7 @@ func TestSchemaMatchesTypes(t *testing.T) {
 	testkit.Golden(t, "schema.json", append(got, '\n'))
 }
 
-// values is a configuration as a plain JSON object.
+// values returns a configuration as a JSON object.
 func values(t *testing.T, v any) map[string]any {
 	t.Helper()
 	text, err := json.Marshal(v)
@@ -58,8 +58,8 @@ func values(t *testing.T, v any) map[string]any {
 	return object
 }
 
-// setDefaults writes values into a schema as the defaults of its properties. A
-// switch that is absent is off, and a number that is absent is zero.
+// setDefaults writes values into a schema as the defaults of its properties. The
+// default of a boolean that is absent is false, and that of a number is zero.
 func setDefaults(t *testing.T, s *jsonschema.Schema, values map[string]any) {
 	t.Helper()
 	for p := s.Properties.Oldest(); p != nil; p = p.Next() {
@@ -77,18 +77,19 @@ func setDefaults(t *testing.T, s *jsonschema.Schema, values map[string]any) {
 		delete(values, p.Key)
 	}
 	for key := range values {
-		t.Errorf("the default of %s belongs to no setting", key)
+		t.Errorf("there is a default for %s, but no setting", key)
 	}
 }
 
-// TestReferenceMatchesSchema keeps docs/configuration.md equal to the schema.
+// TestReferenceMatchesSchema checks that docs/configuration.md matches the schema.
 func TestReferenceMatchesSchema(t *testing.T) {
 	testkit.Golden(t, "../../docs/configuration.md", reference(t))
 }
 
+// reference returns docs/configuration.md.
 func reference(t *testing.T) []byte {
 	t.Helper()
-	text, err := os.ReadFile("schema.json") // not the embedded one, which -update leaves behind
+	text, err := os.ReadFile("schema.json") // the embedded schema is outdated after -update
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,16 +98,18 @@ func reference(t *testing.T) []byte {
 		t.Fatal(err)
 	}
 	var b bytes.Buffer
-	b.WriteString("# slipway.yaml\n\nThe file lies at the root of the repository. Every setting is optional, and an empty or\n" +
-		"missing file is valid. Flags win over the file. Editors that read the first line below\ncomplete and check it:\n\n" +
+	b.WriteString("# slipway.yaml\n\nThe file slipway.yaml is located at the root of the repository. Every setting is optional, and\n" +
+		"an empty or missing file is valid. Flags override the file. If the file begins with the following\n" +
+		"line, editors that support it complete and validate the settings:\n\n" +
 		"```yaml\n# yaml-language-server: $schema=" + s.ID.String() + "\n```\n")
 	for top := s.Properties.Oldest(); top != nil; top = top.Next() {
-		b.WriteString("\n## " + top.Key + "\n\n" + top.Value.Description + "\n\n| setting | type | default | |\n|---|---|---|---|\n")
+		b.WriteString("\n## " + top.Key + "\n\n" + top.Value.Description + "\n\n| setting | type | default | description |\n|---|---|---|---|\n")
 		rows(&b, top.Key, top.Value)
 	}
 	return b.Bytes()
 }
 
+// rows writes a table row for every setting of a schema.
 func rows(b *bytes.Buffer, prefix string, s *jsonschema.Schema) {
 	for p := s.Properties.Oldest(); p != nil; p = p.Next() {
 		name := prefix + "." + p.Key
@@ -136,14 +139,14 @@ func rows(b *bytes.Buffer, prefix string, s *jsonschema.Schema) {
 		}
 		def := ""
 		if p.Value.Default != nil {
-			def = shown(p.Value.Default)
+			def = inYAML(p.Value.Default)
 		}
 		fmt.Fprintf(b, "| `%s` | %s | %s | %s |\n", name, typ, def, p.Value.Description)
 	}
 }
 
-// shown is a default as one would write it in the file.
-func shown(v any) string {
+// inYAML returns a default as it is written in slipway.yaml.
+func inYAML(v any) string {
 	list, ok := v.([]any)
 	if !ok {
 		return fmt.Sprintf("`%v`", v)

@@ -16,8 +16,9 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// Check checks a configuration that was changed after it was read, by flags
-// for one. It returns a [fault.Input] error that names the setting.
+// Check validates a configuration that was changed after it was read, for example by
+// flags. If a setting is invalid, it returns a [fault.Input] error with the code
+// "usage" that names the setting.
 func (c *Config) Check() error {
 	d := document{name: "setting"}
 	text, err := json.Marshal(c)
@@ -42,6 +43,8 @@ func (c *Config) Check() error {
 	return fault.Inputf("usage", "%s", strings.Join(lines, "\n"))
 }
 
+// validate checks a value against the schema and records the mistakes. The returned
+// error is not about the value: the schema itself could not be used.
 func (d *document) validate(value any) error {
 	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(schema))
 	if err != nil {
@@ -64,7 +67,7 @@ func (d *document) validate(value any) error {
 	return nil
 }
 
-// explain turns the leaves of a validation error into mistakes.
+// explain converts the leaves of a validation error into mistakes.
 func (d *document) explain(e *jsonschema.ValidationError) {
 	if len(e.Causes) > 0 {
 		for _, c := range e.Causes {
@@ -77,54 +80,56 @@ func (d *document) explain(e *jsonschema.ValidationError) {
 		b.WriteString("/" + escape(s))
 	}
 	pointer := b.String()
-	where := strings.Join(e.InstanceLocation, ".")
+	setting := strings.Join(e.InstanceLocation, ".")
 	switch k := e.ErrorKind.(type) {
 	case *kind.AdditionalProperties:
 		for _, key := range k.Properties {
-			d.unknown(pointer, where, key)
+			d.unknown(pointer, setting, key)
 		}
 	case *kind.Type:
 		hint := ""
 		if slices.Contains(k.Want, "string") && k.Got != "object" && k.Got != "array" {
 			hint = "; put it in quotes"
 		}
-		d.at(pointer, "%s must be %s, not %s%s", or(where, "the file"), strings.Join(article(k.Want), " or "), article([]string{k.Got})[0], hint)
+		d.at(pointer, "%s must be %s, not %s%s", or(setting, "the file"), strings.Join(article(k.Want), " or "), article([]string{k.Got})[0], hint)
 	case *kind.Enum:
 		want := make([]string, 0, len(k.Want))
 		for _, w := range k.Want {
 			want = append(want, fmt.Sprint(w))
 		}
-		d.at(pointer, "%s is %v; it must be one of %s%s", where, k.Got, strings.Join(want, ", "), near(fmt.Sprint(k.Got), want))
+		d.at(pointer, "%s is %v; it must be one of %s%s", setting, k.Got, strings.Join(want, ", "), similar(fmt.Sprint(k.Got), want))
 	case *kind.Pattern:
-		d.at(pointer, "%s is %q; it must match %s", where, k.Got, k.Want)
+		d.at(pointer, "%s is %q; it must match %s", setting, k.Got, k.Want)
 	case *kind.Minimum:
-		d.at(pointer, "%s must be at least %s", where, k.Want.RatString())
+		d.at(pointer, "%s must be at least %s", setting, k.Want.RatString())
 	case *kind.Maximum:
-		d.at(pointer, "%s must be at most %s", where, k.Want.RatString())
+		d.at(pointer, "%s must be at most %s", setting, k.Want.RatString())
 	case *kind.MinLength:
-		d.at(pointer, "%s must not be empty", where)
+		d.at(pointer, "%s must not be empty", setting)
 	case *kind.MinItems:
-		d.at(pointer, "%s must not be an empty list", where)
+		d.at(pointer, "%s must not be an empty list", setting)
 	case *kind.UniqueItems:
-		d.at(pointer+"/"+strconv.Itoa(k.Duplicates[1]), "%s holds the same value twice", where)
+		d.at(pointer+"/"+strconv.Itoa(k.Duplicates[1]), "%s contains the same value twice", setting)
 	default:
-		d.at(pointer, "%s: %s", where, strings.ReplaceAll(e.Error(), "\n", " "))
+		d.at(pointer, "%s: %s", setting, strings.ReplaceAll(e.Error(), "\n", " "))
 	}
 }
 
-func (d *document) unknown(pointer, where, key string) {
+// unknown records a key that the schema does not define. setting is the dotted path of
+// the mapping that contains the key.
+func (d *document) unknown(pointer, setting, key string) {
 	n := d.positions[pointer+"/"+escape(key)+"\x00key"]
 	if n == nil {
 		n = d.positions[pointer]
 	}
 	in := "at the top level"
-	if where != "" {
-		in = "in " + where
+	if setting != "" {
+		in = "in " + setting
 	}
-	d.add(n.Line, n.Column, "unknown key %q %s%s", key, in, meant(key, keysAt(pointer)))
+	d.add(n.Line, n.Column, "unknown key %q %s%s", key, in, suggestion(key, keysAt(pointer)))
 }
 
-// keysAt lists the keys the schema knows at a place.
+// keysAt returns the keys that the schema defines for the mapping at a JSON pointer.
 func keysAt(pointer string) []string {
 	type object struct {
 		Properties map[string]*json.RawMessage `json:"properties"`
@@ -152,17 +157,18 @@ func keysAt(pointer string) []string {
 	return keys
 }
 
-// meant suggests the nearest of the known words, or lists them where none is
-// near.
-func meant(word string, known []string) string {
-	if hint := near(word, known); hint != "" || len(known) == 0 {
+// suggestion suggests the known word that is most similar to word. If no word is
+// similar, it lists all of them.
+func suggestion(word string, known []string) string {
+	if hint := similar(word, known); hint != "" || len(known) == 0 {
 		return hint
 	}
-	return "; known: " + strings.Join(known, ", ")
+	return "; valid keys: " + strings.Join(known, ", ")
 }
 
-// near suggests the nearest of the known words where one is near.
-func near(word string, known []string) string {
+// similar suggests the known word that is most similar to word. It returns an empty
+// text if no word is similar.
+func similar(word string, known []string) string {
 	best, distance := "", 4
 	for _, k := range known {
 		if n := levenshtein.Distance(strings.ToLower(word), strings.ToLower(k), nil); n < distance {
@@ -175,6 +181,7 @@ func near(word string, known []string) string {
 	return ""
 }
 
+// article returns the names of JSON types in words, with their articles.
 func article(types []string) []string {
 	names := map[string]string{
 		"object": "a mapping", "array": "a list", "string": "a string", "integer": "a whole number",

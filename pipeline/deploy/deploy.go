@@ -1,7 +1,8 @@
-// Package deploy says what it is to bring an image to a cluster: the options,
-// the results, and what is printed of them. Package deploy/cluster does it with
-// Helm and Kubernetes' client libraries, which compile for minutes, so nothing
-// in here may import them.
+// Package deploy defines the options and results of deployments and prints their
+// reports. Package deploy/cluster implements [Tool] with the libraries of Helm and
+// Kubernetes. They take minutes to compile, so this package must not import them.
+//
+// The package promises no compatibility to programs other than slipway.
 package deploy
 
 import (
@@ -16,47 +17,50 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/sign"
 )
 
-// Tool brings images to clusters.
+// Tool deploys images to clusters.
 type Tool interface {
-	// Plan says what Deploy would change, found by dry runs on the server. The
-	// image need not be verified, nor exist: nothing is changed.
+	// Plan returns what Deploy would change. It sends dry runs to the API server and
+	// changes nothing, so the image need not be verified and need not exist.
 	Plan(ctx context.Context, o Options, image Image) (Plan, error)
-	// Deploy installs, upgrades or recovers the release so that it runs image,
-	// and follows the rollout to its end. The result holds all that is known even
-	// if the error is not nil. It is a [fault.Gate] error if the rollout failed.
+	// Deploy installs, upgrades or recovers the release so that it runs image, and
+	// follows the rollout until it succeeds or fails. The result contains everything
+	// that is known, even if the error is not nil. If the rollout failed, the error
+	// is a [fault.Gate] error.
 	Deploy(ctx context.Context, o Options, image sign.VerifiedImage) (Result, error)
-	// Status says what is released and how its workloads are.
+	// Status returns the state of the release and its workloads on every cluster.
 	Status(ctx context.Context, o Options) ([]Status, error)
-	// Rollback goes back to a revision, 0 for the newest good one before the
-	// current, and follows the rollout.
+	// Rollback rolls back to a revision and follows the rollout. Revision 0 stands
+	// for the newest good revision before the current one.
 	Rollback(ctx context.Context, o Options, revision int) (Result, error)
 }
 
-// Options says what is deployed and where.
+// Options are the options of a deployment.
 type Options struct {
-	Environment string             // name of the environment, for reports
-	Settings    config.Environment // complete, with absolute paths; at least one cluster
-	Release     string             // name of the Helm release
-	Namespace   string             // where it is, unless a cluster names another
-	Chart       string             // folder or packed chart, absolute
-	ImageValues config.ImageValues // the chart's values that say which image runs
-	Kubeconfig  string             // file; default: $KUBECONFIG or ~/.kube/config
-	// Server replaces the host and port of the API server, for a kubeconfig whose
-	// server cannot be reached from here. The name in its certificate stays.
+	Environment string             // the name of the environment, for reports
+	Settings    config.Environment // with defaults, absolute paths and at least one cluster
+	Release     string             // the name of the Helm release
+	Namespace   string             // the namespace, unless a cluster has another
+	Chart       string             // the absolute path of a folder or a packaged chart
+	ImageValues config.ImageValues // the values of the chart that select the image
+	Kubeconfig  string             // a file; default: $KUBECONFIG or ~/.kube/config
+	// Server is a host and port that replace those of the API server, for a kubeconfig
+	// whose server is unreachable from this machine. The certificate of the server is
+	// still checked against the name in the kubeconfig.
 	Server string
-	// Forward are addresses, host:port, at which ports of this machine's loopback
-	// are reached, by port. It applies to a kubeconfig whose server is there.
+	// Forward maps ports of the loopback interface to the addresses, as host:port, at
+	// which they can be reached from here. It applies if the server in the kubeconfig
+	// has a loopback address.
 	Forward map[string]string
 
-	Secrets    []SecretData // written before the release, with values that are never printed
-	PullSecret *PullSecret  // with which the nodes log in to the image's registry
+	Secrets    []SecretData // written before the release; their values are never printed
+	PullSecret *PullSecret  // the login of the nodes for the registry of the image
 
 	Run     string // who deploys, for the lock and the history
-	Version string // of the app, for the history
+	Version string // the version of the app, for the history
 }
 
-// Values returns the chart's values for image, which take the place of those in
-// values files: what the environment sets, then where the image is.
+// Values returns the values of the chart that override the values files: first those
+// that the environment sets, then those that select image.
 func (o Options) Values(image Image) map[string]any {
 	values := maps.Clone(o.Settings.Set)
 	if values == nil {
@@ -73,8 +77,8 @@ func (o Options) Values(image Image) map[string]any {
 	return values
 }
 
-// put sets a value by its dotted path; an empty path sets nothing. It copies the
-// maps on the way, because they may belong to the configuration.
+// put sets the value at a dotted path. If the path is empty, it does nothing. It
+// copies the maps along the path, because they may be part of the configuration.
 func put(values map[string]any, path string, v any) {
 	if path == "" {
 		return
@@ -92,81 +96,83 @@ func put(values map[string]any, path string, v any) {
 	put(inner, rest, v)
 }
 
-// Image is the image to run, by digest.
+// Image is an image, identified by its digest.
 type Image struct {
 	Repository string `json:"repository"`
 	Digest     string `json:"digest"`
 }
 
-// ImageOf returns the image that a reference names.
+// ImageOf returns the image of a reference.
 func ImageOf(ref name.Digest) Image {
 	return Image{Repository: ref.Context().Name(), Digest: ref.DigestStr()}
 }
 
-// String is repository@digest.
+// String returns repository@digest.
 func (i Image) String() string { return i.Repository + "@" + i.Digest }
 
-// SecretData is a Kubernetes Secret to write. It does not print its values.
+// SecretData is a Kubernetes Secret to write. Its values are hidden when it is
+// printed or marshaled.
 type SecretData struct {
 	Name string
 	Data map[string]string
 }
 
-// String names the Secret and hides what is in it.
+// String returns the name of the Secret without its values.
 func (s SecretData) String() string { return "Secret " + s.Name }
 
-// GoString is String, for %#v.
+// GoString hides the values from %#v.
 func (s SecretData) GoString() string { return s.String() }
 
-// MarshalText is String, for JSON.
+// MarshalText hides the values from JSON.
 func (s SecretData) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// PullSecret is a Secret of type kubernetes.io/dockerconfigjson.
+// PullSecret is a Secret of type kubernetes.io/dockerconfigjson. Its password is
+// hidden when it is printed.
 type PullSecret struct {
 	Name, Registry, Username string
 	password                 string
 }
 
-// NewPullSecret returns one that does not print its password.
+// NewPullSecret returns a pull secret for a registry.
 func NewPullSecret(name, registry, username, password string) *PullSecret {
 	return &PullSecret{Name: name, Registry: registry, Username: username, password: password}
 }
 
-// Password is what the nodes log in with.
+// Password returns the password that the nodes log in with.
 func (p PullSecret) Password() string { return p.password }
 
-// String hides the password.
+// String returns the name of the pull secret without its password.
 func (p PullSecret) String() string { return "pull secret " + p.Name }
 
-// GoString is String, for %#v.
+// GoString hides the password from %#v.
 func (p PullSecret) GoString() string { return p.String() }
 
-// State is what a release was found in before anything is done.
+// State is the state of a release before a deployment changes it.
 type State string
 
 // The states of a release.
 const (
 	Absent     State = "absent"     // never installed, or uninstalled
-	Deployed   State = "deployed"   // its newest revision passed
-	Failed     State = "failed"     // its newest revision did not
-	Unfinished State = "unfinished" // the run that made its newest revision is dead
+	Deployed   State = "deployed"   // the rollout of its newest revision succeeded
+	Failed     State = "failed"     // the rollout of its newest revision failed
+	Unfinished State = "unfinished" // the run that made its newest revision was killed
 )
 
 // Action is what was done to a release.
 type Action string
 
-// The actions.
+// The actions of a deployment.
 const (
 	Installed  Action = "installed"
 	Upgraded   Action = "upgraded"
 	Recovered  Action = "recovered" // upgraded from a failed or unfinished revision
 	RolledBack Action = "rolled back"
-	Untouched  Action = "unchanged" // the cluster has it already
-	Kept       Action = "kept"      // failed, and left as it is for the next try
-	NotReached Action = "not reached"
+	Untouched  Action = "unchanged"   // the cluster already had this state
+	Kept       Action = "kept"        // it failed and was not rolled back
+	NotReached Action = "not reached" // nothing was applied
 )
 
-// Result is what a deployment gave.
+// Result is the outcome of a deployment on all clusters of an environment.
 type Result struct {
 	Environment string          `json:"environment"`
 	Release     string          `json:"release"`
@@ -177,7 +183,8 @@ type Result struct {
 	Seconds     float64         `json:"seconds"`
 }
 
-// Unchanged reports whether every cluster had it already.
+// Unchanged reports whether no cluster was changed, because all of them already had
+// this state.
 func (r Result) Unchanged() bool {
 	for _, c := range r.Clusters {
 		if c.Action != Untouched {
@@ -187,28 +194,29 @@ func (r Result) Unchanged() bool {
 	return len(r.Clusters) > 0
 }
 
-// ClusterResult is what a deployment gave on one cluster.
+// ClusterResult is the outcome of a deployment on one cluster.
 type ClusterResult struct {
 	Name        string     `json:"name"`
 	URL         string     `json:"url,omitempty"`
 	Before      State      `json:"before,omitempty"`
 	Reason      string     `json:"reason,omitempty"` // why it was in that state
 	Action      Action     `json:"action"`
-	Revision    int        `json:"revision,omitempty"`  // running now
-	Previous    int        `json:"previous,omitempty"`  // good one before
-	Tried       int        `json:"tried,omitempty"`     // revision that failed
-	Workloads   []Workload `json:"workloads,omitempty"` // of the release
-	Tests       []string   `json:"tests,omitempty"`     // test hooks that ran
+	Revision    int        `json:"revision,omitempty"`  // the current revision
+	Previous    int        `json:"previous,omitempty"`  // the last good revision before the deployment
+	Tried       int        `json:"tried,omitempty"`     // the revision that failed
+	Workloads   []Workload `json:"workloads,omitempty"` // the workloads of the release
+	Tests       []string   `json:"tests,omitempty"`     // the test hooks that ran
 	Failure     *Failure   `json:"failure,omitempty"`
-	RollbackErr string     `json:"rollback_error,omitempty"`
+	RollbackErr string     `json:"rollback_error,omitempty"` // why the rollback failed
 	Warnings    []string   `json:"warnings,omitempty"`
 	Seconds     float64    `json:"seconds"`
-	// Late is the time from the last workload being available, by its condition
-	// in the cluster (whole seconds), to the end of the rollout as seen here.
+	// Late is the time in seconds from the moment at which the last workload became
+	// available to the moment at which the deployment knew it. The former is a
+	// condition in the cluster, which has a resolution of one second.
 	Late float64 `json:"late_seconds,omitempty"`
 }
 
-// Workload is how a workload of the release is.
+// Workload is the state of a workload of the release.
 type Workload struct {
 	Object    string `json:"object"` // kind/name
 	Desired   int32  `json:"desired"`
@@ -218,9 +226,9 @@ type Workload struct {
 	Message   string `json:"message,omitempty"`
 }
 
-// Failure is why a rollout failed, with its evidence.
+// Failure is the cause of a failed rollout, with its evidence.
 type Failure struct {
-	Kind      string    `json:"kind"` // for example image-pull; the code is deploy.KIND
+	Kind      string    `json:"kind"` // for example image-pull; the error code is deploy.KIND
 	Object    string    `json:"object,omitempty"`
 	Pod       string    `json:"pod,omitempty"`
 	Container string    `json:"container,omitempty"`
@@ -229,12 +237,12 @@ type Failure struct {
 	Fix       string    `json:"fix,omitempty"`
 	Logs      []string  `json:"logs,omitempty"`
 	Events    []string  `json:"events,omitempty"`
-	Known     time.Time `json:"known,omitzero"` // when Kubernetes first showed it
-	Seen      time.Time `json:"seen,omitzero"`
-	Reported  time.Time `json:"reported,omitzero"` // when it was the verdict
+	Known     time.Time `json:"known,omitzero"`    // when Kubernetes first reported it
+	Seen      time.Time `json:"seen,omitzero"`     // when slipway first saw it
+	Reported  time.Time `json:"reported,omitzero"` // when it ended the rollout
 }
 
-// Plan is what a deployment would change.
+// Plan is the set of changes that a deployment would make.
 type Plan struct {
 	Environment string        `json:"environment"`
 	Release     string        `json:"release"`
@@ -243,7 +251,7 @@ type Plan struct {
 	Clusters    []ClusterPlan `json:"clusters"`
 }
 
-// Changes reports whether anything would change anywhere.
+// Changes reports whether the deployment would change any cluster.
 func (p Plan) Changes() bool {
 	for _, c := range p.Clusters {
 		if len(c.Changes) > 0 {
@@ -253,25 +261,25 @@ func (p Plan) Changes() bool {
 	return false
 }
 
-// ClusterPlan is what would change on one cluster.
+// ClusterPlan is the set of changes that a deployment would make to one cluster.
 type ClusterPlan struct {
 	Name     string   `json:"name"`
 	State    State    `json:"state"`
 	Reason   string   `json:"reason,omitempty"`
-	Revision int      `json:"revision,omitempty"` // running now
+	Revision int      `json:"revision,omitempty"` // the current revision
 	Changes  []Change `json:"changes,omitempty"`
-	Hooks    []string `json:"hooks,omitempty"` // that would run
+	Hooks    []string `json:"hooks,omitempty"` // the hooks that would run
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-// Change is what would become of one object.
+// Change is a planned change of one object.
 type Change struct {
 	Action string `json:"action"` // create, update or delete
 	Object string `json:"object"` // kind/name
-	Diff   string `json:"diff"`   // unified, of YAML, with secret values hidden
+	Diff   string `json:"diff"`   // a unified diff of YAML in which the values of Secrets are hidden
 }
 
-// Status is what is released on a cluster.
+// Status is the state of a release on one cluster.
 type Status struct {
 	Cluster   string     `json:"cluster"`
 	Release   string     `json:"release"`
@@ -282,15 +290,15 @@ type Status struct {
 	Image     string     `json:"image,omitempty"`
 	Workloads []Workload `json:"workloads,omitempty"`
 	Problems  []string   `json:"problems,omitempty"`
-	Lock      string     `json:"lock,omitempty"` // who is deploying now
+	Lock      string     `json:"lock,omitempty"` // who holds the lock, which means that they are deploying
 	History   []Revision `json:"history,omitempty"`
 }
 
-// Revision is one entry of a release's history.
+// Revision is one entry in the history of a release.
 type Revision struct {
 	Revision    int       `json:"revision"`
-	Status      string    `json:"status"` // Helm's
-	Good        bool      `json:"good"`   // it passed its rollout once
+	Status      string    `json:"status"` // the status in Helm's storage
+	Good        bool      `json:"good"`   // whether its rollout once succeeded
 	Updated     time.Time `json:"updated"`
 	Chart       string    `json:"chart"`
 	Image       string    `json:"image,omitempty"`

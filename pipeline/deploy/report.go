@@ -14,14 +14,14 @@ import (
 	"github.com/jstemmer/go-junit-report/v2/junit"
 )
 
-// Summary is the result in a few words.
+// Summary returns the result as one line of text.
 func (r Result) Summary() string {
 	var parts []string
 	for _, c := range r.Clusters {
 		text := string(c.Action)
 		switch {
 		case c.Action == Untouched:
-			text = fmt.Sprintf("revision %d runs already", c.Revision)
+			text = fmt.Sprintf("revision %d is already running", c.Revision)
 		case c.Revision > 0:
 			text += fmt.Sprintf(" as revision %d", c.Revision)
 		}
@@ -40,7 +40,7 @@ func (r Result) Summary() string {
 	return strings.Join(parts, "; ")
 }
 
-// Write writes the result for people. What failed comes with its evidence.
+// Write writes the result as text. A failure is followed by its events and logs.
 func Write(w io.Writer, r Result) {
 	for _, c := range r.Clusters {
 		fmt.Fprintf(w, "  %s/%s on %s: %s", r.Namespace, r.Release, c.Name, c.Action)
@@ -75,7 +75,7 @@ func Write(w io.Writer, r Result) {
 	}
 }
 
-// WritePlan writes the plan as a diff.
+// WritePlan writes the plan as text, with a diff for every object that would change.
 func WritePlan(w io.Writer, p Plan) {
 	for _, c := range p.Clusters {
 		state := string(c.State)
@@ -106,7 +106,7 @@ func WritePlan(w io.Writer, p Plan) {
 	}
 }
 
-// WriteStatus writes what is released.
+// WriteStatus writes the state of the release on every cluster as text.
 func WriteStatus(w io.Writer, all []Status) {
 	for _, s := range all {
 		fmt.Fprintf(w, "%s/%s on %s: %s", s.Namespace, s.Release, s.Cluster, s.State)
@@ -132,7 +132,8 @@ func WriteStatus(w io.Writer, all []Status) {
 	}
 }
 
-// WriteHistory writes the revisions, newest first.
+// WriteHistory writes the revisions as text, newest first. It marks the current
+// revision with "*" and a revision whose rollout never succeeded with "!".
 func WriteHistory(w io.Writer, all []Status) {
 	for _, s := range all {
 		fmt.Fprintf(w, "%s/%s on %s\n", s.Namespace, s.Release, s.Cluster)
@@ -151,7 +152,7 @@ func WriteHistory(w io.Writer, all []Status) {
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
-// Markdown is the result on a CI run's page.
+// Markdown returns the result in Markdown, for the summary page of a CI run.
 func Markdown(r Result) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n| cluster | %s | revision | pods |\n|---|---|---|---|\n", r.Environment)
@@ -184,8 +185,8 @@ func joined(lists ...[]string) string {
 	return strings.Join(all, "\n")
 }
 
-// WriteJUnit writes the result as JUnit XML, a case for each cluster, for the
-// CI systems that show nothing else.
+// WriteJUnit writes the result as JUnit XML, with one test case for each cluster, for
+// CI systems that display only test reports. The file is complete or absent.
 func WriteJUnit(file string, r Result) error {
 	suite := junit.Testsuite{Name: "deploy." + r.Environment, Time: fmt.Sprintf("%.3f", r.Seconds)}
 	for _, c := range r.Clusters {
@@ -194,7 +195,7 @@ func WriteJUnit(file string, r Result) error {
 		case f != nil:
 			tc.Failure = &junit.Result{Message: printable(oneLine(f.Message)), Type: f.Kind, Data: printable(joined(f.Events, f.Logs))}
 		case c.Action == NotReached:
-			tc.Skipped = &junit.Result{Message: "another cluster failed before"}
+			tc.Skipped = &junit.Result{Message: "the deployment to an earlier cluster failed"}
 		default:
 			tc.SystemOut = &junit.Output{Data: printable(Result{Clusters: []ClusterResult{c}}.Summary())}
 		}
@@ -205,18 +206,18 @@ func WriteJUnit(file string, r Result) error {
 	var b bytes.Buffer
 	b.WriteString(xml.Header)
 	if err := all.WriteXML(&b); err != nil {
-		return fmt.Errorf("writing the JUnit report: %w", err)
+		return fmt.Errorf("writing the JUnit report %s: %w", file, err)
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return fmt.Errorf("writing the JUnit report: %w", err)
+		return fmt.Errorf("writing the JUnit report %s: %w", file, err)
 	}
 	if err := renameio.WriteFile(file, b.Bytes(), 0o644); err != nil {
-		return fmt.Errorf("writing the JUnit report: %w", err)
+		return fmt.Errorf("writing the JUnit report %s: %w", file, err)
 	}
 	return nil
 }
 
-// printable keeps what XML can hold.
+// printable removes the characters that XML cannot represent.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '\n' || r == '\t' || unicode.IsPrint(r) {

@@ -14,6 +14,8 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/deploy"
 )
 
+// failed returns a result in which one cluster was upgraded, one was rolled back and
+// one was not reached.
 func failed() deploy.Result {
 	return deploy.Result{
 		Environment: "prod", Release: "orders", Namespace: "shop", Seconds: 12.5, URL: "https://orders.example.com",
@@ -80,7 +82,7 @@ func TestJUnit(t *testing.T) {
 	}
 }
 
-func TestSecretsDoNotPrint(t *testing.T) {
+func TestSecretsAreNotPrinted(t *testing.T) {
 	const password = "correct-horse"
 	o := deploy.Options{
 		Secrets:    []deploy.SecretData{{Name: "a", Data: map[string]string{"k": password}}},
@@ -88,10 +90,10 @@ func TestSecretsDoNotPrint(t *testing.T) {
 	}
 	for _, format := range []string{"%v", "%+v", "%#v", "%s"} {
 		if text := fmt.Sprintf(format, o); strings.Contains(text, password) {
-			t.Errorf("%s prints it: %s", format, text)
+			t.Errorf("%s prints the password: %s", format, text)
 		}
 		if text := fmt.Sprintf(format, *o.PullSecret) + fmt.Sprintf(format, o.Secrets[0]); strings.Contains(text, password) {
-			t.Errorf("%s prints it: %s", format, text)
+			t.Errorf("%s prints the password: %s", format, text)
 		}
 	}
 }

@@ -1,6 +1,6 @@
-// Package cluster deploys with the libraries of Helm and Kubernetes. It holds the
-// lock of the release, determines the state of the release, applies the chart,
-// follows the rollout and rolls back if the rollout fails.
+// Package cluster implements deployments with the libraries of Helm and Kubernetes. A
+// deployment acquires the lock of the release, determines the state of the release,
+// applies the chart, follows the rollout, and rolls back if the rollout fails.
 //
 // The package promises no compatibility to programs other than slipway.
 package cluster
@@ -28,8 +28,8 @@ import (
 
 // Tool is [deploy.Tool] for Kubernetes.
 type Tool struct {
-	// Transport wraps the transport to the API server, for tests that observe or
-	// cut the connection.
+	// Transport wraps the transport to the API server. It is for tests that observe
+	// or interrupt the connection, and may be nil.
 	Transport func(http.RoundTripper) http.RoundTripper
 }
 
@@ -40,14 +40,15 @@ type deployment struct {
 	*connection
 	deploy.Options
 	cluster config.Cluster
-	image   deploy.Image // what is to run; empty if the work is about what runs already
+	image   deploy.Image // the image to run; empty unless a plan or a deployment selects one
 	release *release.Client
 	result  *deploy.ClusterResult
-	since   time.Time // when the rollout began
-	until   time.Time // when it must have ended
-	mask    func(string) string
+	since   time.Time           // when the rollout began
+	until   time.Time           // the deadline of the rollout
+	mask    func(string) string // see masker
 }
 
+// open prepares the work on a cluster. It does not connect to the cluster.
 func (t Tool) open(o deploy.Options, c config.Cluster, image deploy.Image) (*deployment, error) {
 	if c.Namespace != "" {
 		o.Namespace = c.Namespace
@@ -64,15 +65,15 @@ func (t Tool) open(o deploy.Options, c config.Cluster, image deploy.Image) (*dep
 	return d, err
 }
 
-// nameOf is what reports call a cluster.
+// nameOf returns the name of a cluster in reports.
 func nameOf(c config.Cluster) string { return cmp.Or(c.Name, c.Context, "current context") }
 
-// masker returns a function that hides the values of the Secrets that slipway
-// writes, wherever the cluster repeats them.
+// masker returns a function that hides the values of the Secrets that slipway writes,
+// in texts that come from the cluster, for example logs.
 func masker(o deploy.Options) func(string) string {
 	var values []string
 	hide := func(v string) {
-		if len(v) >= 4 { // hiding a shorter value would blank out innocent text
+		if len(v) >= 4 { // a shorter value is likely to be part of an unrelated text
 			values = append(values, v, base64.StdEncoding.EncodeToString([]byte(v)))
 		}
 	}
@@ -93,8 +94,8 @@ func masker(o deploy.Options) func(string) string {
 	return strings.NewReplacer(pairs...).Replace
 }
 
-// reach checks that the cluster answers, before anything else is done.
-func (d *deployment) reach(ctx context.Context) error {
+// checkReachable checks that the API server answers.
+func (d *deployment) checkReachable(ctx context.Context) error {
 	progress.Statusf(ctx, "connecting to %s", d.result.Name)
 	v, err := d.client.Discovery().ServerVersion()
 	switch {
@@ -107,9 +108,9 @@ func (d *deployment) reach(ctx context.Context) error {
 	return fault.Failedf("deploy.unreachable", "cluster %s does not answer: %w", d.result.Name, err).WithFix("check the server in the kubeconfig and the network")
 }
 
-// chart loads the chart with the values for this cluster.
+// chart loads the chart and the values for this cluster.
 func (d *deployment) chart() (release.Chart, error) {
-	return release.Load(d.Chart, slices.Concat(d.Settings.Values, d.cluster.Values), d.Options.Values(d.image))
+	return release.Load(d.Chart, slices.Concat(d.Settings.Values, d.cluster.Values), d.Values(d.image))
 }
 
 // Deploy implements [deploy.Tool].
@@ -121,7 +122,7 @@ func (t Tool) Deploy(ctx context.Context, o deploy.Options, image sign.VerifiedI
 	}
 	result.Image = deploy.ImageOf(image.Reference())
 	var all []*deployment
-	for _, c := range o.Settings.Clusters { // find mistakes before the first cluster is changed
+	for _, c := range o.Settings.Clusters { // report mistakes before the first cluster is changed
 		d, err := t.open(o, c, result.Image)
 		if err != nil {
 			return result, err
@@ -150,8 +151,7 @@ func (t Tool) Deploy(ctx context.Context, o deploy.Options, image sign.VerifiedI
 	return result, failed
 }
 
-// rollBackAll rolls back the clusters that this run has changed, the last one
-// first.
+// rollBackAll rolls back the clusters that this run has changed, in reverse order.
 func rollBackAll(ctx context.Context, done []*deployment) error {
 	var errs []error
 	for _, d := range slices.Backward(done) {
@@ -160,14 +160,14 @@ func rollBackAll(ctx context.Context, done []*deployment) error {
 		case r.Action == deploy.Untouched:
 		case r.Previous == 0:
 			r.Warnings = append(r.Warnings, "there is no earlier revision to roll back to")
-			progress.Warnf(ctx, "cluster %s keeps revision %d: there is no earlier one", r.Name, r.Revision)
+			progress.Warnf(ctx, "cluster %s keeps revision %d, because there is no earlier revision", r.Name, r.Revision)
 		default:
 			progress.Line(ctx, fmt.Sprintf("rolling cluster %s back to revision %d", r.Name, r.Previous))
 			tried := r.Revision
 			err := d.locked(ctx, func(ctx context.Context) error {
 				found, err := d.release.Find(ctx)
 				if err == nil && found.Last != r.Revision {
-					err = fault.Gatef("deploy.overtaken", "another run made revision %d in the meantime, so it stays as it is", found.Last)
+					err = fault.Gatef("deploy.overtaken", "another run made revision %d in the meantime, so the cluster is not rolled back", found.Last)
 				}
 				if err != nil {
 					return err
@@ -184,13 +184,14 @@ func rollBackAll(ctx context.Context, done []*deployment) error {
 	return errors.Join(errs...)
 }
 
-// refused gives an error that is about a missing permission its code.
-func (d *deployment) refused(err error) error {
+// explainForbidden adds a code and a fix to an error about a missing permission. Other
+// errors are returned unchanged.
+func explainForbidden(err error) error {
 	var known *fault.Error
 	if errors.As(err, &known) || !apierrors.IsForbidden(err) {
 		return err
 	}
-	return fault.Failedf("deploy.forbidden", "%w", err).WithFix("grant this to the deployer's Role; docs/deploy.md lists what it needs")
+	return fault.Failedf("deploy.forbidden", "%w", err).WithFix("grant this to the Role of the deployer; docs/deploy.md lists the required permissions")
 }
 
 // locked runs f while holding the lock of the release.
@@ -202,16 +203,16 @@ func (d *deployment) locked(ctx context.Context, f func(context.Context) error) 
 		progress.Statusf(ctx, "waiting for %s to finish", holder)
 	})
 	if err != nil {
-		return d.refused(err)
+		return explainForbidden(err)
 	}
 	err = f(held)
 	if errors.Is(context.Cause(held), release.ErrLockLost) {
-		// What f returned follows from the lost lock. It is reported, but as text,
-		// because it must not count as an interrupt.
-		err = fault.Failedf("deploy.lock-lost", "%w: %v", release.ErrLockLost, err).WithFix("run the same command again: it continues from here")
+		// The error of f is a consequence of the lost lock. It is included as text
+		// only, because it must not count as an interrupt.
+		err = fault.Failedf("deploy.lock-lost", "%w: %v", release.ErrLockLost, err).WithFix("run the same command again; it continues from the state of the cluster")
 	}
 	if lockErr := l.release(ctx); lockErr != nil {
-		progress.Warnf(ctx, "%v; the next run waits %s for it", lockErr, leaseDuration)
+		progress.Warnf(ctx, "%v; the next run must wait %s until the lock expires", lockErr, leaseDuration)
 	}
 	return err
 }

@@ -24,23 +24,23 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// reportVariable is the folder that measurements are written to; make soak
-// sets it.
+// reportVariable names the folder that the measurements are written to. It is set by
+// make soak.
 const reportVariable = "SLIPWAY_TEST_REPORT"
 
-// helmVersion is the one slipway is built with.
+// helmVersion is the version of Helm that slipway is built with.
 const helmVersion = "v3.22.0"
 
-// helmTimeout is what helm is given in place of its 5 minutes, so that the
-// comparison ends some day.
+// helmTimeout is the timeout of helm, which is 5 minutes by default. A shorter one keeps
+// the comparison short.
 const helmTimeout = time.Minute
 
-// TestAgainstHelm makes every failure once with slipway and once with helm
-// upgrade --install --wait --atomic, and writes down when each said what.
+// TestAgainstHelm causes every failure once with slipway and once with helm upgrade
+// --install --wait --atomic, and writes when each of them reported what.
 func TestAgainstHelm(t *testing.T) {
 	report := os.Getenv(reportVariable)
 	if report == "" {
-		t.Skipf("not measuring: %s is not set; make soak sets it", reportVariable)
+		t.Skipf("nothing is measured, because %s is not set; it is set by make soak", reportVariable)
 	}
 	program := filepath.Join(t.TempDir(), "helm")
 	install := exec.CommandContext(t.Context(), "go", "install", "helm.sh/helm/v3/cmd/helm@"+helmVersion)
@@ -53,31 +53,31 @@ func TestAgainstHelm(t *testing.T) {
 	for _, tt := range failures() {
 		t.Run(tt.name, func(t *testing.T) {
 			r := row{name: tt.name, kind: "deploy." + tt.kind}
-			r.bySlipway(t, tt)
-			r.byHelm(t, tt, program)
+			r.measureSlipway(t, tt)
+			r.measureHelm(t, tt, program)
 			rows = append(rows, r)
 			t.Logf("%+v", r)
 		})
 	}
-	write(t, filepath.Join(report, "failures.md"), rows)
+	writeTable(t, filepath.Join(report, "failures.md"), rows)
 }
 
-// TestReturnsAtOnce has a watch of its own see when each version is available,
-// and compares that with when Deploy returns.
+// TestReturnsAtOnce watches the Deployment separately and compares when each version
+// becomes available with when Deploy returns.
 func TestReturnsAtOnce(t *testing.T) {
 	report := os.Getenv(reportVariable)
 	if report == "" {
-		t.Skipf("not measuring: %s is not set; make soak sets it", reportVariable)
+		t.Skipf("nothing is measured, because %s is not set; it is set by make soak", reportVariable)
 	}
-	p := newPlace(t)
-	p.must(t, deploy.Installed, nil)
-	seen := p.available(t)
+	p := newTestRelease(t)
+	p.mustDeploy(t, deploy.Installed, nil)
+	available := p.watchAvailable(t)
 	var b strings.Builder
-	b.WriteString("Seconds from the Deployment being available, as another watch saw it, to the return of the\ndeployment, in ten upgrades:")
+	b.WriteString("Seconds from the moment at which the Deployment was available, according to a separate watch, to\nthe end of the deployment, in ten upgrades:")
 	for i := range 10 {
-		p.must(t, deploy.Upgraded, map[string]any{"env": map[string]any{"ROUND": strconv.Itoa(i)}})
+		p.mustDeploy(t, deploy.Upgraded, map[string]any{"env": map[string]any{"ROUND": strconv.Itoa(i)}})
 		returned := time.Now()
-		at, ok := seen()
+		at, ok := available()
 		if !ok {
 			t.Fatal("the watch ended")
 		}
@@ -90,9 +90,9 @@ func TestReturnsAtOnce(t *testing.T) {
 	}
 }
 
-// available returns a function that says when the newest version became
-// available.
-func (p *place) available(t *testing.T) func() (time.Time, bool) {
+// watchAvailable watches the Deployment. It returns a function that waits until the next
+// version is available and returns when that was.
+func (p *testRelease) watchAvailable(t *testing.T) func() (time.Time, bool) {
 	t.Helper()
 	current := p.deployment(t)
 	w, err := p.Client.AppsV1().Deployments(p.o.Namespace).Watch(t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=app", ResourceVersion: current.ResourceVersion})
@@ -100,13 +100,9 @@ func (p *place) available(t *testing.T) func() (time.Time, bool) {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.Stop)
-	type sight struct {
-		generation int64
-		at         time.Time
-	}
-	sights := make(chan sight, 100)
+	times := make(chan time.Time, 100)
 	go func() {
-		defer close(sights)
+		defer close(times)
 		done := current.Generation
 		for e := range w.ResultChan() {
 			d, ok := e.Object.(*apps.Deployment)
@@ -116,27 +112,29 @@ func (p *place) available(t *testing.T) func() (time.Time, bool) {
 			}
 			if ok && d.Generation > done && s.ObservedGeneration == d.Generation && s.UpdatedReplicas == 1 && s.AvailableReplicas == 1 && s.Replicas == 1 {
 				done = d.Generation
-				sights <- sight{d.Generation, time.Now()}
+				times <- time.Now()
 			}
 		}
 	}()
 	return func() (time.Time, bool) {
-		s, ok := <-sights
-		return s.at, ok
+		at, ok := <-times
+		return at, ok
 	}
 }
 
-// row is one failure, in seconds from the start of the deployment.
+// row is one failure. Times are in seconds from the start of the deployment.
 type row struct {
-	name, kind            string
-	known, said, restored float64 // Kubernetes showed it, slipway's verdict, the old version back
-	helm                  float64 // helm's end
-	words                 string  // helm's last ones
+	name, kind string
+	known      float64 // when Kubernetes first reported the failure
+	reported   float64 // when slipway reported it
+	restored   float64 // when slipway had restored the old version
+	helmEnd    float64 // when helm ended
+	helmError  string  // the error of helm
 }
 
-func (r *row) bySlipway(t *testing.T, tt failureCase) {
-	p := newPlace(t)
-	p.must(t, deploy.Installed, nil)
+func (r *row) measureSlipway(t *testing.T, tt failureCase) {
+	p := newTestRelease(t)
+	p.mustDeploy(t, deploy.Installed, nil)
 	if tt.prepare != nil {
 		tt.prepare(t, p)
 	}
@@ -149,76 +147,82 @@ func (r *row) bySlipway(t *testing.T, tt failureCase) {
 		t.Errorf("%+v %v", result, err)
 		return
 	}
-	r.known, r.said = f.Known.Sub(start).Seconds(), f.Reported.Sub(start).Seconds()
+	r.known, r.reported = f.Known.Sub(start).Seconds(), f.Reported.Sub(start).Seconds()
 }
 
-func (r *row) byHelm(t *testing.T, tt failureCase, program string) {
-	p := newPlace(t)
-	// Helm makes namespaces without labels; what is compared is the rest.
-	label := core.Namespace{ObjectMeta: metav1.ObjectMeta{Name: p.o.Namespace, Labels: map[string]string{"pod-security.kubernetes.io/enforce": "restricted"}}}
-	if _, err := p.Client.CoreV1().Namespaces().Create(t.Context(), &label, metav1.CreateOptions{}); err != nil {
+func (r *row) measureHelm(t *testing.T, tt failureCase, program string) {
+	p := newTestRelease(t)
+	// Helm creates namespaces without labels, so the namespace is created here to make
+	// the comparison fair.
+	namespace := core.Namespace{ObjectMeta: metav1.ObjectMeta{Name: p.o.Namespace, Labels: map[string]string{"pod-security.kubernetes.io/enforce": "restricted"}}}
+	if _, err := p.Client.CoreV1().Namespaces().Create(t.Context(), &namespace, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	helm := func(set map[string]any, more ...string) (string, error) {
-		values := filepath.Join(t.TempDir(), "values.json")
-		text, err := json.Marshal(set)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(values, text, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-		defer cancel()
-		cmd := exec.CommandContext(ctx, program, append([]string{
-			"upgrade", "--install", "app", p.o.Chart, "--create-namespace", "--namespace", p.o.Namespace, "--kubeconfig", p.o.Kubeconfig, "--values", values, "--wait",
-		}, more...)...)
-		var out bytes.Buffer
-		cmd.Stderr = &out
-		err = cmd.Run()
-		return out.String(), err
-	}
-	if out, err := helm(p.with(nil).Values(deploy.ImageOf(p.image))); err != nil {
+	if out, err := p.helmUpgrade(t, program, p.with(nil).Values(deploy.ImageOf(p.image))); err != nil {
 		t.Fatalf("helm install: %v\n%s", err, out)
 	}
 	if tt.prepare != nil {
 		tt.prepare(t, p)
 	}
 	start := time.Now()
-	out, err := helm(p.with(tt.set(p)).Values(deploy.ImageOf(p.image)), "--atomic", "--timeout", helmTimeout.String())
-	r.helm = time.Since(start).Seconds()
+	out, err := p.helmUpgrade(t, program, p.with(tt.set(p)).Values(deploy.ImageOf(p.image)), "--atomic", "--timeout", helmTimeout.String())
+	r.helmEnd = time.Since(start).Seconds()
 	if err == nil {
-		r.words = "(nothing: it reports success)"
+		r.helmError = "(none; helm reports success)"
 	} else if _, ok := errors.AsType[*exec.ExitError](err); !ok {
 		t.Errorf("helm: %v", err)
 	}
 	for line := range strings.Lines(out) {
 		if rest, ok := strings.CutPrefix(line, "Error: "); ok {
-			r.words = strings.TrimSpace(rest)
+			r.helmError = strings.TrimSpace(rest)
 		}
 	}
 }
 
-func write(t *testing.T, file string, rows []row) {
+// helmUpgrade runs helm upgrade --install --wait and returns what it writes to standard
+// error.
+func (p *testRelease) helmUpgrade(t *testing.T, program string, set map[string]any, flags ...string) (string, error) {
+	t.Helper()
+	values := filepath.Join(t.TempDir(), "values.json")
+	text, err := json.Marshal(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(values, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, append([]string{
+		"upgrade", "--install", "app", p.o.Chart, "--create-namespace", "--namespace", p.o.Namespace, "--kubeconfig", p.o.Kubeconfig, "--values", values, "--wait",
+	}, flags...)...)
+	var out bytes.Buffer
+	cmd.Stderr = &out
+	err = cmd.Run()
+	return out.String(), err
+}
+
+func writeTable(t *testing.T, file string, rows []row) {
 	t.Helper()
 	var b strings.Builder
-	fmt.Fprintf(&b, `Each failure is made as an upgrade of a running release on devcluster, once with slipway and
-once with helm %s (upgrade --install --wait --atomic, with a timeout of %s in place of its
-5 minutes, which would only make it wait longer). Seconds from the start; "known" is when
-Kubernetes first showed it, in whole seconds, "said" is slipway's verdict with the cause,
-"restored" when the old version was back. A failing readiness probe may stand for 3 s here, by
-default for 30 s. No node for a pod is a warning at once and fails at the timeout, here 8 s; the
-deadline is 4 s.
+	fmt.Fprintf(&b, `Each failure is caused by an upgrade of a running release on devcluster, once with slipway and once
+with helm %s (upgrade --install --wait --atomic, with a timeout of %s instead of the default of
+5 minutes, with which helm would only wait longer). All times are in seconds from the start of the
+upgrade. "Known" is when Kubernetes first reported the failure, with a resolution of one second.
+"Reported" is when slipway reported the failure with its cause, and "restored" is when slipway had
+restored the old version. The readiness probe may fail for 3 s here, and for 30 s by default. A pod
+that cannot be scheduled is reported as a warning at once and fails the rollout at the timeout, which
+is 8 s here. The timeout of the failure "deadline" is 4 s.
 
-| failure | code | known | said | after it was known | restored | helm ends | helm says |
+| failure | code | known | reported | reported after known | restored | helm ends | error of helm |
 |---|---|---|---|---|---|---|---|
 `, helmVersion, helmTimeout)
 	for _, r := range rows {
-		words := strings.NewReplacer("|", "\\|", "\n", " ").Replace(r.words)
-		if len(words) > 160 {
-			words = words[:160] + "..."
+		text := strings.NewReplacer("|", "\\|", "\n", " ").Replace(r.helmError)
+		if len(text) > 160 {
+			text = text[:160] + "..."
 		}
-		fmt.Fprintf(&b, "| %s | `%s` | %.1f | %.1f | %.1f | %.1f | %.1f | %s |\n", r.name, r.kind, r.known, r.said, r.said-r.known, r.restored, r.helm, words)
+		fmt.Fprintf(&b, "| %s | `%s` | %.1f | %.1f | %.1f | %.1f | %.1f | %s |\n", r.name, r.kind, r.known, r.reported, r.reported-r.known, r.restored, r.helmEnd, text)
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		t.Fatal(err)

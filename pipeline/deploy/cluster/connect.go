@@ -20,7 +20,7 @@ import (
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
-	_ "k8s.io/client-go/plugin/pkg/client/auth/oidc" // kubeconfigs of clusters with OIDC name it
+	_ "k8s.io/client-go/plugin/pkg/client/auth/oidc" // for kubeconfigs that log in with OIDC
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/clientcmd"
@@ -32,23 +32,23 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
-// answerTimeout is how long the API server has for one request that is not a
-// watch.
-const answerTimeout = 30 * time.Second
+// requestTimeout is the time that the API server may take to answer a request. It does
+// not apply to watches.
+const requestTimeout = 30 * time.Second
 
-// connection is how a cluster is reached. It is also Helm's way to it
-// (genericclioptions.RESTClientGetter).
+// connection contains the clients for a cluster. Helm uses it as its
+// genericclioptions.RESTClientGetter.
 type connection struct {
-	watching  *rest.Config // without a timeout, for what stays open
-	asking    *rest.Config
-	loader    clientcmd.ClientConfig
-	discovery discovery.CachedDiscoveryInterface
-	mapper    meta.RESTMapper
-	client    *kubernetes.Clientset
-	dynamic   dynamic.Interface
+	watchConfig   *rest.Config // for watches, without a timeout
+	requestConfig *rest.Config // for all other requests
+	loader        clientcmd.ClientConfig
+	discovery     discovery.CachedDiscoveryInterface
+	mapper        meta.RESTMapper
+	client        *kubernetes.Clientset
+	dynamic       dynamic.Interface
 }
 
-// connect reads the kubeconfig; it does not speak to the cluster yet.
+// connect reads the kubeconfig and makes the clients. It sends no requests.
 func connect(o deploy.Options, c config.Cluster, transport func(http.RoundTripper) http.RoundTripper) (*connection, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	if o.Kubeconfig != "" {
@@ -58,7 +58,7 @@ func connect(o deploy.Options, c config.Cluster, transport func(http.RoundTrippe
 	if err != nil {
 		e := fault.Inputf("deploy.kubeconfig", "reading the kubeconfig: %w", err)
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, e.WithFix("name one by --kubeconfig or KUBECONFIG")
+			return nil, e.WithFix("set --kubeconfig or KUBECONFIG to the path of a kubeconfig")
 		}
 		return nil, e
 	}
@@ -67,51 +67,58 @@ func connect(o deploy.Options, c config.Cluster, transport func(http.RoundTrippe
 		name = raw.CurrentContext
 	}
 	if _, ok := raw.Contexts[name]; !ok {
-		known := slices.Sorted(maps.Keys(raw.Contexts))
-		switch {
-		case len(known) == 0:
-			return nil, fault.Inputf("deploy.kubeconfig", "there is no kubeconfig").
-				WithFix("name one by --kubeconfig or KUBECONFIG; for a cluster on this machine see devcluster/README.md")
-		case name == "":
-			return nil, fault.Inputf("deploy.kubeconfig", "the kubeconfig has no current context").WithFix("set deploy.environments.%s.context to one of %s", o.Environment, strings.Join(known, ", "))
-		}
-		return nil, fault.Inputf("deploy.kubeconfig", "the kubeconfig has no context %q", name).WithFix("it has %s", strings.Join(known, ", "))
+		return nil, missingContext(name, o.Environment, slices.Sorted(maps.Keys(raw.Contexts)))
 	}
 	overrides := &clientcmd.ConfigOverrides{CurrentContext: name}
 	overrides.Context.Namespace = o.Namespace
 	k := &connection{loader: clientcmd.NewNonInteractiveClientConfig(*raw, name, overrides, rules)}
-	if k.watching, err = k.loader.ClientConfig(); err != nil {
-		return nil, fault.Inputf("deploy.kubeconfig", "context %s of the kubeconfig: %w", name, err)
+	if k.watchConfig, err = k.loader.ClientConfig(); err != nil {
+		return nil, fault.Inputf("deploy.kubeconfig", "reading context %s of the kubeconfig: %w", name, err)
 	}
-	if server := cmp.Or(o.Server, forwarded(k.watching.Host, o.Forward)); server != "" {
-		if err := redirect(k.watching, server); err != nil {
+	if server := cmp.Or(o.Server, forwarded(k.watchConfig.Host, o.Forward)); server != "" {
+		if err := redirect(k.watchConfig, server); err != nil {
 			return nil, err
 		}
 	}
-	// One run of slipway is no threat to a server; the default of five requests
-	// a second would be felt.
-	k.watching.RateLimiter = flowcontrol.NewFakeAlwaysRateLimiter()
-	k.watching.UserAgent = "slipway"
-	k.watching.WarningHandlerWithContext = warnings{}
-	k.watching.Wrap(func(base http.RoundTripper) http.RoundTripper { return &persistent{base: base} })
+	// A single run of slipway cannot overload an API server, but the default limit of
+	// five requests per second would delay the run noticeably.
+	k.watchConfig.RateLimiter = flowcontrol.NewFakeAlwaysRateLimiter()
+	k.watchConfig.UserAgent = "slipway"
+	k.watchConfig.WarningHandlerWithContext = warnings{}
+	k.watchConfig.Wrap(func(base http.RoundTripper) http.RoundTripper { return &retrying{base: base} })
 	if transport != nil {
-		k.watching.Wrap(transport)
+		k.watchConfig.Wrap(transport)
 	}
-	k.asking = rest.CopyConfig(k.watching)
-	k.asking.Timeout = answerTimeout
-	if k.client, err = kubernetes.NewForConfig(k.asking); err != nil {
-		return nil, fault.Inputf("deploy.kubeconfig", "context %s of the kubeconfig: %w", name, err)
+	k.requestConfig = rest.CopyConfig(k.watchConfig)
+	k.requestConfig.Timeout = requestTimeout
+	if k.client, err = kubernetes.NewForConfig(k.requestConfig); err != nil {
+		return nil, fault.Inputf("deploy.kubeconfig", "reading context %s of the kubeconfig: %w", name, err)
 	}
-	if k.dynamic, err = dynamic.NewForConfig(k.asking); err != nil {
-		return nil, fault.Inputf("deploy.kubeconfig", "context %s of the kubeconfig: %w", name, err)
+	if k.dynamic, err = dynamic.NewForConfig(k.requestConfig); err != nil {
+		return nil, fault.Inputf("deploy.kubeconfig", "reading context %s of the kubeconfig: %w", name, err)
 	}
 	k.discovery = memory.NewMemCacheClient(k.client.Discovery())
 	k.mapper = restmapper.NewShortcutExpander(restmapper.NewDeferredDiscoveryRESTMapper(k.discovery), k.discovery, nil)
 	return k, nil
 }
 
-// forwarded is where a server on this machine's loopback is reached; empty if it is
-// not forwarded.
+// missingContext returns the error for a context that is not in the kubeconfig. An
+// empty name stands for the current context, and known are the contexts that exist.
+func missingContext(name, environment string, known []string) error {
+	switch {
+	case len(known) == 0:
+		return fault.Inputf("deploy.kubeconfig", "there is no kubeconfig").
+			WithFix("set --kubeconfig or KUBECONFIG to the path of a kubeconfig; for a cluster on this machine see devcluster/README.md")
+	case name == "":
+		return fault.Inputf("deploy.kubeconfig", "the kubeconfig has no current context").
+			WithFix("set deploy.environments.%s.context to one of %s", environment, strings.Join(known, ", "))
+	}
+	return fault.Inputf("deploy.kubeconfig", "the kubeconfig has no context %q", name).WithFix("use one of %s", strings.Join(known, ", "))
+}
+
+// forwarded returns the address, as host:port, at which a server with a loopback
+// address can be reached. It returns an empty text if the server has another address or
+// its port is not forwarded.
 func forwarded(server string, forward map[string]string) string {
 	u, err := url.Parse(server)
 	if err != nil {
@@ -123,8 +130,8 @@ func forwarded(server string, forward map[string]string) string {
 	return forward[cmp.Or(u.Port(), "443")]
 }
 
-// redirect sends requests to another host and port and keeps the name that the
-// certificate is checked against.
+// redirect changes the host and port that requests are sent to. The certificate is
+// still checked against the old name.
 func redirect(c *rest.Config, server string) error {
 	old, err := url.Parse(c.Host)
 	if err != nil || old.Hostname() == "" {
@@ -134,65 +141,68 @@ func redirect(c *rest.Config, server string) error {
 		c.ServerName = old.Hostname()
 	}
 	host, port, err := net.SplitHostPort(server)
-	if err != nil { // no port: the kubeconfig's
+	if err != nil { // without a port, the port in the kubeconfig applies
 		host, port = server, old.Port()
 	}
 	if host == "" || strings.ContainsAny(host+port, "/ ") {
-		return fault.Inputf("usage", "--cluster-server %q is not host or host:port", server)
+		return fault.Inputf("usage", "--cluster-server %q must be host or host:port", server)
 	}
 	old.Host = net.JoinHostPort(host, cmp.Or(port, "443"))
 	c.Host = old.String()
 	return nil
 }
 
-// ToRESTConfig is for Helm, whose requests have no timeout of their own.
-func (k *connection) ToRESTConfig() (*rest.Config, error) { return rest.CopyConfig(k.asking), nil }
+// ToRESTConfig implements genericclioptions.RESTClientGetter. The configuration has a
+// timeout, because Helm sets none.
+func (k *connection) ToRESTConfig() (*rest.Config, error) {
+	return rest.CopyConfig(k.requestConfig), nil
+}
 
-// ToDiscoveryClient is for Helm.
+// ToDiscoveryClient implements genericclioptions.RESTClientGetter.
 func (k *connection) ToDiscoveryClient() (discovery.CachedDiscoveryInterface, error) {
 	return k.discovery, nil
 }
 
-// ToRESTMapper is for Helm.
+// ToRESTMapper implements genericclioptions.RESTClientGetter.
 func (k *connection) ToRESTMapper() (meta.RESTMapper, error) { return k.mapper, nil }
 
-// ToRawKubeConfigLoader is for Helm.
+// ToRawKubeConfigLoader implements genericclioptions.RESTClientGetter.
 func (k *connection) ToRawKubeConfigLoader() clientcmd.ClientConfig { return k.loader }
 
-// persistent tries a request again that never reached the server: its
-// connection was refused or could not be made. A request that may have arrived
-// is not repeated, and a server that never answered is not waited for.
-type persistent struct {
+// retrying is a transport that retries a request if no connection to the server could
+// be made. It does not retry a request that the server may have received, and it does
+// not wait for a server that has never answered.
+type retrying struct {
 	base     http.RoundTripper
 	answered atomic.Bool
 }
 
-// patience is how long a server may be away, as while it restarts.
-const patience = 20 * time.Second
+// retryTimeout is how long a server may be unreachable, for example while it restarts.
+const retryTimeout = 20 * time.Second
 
-// RoundTrip sends the request.
-func (p *persistent) RoundTrip(r *http.Request) (*http.Response, error) {
-	pause := time.NewTimer(0)
-	defer pause.Stop()
-	<-pause.C
-	for start, step := time.Now(), 100*time.Millisecond; ; step = min(2*step, 2*time.Second) {
-		resp, err := p.base.RoundTrip(r)
+// RoundTrip implements [http.RoundTripper].
+func (t *retrying) RoundTrip(r *http.Request) (*http.Response, error) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	<-timer.C
+	for start, delay := time.Now(), 100*time.Millisecond; ; delay = min(2*delay, 2*time.Second) {
+		resp, err := t.base.RoundTrip(r)
 		if err == nil {
-			p.answered.Store(true)
+			t.answered.Store(true)
 		}
-		if err == nil || !refused(err) || !p.answered.Load() || time.Since(start) > patience || r.Body != nil && r.GetBody == nil {
-			return resp, err //nolint:wrapcheck // a transport adds nothing
+		if err == nil || !notConnected(err) || !t.answered.Load() || time.Since(start) > retryTimeout || r.Body != nil && r.GetBody == nil {
+			return resp, err
 		}
-		pause.Reset(step)
+		timer.Reset(delay)
 		select {
 		case <-r.Context().Done():
-			return nil, err //nolint:wrapcheck // a transport adds nothing
-		case <-pause.C:
+			return nil, err
+		case <-timer.C:
 		}
 		if r.GetBody != nil {
 			body, bodyErr := r.GetBody()
 			if bodyErr != nil {
-				return nil, err //nolint:wrapcheck // a transport adds nothing
+				return nil, err
 			}
 			r = r.Clone(r.Context())
 			r.Body = body
@@ -200,13 +210,13 @@ func (p *persistent) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 }
 
-// WrappedRoundTripper lets client-go find the transport below.
-func (p *persistent) WrappedRoundTripper() http.RoundTripper { return p.base }
+// WrappedRoundTripper lets client-go find the wrapped transport.
+func (t *retrying) WrappedRoundTripper() http.RoundTripper { return t.base }
 
-// warnings shows what the server warns of.
+// warnings reports the warnings of the API server.
 type warnings struct{}
 
-// HandleWarningHeaderWithContext is called for every warning of the server
+// HandleWarningHeaderWithContext is called for every Warning header of a response
 // (https://www.rfc-editor.org/rfc/rfc7234#section-5.5).
 func (warnings) HandleWarningHeaderWithContext(ctx context.Context, code int, _, text string) {
 	if code == 299 && text != "" {
@@ -214,13 +224,13 @@ func (warnings) HandleWarningHeaderWithContext(ctx context.Context, code int, _,
 	}
 }
 
-// refused reports whether no connection was made.
-func refused(err error) bool {
+// notConnected reports whether a request failed because no connection was made.
+func notConnected(err error) bool {
 	text := err.Error()
 	return strings.Contains(text, "connection refused") || strings.Contains(text, "no route to host") || strings.Contains(text, "network is unreachable")
 }
 
-// explain tells what was being done to a cluster that does not answer or refuses.
+// explain adds to an error what was being done. It returns nil if err is nil.
 func explain(doing string, err error) error {
 	if err == nil {
 		return nil

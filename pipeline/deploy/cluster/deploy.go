@@ -16,7 +16,7 @@ import (
 func (d *deployment) run(ctx context.Context) error {
 	start := time.Now()
 	defer func() { d.result.Seconds = time.Since(start).Seconds() }()
-	if err := d.reach(ctx); err != nil {
+	if err := d.checkReachable(ctx); err != nil {
 		return err
 	}
 	level := d.Settings.PodSecurity
@@ -24,23 +24,24 @@ func (d *deployment) run(ctx context.Context) error {
 		level = ""
 	}
 	if err := d.ensureNamespace(ctx, d.Namespace, level); err != nil {
-		return d.refused(err)
+		return explainForbidden(err)
 	}
 	return d.locked(ctx, d.reconcile)
 }
 
-// foreignPatience is how long an operation may take that another program, such
-// as helm, began without slipway's lock. After that its run counts as dead.
-const foreignPatience = 10 * time.Minute
+// foreignTimeout is how long slipway waits for an operation that another program, for
+// example helm, began without the lock of slipway. After that time the operation is
+// assumed to have been killed.
+const foreignTimeout = 10 * time.Minute
 
-// reconcile determines what is in the cluster and makes it what is wanted. It
-// must be called with the lock held.
+// reconcile determines the state of the release and deploys what is missing. The
+// caller must hold the lock of the release.
 func (d *deployment) reconcile(ctx context.Context) error {
 	r := d.result
 	d.since, d.until = time.Now(), time.Now().Add(time.Duration(d.Settings.Timeout))
 	secretsChanged, err := d.ensureSecrets(ctx, d.Options)
 	if err != nil {
-		return d.refused(err)
+		return explainForbidden(err)
 	}
 	chart, err := d.chart()
 	if err != nil {
@@ -48,10 +49,10 @@ func (d *deployment) reconcile(ctx context.Context) error {
 	}
 	crds, err := d.ensureCRDs(ctx, chart.CRDs())
 	if err != nil {
-		return d.refused(err)
+		return explainForbidden(err)
 	}
 	if len(crds) > 0 {
-		if err := d.Wait(ctx, "crds", crds); err != nil {
+		if err := d.Wait(ctx, phaseCRDs, crds); err != nil {
 			return err
 		}
 	}
@@ -73,7 +74,7 @@ func (d *deployment) reconcile(ctx context.Context) error {
 		}
 		if unchanged {
 			r.Action = deploy.Untouched
-			return d.note(d.Wait(ctx, "rollout", rendered.Objects))
+			return d.recordFailure(d.Wait(ctx, phaseRollout, rendered.Objects))
 		}
 	}
 	revision, err := d.apply(ctx, found, rendered)
@@ -82,11 +83,11 @@ func (d *deployment) reconcile(ctx context.Context) error {
 		return nil
 	}
 	r.Tried, r.Action = revision, deploy.Kept
-	return d.afterFailure(ctx, found, revision, d.note(err))
+	return d.afterFailure(ctx, found, revision, d.recordFailure(err))
 }
 
-// determine finds out the state of the release, and recovers a release that a
-// dead run left unfinished.
+// determine returns the state of the release. It recovers a release that a killed run
+// left unfinished.
 func (d *deployment) determine(ctx context.Context) (release.Found, error) {
 	progress.Statusf(ctx, "reading release %s", d.Release)
 	found, err := d.release.Find(ctx)
@@ -98,29 +99,30 @@ func (d *deployment) determine(ctx context.Context) (release.Found, error) {
 	if found.State != deploy.Unfinished {
 		return found, nil
 	}
-	if found.Foreign && time.Since(found.Began) < foreignPatience {
+	if found.Foreign && time.Since(found.Began) < foreignTimeout {
 		return found, fault.Gatef("deploy.locked", "another program is working on this release: %s", found.Reason).
-			WithFix("run this again when it has finished; after %s it counts as dead", foreignPatience)
+			WithFix("run this again when the other program has finished; after %s slipway assumes that it was killed", foreignTimeout)
 	}
-	progress.Line(ctx, fmt.Sprintf("recovering: %s, and its run is dead", found.Reason))
+	progress.Line(ctx, fmt.Sprintf("recovering: %s, and the run that made it was killed", found.Reason))
 	return d.release.Recover(ctx, found)
 }
 
-// unchanged reports whether the cluster still is what the newest revision made
-// it. Whatever somebody changed by hand is listed.
+// unchanged reports whether the objects in the cluster still match the newest
+// revision. It lists the objects that were changed by hand.
 func (d *deployment) unchanged(ctx context.Context, found release.Found, rendered release.Rendered) (bool, error) {
 	changes, err := d.release.Changes(ctx, found, rendered)
 	if err != nil {
 		return false, err
 	}
 	for _, c := range changes {
-		progress.Line(ctx, fmt.Sprintf("%s differs from the release: somebody changed it by hand", c.Object))
+		progress.Line(ctx, fmt.Sprintf("%s differs from the release, because it was changed by hand", c.Object))
 	}
 	return len(changes) == 0, nil
 }
 
-// apply applies the chart, follows the rollout and runs the chart's tests if they
-// are asked for. It returns the revision that it made even if that failed.
+// apply applies the chart, follows the rollout, and runs the tests of the chart if the
+// environment requires them. It returns the revision that it made, even if the rollout
+// failed.
 func (d *deployment) apply(ctx context.Context, found release.Found, rendered release.Rendered) (int, error) {
 	progress.Statusf(ctx, "applying %d objects", len(rendered.Objects))
 	revision, err := d.release.Apply(ctx, found, rendered, release.Note{Description: d.describe(), Digest: d.image.Digest})
@@ -133,7 +135,7 @@ func (d *deployment) apply(ctx context.Context, found release.Found, rendered re
 	return revision, err
 }
 
-// actionOn is what a successful apply did to a release.
+// actionOn returns what a successful deployment did to a release in that state.
 func actionOn(found release.Found, before deploy.State) deploy.Action {
 	switch {
 	case found.Good == 0 && before != deploy.Absent, before == deploy.Unfinished, before == deploy.Failed:
@@ -144,9 +146,9 @@ func actionOn(found release.Found, before deploy.State) deploy.Action {
 	return deploy.Upgraded
 }
 
-// afterFailure rolls back to the newest good revision, unless there is none, the
-// run was interrupted or the environment does without. err is why the revision
-// failed; it is part of what afterFailure returns.
+// afterFailure rolls back to the newest good revision, unless no revision is
+// good, the run was interrupted, or the environment disables rollbacks. err is why
+// the revision failed; it is part of the returned error.
 func (d *deployment) afterFailure(ctx context.Context, found release.Found, revision int, err error) error {
 	r := d.result
 	switch {
@@ -173,7 +175,7 @@ func (d *deployment) afterFailure(ctx context.Context, found release.Found, revi
 	return err
 }
 
-// describe is what the history of the release says about a revision.
+// describe returns the description of the new revision for the history of the release.
 func (d *deployment) describe() string {
 	text := "deployed"
 	if d.Version != "" {

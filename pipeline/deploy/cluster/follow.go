@@ -17,17 +17,23 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
+// The phases of a deployment that are treated specially. [release.Waiter] has others.
+const (
+	phaseRollout = "rollout"
+	phaseCRDs    = "crds"
+)
+
 // Wait follows objects until they are ready. It implements [release.Waiter].
 func (d *deployment) Wait(ctx context.Context, phase string, objects []*unstructured.Unstructured) error {
-	show := display{phase: phase, logs: d.logs, read: map[string]int32{}}
+	show := display{phase: phase, logs: d.logs, shown: map[string]int32{}}
 	defer show.reading.Wait()
 	result, err := rollout.Track(ctx, rollout.Options{
-		Config: d.watching, Objects: objects, Timeout: max(time.Until(d.until), time.Millisecond), Since: d.since,
+		Config: d.watchConfig, Objects: objects, Timeout: max(time.Until(d.until), time.Millisecond), Since: d.since,
 		Patience: rollout.Patience{Restarts: d.Settings.Restarts, Readiness: time.Duration(d.Settings.Readiness)},
-		Mask:     d.mask, Observe: func(s rollout.Snapshot) { show.tell(ctx, s) },
+		Mask:     d.mask, Observe: func(s rollout.Snapshot) { show.update(ctx, s) },
 	})
 	progress.Detail(ctx, nil)
-	if phase == "rollout" {
+	if phase == phaseRollout {
 		d.result.Workloads = workloads(result.Workloads)
 		if !result.AvailableAt.IsZero() {
 			d.result.Late = result.Returned.Sub(result.AvailableAt).Seconds()
@@ -39,11 +45,12 @@ func (d *deployment) Wait(ctx context.Context, phase string, objects []*unstruct
 			progress.Line(ctx, "  "+failure.Container+" | "+line)
 		}
 	}
-	return err //nolint:wrapcheck // it says what it is about
+	return err
 }
 
-// note records in the result why a rollout failed.
-func (d *deployment) note(err error) error {
+// recordFailure records in the result why a rollout failed. It returns err with its
+// secrets hidden.
+func (d *deployment) recordFailure(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -59,21 +66,22 @@ func (d *deployment) note(err error) error {
 	}
 	f.Reported = time.Now()
 	d.result.Failure = f
-	return masked{err, d.mask}
+	return maskedError{err, d.mask}
 }
 
-// masked hides secrets in an error that repeats what the cluster said.
-type masked struct {
+// maskedError hides secrets in the text of an error, which can contain texts from the
+// cluster.
+type maskedError struct {
 	error
 	mask func(string) string
 }
 
-func (m masked) Error() string { return m.mask(m.error.Error()) }
+func (e maskedError) Error() string { return e.mask(e.error.Error()) }
 
-func (m masked) Unwrap() error { return m.error }
+func (e maskedError) Unwrap() error { return e.error }
 
-// logs returns the last lines that a container wrote before it was restarted, or
-// none if they cannot be read.
+// logs returns the last lines that a container wrote before it was restarted. If they
+// cannot be read, it returns nil.
 func (d *deployment) logs(ctx context.Context, p rollout.Problem) []string {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
@@ -87,18 +95,19 @@ func (d *deployment) logs(ctx context.Context, p rollout.Problem) []string {
 	return strings.Split(strings.TrimRight(d.mask(string(text)), "\n"), "\n")
 }
 
-// display reports the progress of a rollout: the whole state for a live view, and
-// what is new as lines.
+// display reports the progress of a rollout: the complete state for a live view, and
+// changes as lines.
 type display struct {
 	phase   string
 	before  rollout.Snapshot
 	logs    func(ctx context.Context, p rollout.Problem) []string
-	reading sync.WaitGroup
-	read    map[string]int32 // by container: the number of restarts whose logs were shown
+	reading sync.WaitGroup   // goroutines that read logs
+	shown   map[string]int32 // by pod/container: the number of restarts whose logs were reported
 }
 
-func (v *display) tell(ctx context.Context, now rollout.Snapshot) {
-	ready, all := 0, int32(0) // of the new version only
+// update reports a new snapshot.
+func (v *display) update(ctx context.Context, now rollout.Snapshot) {
+	ready, all := 0, int32(0) // pods of the new revision
 	for _, w := range now.Workloads {
 		for _, p := range w.Pods {
 			if p.Ready {
@@ -107,21 +116,24 @@ func (v *display) tell(ctx context.Context, now rollout.Snapshot) {
 		}
 		all += w.Desired
 	}
-	if v.phase == "rollout" {
+	switch v.phase {
+	case phaseRollout:
 		progress.Statusf(ctx, "rolling out: %d of %d new pods ready", ready, all)
-	} else {
-		progress.Statusf(ctx, "waiting for %s", v.phase)
+	case phaseCRDs:
+		progress.Statusf(ctx, "waiting for CustomResourceDefinitions")
+	default:
+		progress.Statusf(ctx, "waiting for a %s of the chart", v.phase)
 	}
 	for _, line := range now.Since(v.before) {
 		progress.Line(ctx, line)
 	}
 	v.before = now
 	for _, p := range now.Problems {
-		if p.Container == "" || p.Restarts == 0 || v.read[p.Pod+"/"+p.Container] >= p.Restarts {
+		if p.Container == "" || p.Restarts == 0 || v.shown[p.Pod+"/"+p.Container] >= p.Restarts {
 			continue
 		}
-		v.read[p.Pod+"/"+p.Container] = p.Restarts
-		v.reading.Go(func() { // the verdict on the rollout must not wait for it
+		v.shown[p.Pod+"/"+p.Container] = p.Restarts
+		v.reading.Go(func() { // reading logs must not delay the rollout
 			for _, line := range v.logs(ctx, p) {
 				progress.Line(ctx, "  "+p.Container+" | "+line)
 			}

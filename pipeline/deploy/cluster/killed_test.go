@@ -17,22 +17,23 @@ import (
 	"testing"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/google/go-containerregistry/pkg/name"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/deploy"
 	"github.com/slipway-ci/slipway/pipeline/deploy/cluster"
 )
 
-// victimVariable holds the options of a deployment that is run by a process of
-// its own, to be killed.
+// victimVariable contains the options of a deployment that runs in a separate process, so
+// that a test can kill it.
 const victimVariable = "SLIPWAY_TEST_VICTIM"
 
-// soakVariable is how many points of a deployment are tried; make soak sets it.
+// soakVariable is the number of times that a deployment is killed or cut off. It is set
+// by make soak.
 const soakVariable = "SLIPWAY_TEST_SOAK"
 
+// victim runs the deployment in victimVariable and returns the exit code of the process.
 func victim() int {
 	var order struct {
 		Options deploy.Options
@@ -54,24 +55,25 @@ func victim() int {
 	return 0
 }
 
-func points(t *testing.T, short int) int {
-	t.Helper()
+// attempts returns the number in soakVariable, or 4 if it is not set.
+func attempts() int {
 	if n, err := strconv.Atoi(os.Getenv(soakVariable)); err == nil && n > 0 {
 		return n
 	}
-	return short
+	return 4
 }
 
-// TestKilledAnywhereRecovers kills deployments at random moments with SIGKILL.
-// The next one must succeed by itself, and leave nothing of the dead one.
-func TestKilledAnywhereRecovers(t *testing.T) {
-	p := newPlace(t)
-	p.must(t, deploy.Installed, nil)
-	n := points(t, 4)
-	// How long a whole one takes says where to aim.
+// TestKilledDeploymentIsRecovered kills deployments with SIGKILL at random moments. The
+// next deployment must succeed without help and remove everything that the killed one
+// applied.
+func TestKilledDeploymentIsRecovered(t *testing.T) {
+	p := newTestRelease(t)
+	p.mustDeploy(t, deploy.Installed, nil)
+	n := attempts()
+	// The moments are chosen within the time that a complete deployment takes.
 	start := time.Now()
-	p.must(t, deploy.Upgraded, map[string]any{"env": map[string]any{"RUN": "whole"}})
-	whole := time.Since(start) + 300*time.Millisecond // the process starts first
+	p.mustDeploy(t, deploy.Upgraded, map[string]any{"env": map[string]any{"RUN": "complete"}})
+	duration := time.Since(start) + 300*time.Millisecond // for the start of the process
 	recovered, early := 0, 0
 	for i := range n {
 		set := map[string]any{"env": map[string]any{"RUN": fmt.Sprint("killed-", i)}, "extra": map[string]any{fmt.Sprint("killed-", i): map[string]any{"a": "b"}}, "hook": "exit0"}
@@ -84,10 +86,10 @@ func TestKilledAnywhereRecovers(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		at := time.Duration(rand.Int64N(int64(whole)))
+		at := time.Duration(rand.Int64N(int64(duration)))
 		timer := time.AfterFunc(at, func() { _ = cmd.Process.Kill() })
 		if cmd.Wait() == nil {
-			early++ // it was done before
+			early++ // it ended before it was killed
 		}
 		timer.Stop()
 		want := fmt.Sprint("after-", i)
@@ -98,7 +100,7 @@ func TestKilledAnywhereRecovers(t *testing.T) {
 		}
 		maps, err := p.Client.CoreV1().ConfigMaps(p.o.Namespace).Get(t.Context(), fmt.Sprint("killed-", i), metav1.GetOptions{})
 		if err == nil {
-			t.Errorf("killed after %s: ConfigMap %s was left (%s, %s)", at, maps.Name, r.Before, r.Action)
+			t.Errorf("killed after %s: ConfigMap %s remains (%s, %s)", at, maps.Name, r.Before, r.Action)
 			continue
 		}
 		if got := env(p.deployment(t))["RUN"]; got != want {
@@ -107,18 +109,18 @@ func TestKilledAnywhereRecovers(t *testing.T) {
 		}
 		recovered++
 	}
-	t.Logf("%d of %d recovered, %d of them had ended before the kill; a whole deployment takes %s", recovered, n, early, whole.Round(time.Millisecond))
+	t.Logf("%d of %d recovered, %d of them had ended before they were killed; a complete deployment takes %s", recovered, n, early, duration.Round(time.Millisecond))
 }
 
-// cutting cuts the network to the API server: after so many requests every one
-// fails for a while.
-type cutting struct {
+// cutOff is a transport that simulates a network failure: after a number of requests,
+// every request fails for two seconds.
+type cutOff struct {
 	base  http.RoundTripper
-	left  *atomic.Int64
-	until *atomic.Int64
+	left  *atomic.Int64 // requests before the failure
+	until *atomic.Int64 // the end of the failure, in nanoseconds since 1970
 }
 
-func (c cutting) RoundTrip(r *http.Request) (*http.Response, error) {
+func (c cutOff) RoundTrip(r *http.Request) (*http.Response, error) {
 	now := time.Now().UnixNano()
 	if c.left.Add(-1) == 0 {
 		c.until.Store(now + int64(2*time.Second))
@@ -129,39 +131,40 @@ func (c cutting) RoundTrip(r *http.Request) (*http.Response, error) {
 	return c.base.RoundTrip(r)
 }
 
-// WrappedRoundTripper lets client-go find the transport below.
-func (c cutting) WrappedRoundTripper() http.RoundTripper { return c.base }
+// WrappedRoundTripper lets client-go find the wrapped transport.
+func (c cutOff) WrappedRoundTripper() http.RoundTripper { return c.base }
 
-// TestCutAnywhereRecovers cuts the network to the API server at random requests.
-func TestCutAnywhereRecovers(t *testing.T) {
-	p := newPlace(t)
-	p.must(t, deploy.Installed, nil)
-	n := points(t, 4)
-	recovered, alone := 0, 0
+// TestDeploymentSurvivesCutConnection interrupts the network to the API server at random
+// requests. The deployment or the next one must succeed.
+func TestDeploymentSurvivesCutConnection(t *testing.T) {
+	p := newTestRelease(t)
+	p.mustDeploy(t, deploy.Installed, nil)
+	n := attempts()
+	recovered, sameRun := 0, 0
 	for i := range n {
 		var left, until atomic.Int64
 		left.Store(1 + rand.Int64N(60))
 		at := left.Load()
-		tool := cluster.Tool{Transport: func(base http.RoundTripper) http.RoundTripper { return cutting{base, &left, &until} }}
+		tool := cluster.Tool{Transport: func(base http.RoundTripper) http.RoundTripper { return cutOff{base, &left, &until} }}
 		o := p.with(map[string]any{"env": map[string]any{"RUN": fmt.Sprint("cut-", i)}, "extra": map[string]any{fmt.Sprint("cut-", i): map[string]any{"a": "b"}}})
 		if _, err := tool.Deploy(t.Context(), o, testkit.Verified(p.image)); err == nil {
-			alone++
+			sameRun++
 		}
 		want := fmt.Sprint("after-", i)
 		if r, err := p.deploy(t, map[string]any{"env": map[string]any{"RUN": want}}); err != nil {
-			t.Errorf("cut at request %d: %+v %v", at, r, err)
+			t.Errorf("interrupted at request %d: %+v %v", at, r, err)
 			continue
 		}
 		if _, err := p.Client.CoreV1().ConfigMaps(p.o.Namespace).Get(t.Context(), fmt.Sprint("cut-", i), metav1.GetOptions{}); err == nil {
-			t.Errorf("cut at request %d: a ConfigMap was left", at)
+			t.Errorf("interrupted at request %d: the ConfigMap remains", at)
 			continue
 		}
 		recovered++
 	}
-	t.Logf("%d of %d recovered, %d of them without another run", recovered, n, alone)
+	t.Logf("%d of %d recovered, %d of them in the same run", recovered, n, sameRun)
 }
 
-// recode changes a release in Helm's storage: base64 of gzip of JSON.
+// recode changes a release in the storage of Helm, which is gzipped JSON in base64.
 func recode(t *testing.T, data []byte, change func(map[string]any)) []byte {
 	t.Helper()
 	zipped, err := base64.StdEncoding.DecodeString(string(data))

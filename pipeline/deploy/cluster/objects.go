@@ -22,13 +22,15 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
-// manager is the field manager of what slipway applies beside Helm
+// manager is the field manager of the objects that slipway applies without Helm
 // (https://kubernetes.io/docs/reference/using-api/server-side-apply/).
 const manager = "slipway"
 
-func applying() metav1.ApplyOptions { return metav1.ApplyOptions{FieldManager: manager, Force: true} }
+func applyOptions() metav1.ApplyOptions {
+	return metav1.ApplyOptions{FieldManager: manager, Force: true}
+}
 
-// podSecurity are the labels of Pod Security Admission
+// podSecurity returns the labels of a namespace that enforces a Pod Security Standard
 // (https://kubernetes.io/docs/concepts/security/pod-security-admission/).
 func podSecurity(level string) map[string]string {
 	if level == "" {
@@ -41,9 +43,10 @@ func podSecurity(level string) map[string]string {
 	}
 }
 
-// ensureNamespace makes the namespace, and has it enforce the level. A deployer
-// who may do neither can still work in a namespace that is right already, as
-// long as he may see that it is.
+// ensureNamespace creates the namespace if it does not exist, and labels it so that it
+// enforces the level. An empty level does not change the labels. A deployer without the
+// permission to do that can use a namespace that already has the labels, if the
+// deployer is allowed to read it.
 func (k *connection) ensureNamespace(ctx context.Context, name, level string) error {
 	labels := podSecurity(level)
 	namespaces := k.client.CoreV1().Namespaces()
@@ -52,28 +55,31 @@ func (k *connection) ensureNamespace(ctx context.Context, name, level string) er
 	case apierrors.IsForbidden(err) && level == "":
 		return nil
 	case apierrors.IsForbidden(err):
-		return fault.Gatef("deploy.forbidden", "whether namespace %s enforces Pod Security %q cannot be seen: %w", name, level, err).
-			WithFix("the deployer's Role needs get of namespaces (docs/deployer-role.yaml); podSecurity: none of the environment leaves it unchecked")
+		return fault.Gatef("deploy.forbidden", "checking whether namespace %s enforces Pod Security %q: %w", name, level, err).
+			WithFix("allow the Role of the deployer to get namespaces (docs/deployer-role.yaml), or set podSecurity: none to disable the check")
 	case apierrors.IsNotFound(err):
-		progress.Statusf(ctx, "making namespace %s", name)
-		_, err = namespaces.Apply(ctx, apply.Namespace(name).WithLabels(labels), applying())
+		progress.Statusf(ctx, "creating namespace %s", name)
+		_, err = namespaces.Apply(ctx, apply.Namespace(name).WithLabels(labels), applyOptions())
 		if apierrors.IsForbidden(err) {
-			return fault.Gatef("deploy.forbidden", "namespace %s does not exist and you may not make it: %w", name, err).
-				WithFix("have it made, with the label pod-security.kubernetes.io/enforce=%s", level)
+			e := fault.Gatef("deploy.forbidden", "namespace %s does not exist, and you are not allowed to create it: %w", name, err)
+			if level == "" {
+				return e.WithFix("ask an administrator to create it")
+			}
+			return e.WithFix("ask an administrator to create it with the label pod-security.kubernetes.io/enforce=%s", level)
 		}
-		return explain("making namespace "+name, err)
+		return explain("creating namespace "+name, err)
 	case err != nil:
 		return explain("reading namespace "+name, err)
 	}
 	if live.Status.Phase == core.NamespaceTerminating {
-		return fault.Gatef("deploy.namespace", "namespace %s is being deleted", name).WithFix("wait until it is gone and run this again")
+		return fault.Gatef("deploy.namespace", "namespace %s is being deleted", name).WithFix("wait until it no longer exists and run this again")
 	}
 	for l, v := range labels {
 		if live.Labels[l] != v {
-			_, err := namespaces.Apply(ctx, apply.Namespace(name).WithLabels(labels), applying())
+			_, err := namespaces.Apply(ctx, apply.Namespace(name).WithLabels(labels), applyOptions())
 			if apierrors.IsForbidden(err) {
-				return fault.Gatef("deploy.pod-security", "namespace %s has %s=%q in place of %q, and you may not change it", name, l, live.Labels[l], v).
-					WithFix("have the label set, or set podSecurity of the environment to what is meant")
+				return fault.Gatef("deploy.pod-security", "namespace %s has %s=%q instead of %q, and you are not allowed to change it", name, l, live.Labels[l], v).
+					WithFix("ask an administrator to change the label, or change podSecurity of the environment")
 			}
 			return explain("labelling namespace "+name, err)
 		}
@@ -81,8 +87,9 @@ func (k *connection) ensureNamespace(ctx context.Context, name, level string) er
 	return nil
 }
 
-// ensureSecrets writes the Secrets and the pull secret, and reports whether
-// any of them changed.
+// ensureSecrets writes the Secrets and the pull secret of the environment, and reports
+// whether any of them changed. It returns an error if a Secret of that name exists that
+// slipway did not create.
 func (k *connection) ensureSecrets(ctx context.Context, o deploy.Options) (changed bool, err error) {
 	type wanted struct {
 		name string
@@ -111,12 +118,12 @@ func (k *connection) ensureSecrets(ctx context.Context, o deploy.Options) (chang
 			return changed, explain("reading Secret "+w.name, err)
 		}
 		if err == nil && before.Labels["app.kubernetes.io/managed-by"] != manager {
-			return changed, fault.Gatef("deploy.conflict", "Secret %s in namespace %s was not made by slipway", w.name, o.Namespace).
-				WithFix("choose another name, or label it app.kubernetes.io/managed-by=slipway to have it taken over")
+			return changed, fault.Gatef("deploy.conflict", "Secret %s in namespace %s was not created by slipway", w.name, o.Namespace).
+				WithFix("choose another name, or label it app.kubernetes.io/managed-by=slipway to let slipway manage it")
 		}
 		after, err := secrets.Apply(ctx, apply.Secret(w.name, o.Namespace).
 			WithLabels(map[string]string{"app.kubernetes.io/managed-by": manager, "app.kubernetes.io/instance": o.Release}).
-			WithType(w.kind).WithData(w.data), applying())
+			WithType(w.kind).WithData(w.data), applyOptions())
 		if err != nil {
 			return changed, explain("writing Secret "+w.name, err)
 		}
@@ -125,7 +132,7 @@ func (k *connection) ensureSecrets(ctx context.Context, o deploy.Options) (chang
 	return changed, nil
 }
 
-// dockerConfig is a login as kubelets read it
+// dockerConfig returns the content of a pull secret
 // (https://kubernetes.io/docs/tasks/configure-pod-container/pull-image-private-registry/).
 func dockerConfig(p *deploy.PullSecret) ([]byte, error) {
 	type login struct {
@@ -133,68 +140,68 @@ func dockerConfig(p *deploy.PullSecret) ([]byte, error) {
 		Password string `json:"password"`
 		Auth     string `json:"auth"`
 	}
-	text, err := json.Marshal(map[string]map[string]login{"auths": {p.Registry: { //nolint:gosec // it is a password, for a Secret
+	text, err := json.Marshal(map[string]map[string]login{"auths": {p.Registry: { //nolint:gosec // the password is meant for a Secret
 		p.Username, p.Password(), base64.StdEncoding.EncodeToString([]byte(p.Username + ":" + p.Password())),
 	}}})
 	if err != nil {
-		return nil, fmt.Errorf("writing the pull secret: %w", err)
+		return nil, fmt.Errorf("encoding the pull secret %s: %w", p.Name, err)
 	}
 	return text, nil
 }
 
-// ensureCRDs applies the chart's CustomResourceDefinitions, new and changed
-// ones, and returns them.
-func (r *deployment) ensureCRDs(ctx context.Context, text []byte) ([]*unstructured.Unstructured, error) {
+// ensureCRDs applies the CustomResourceDefinitions of the chart and returns them. In
+// contrast to Helm, it also updates those that exist.
+func (d *deployment) ensureCRDs(ctx context.Context, text []byte) ([]*unstructured.Unstructured, error) {
 	if len(bytes.TrimSpace(text)) == 0 {
 		return nil, nil
 	}
-	crds, err := r.release.Parse(ctx, bytes.NewReader(text))
+	crds, err := d.release.Parse(ctx, bytes.NewReader(text))
 	if err != nil {
 		return nil, err
 	}
 	for _, crd := range crds {
 		if crd.GetKind() != "CustomResourceDefinition" {
-			return nil, fault.Inputf("deploy.chart", "the chart's crds folder holds a %s", crd.GetKind())
+			return nil, fault.Inputf("deploy.chart", "the crds folder of the chart contains a %s, but only CustomResourceDefinitions are allowed there", crd.GetKind())
 		}
-		mapping, err := r.mapper.RESTMapping(crd.GroupVersionKind().GroupKind(), crd.GroupVersionKind().Version)
+		mapping, err := d.mapper.RESTMapping(crd.GroupVersionKind().GroupKind(), crd.GroupVersionKind().Version)
 		if err != nil {
-			return nil, explain("finding CustomResourceDefinitions", err)
+			return nil, explain("looking up the API of CustomResourceDefinitions", err)
 		}
 		progress.Statusf(ctx, "applying %s", crd.GetName())
-		if _, err := r.dynamic.Resource(mapping.Resource).Apply(ctx, crd.GetName(), crd, applying()); err != nil {
+		if _, err := d.dynamic.Resource(mapping.Resource).Apply(ctx, crd.GetName(), crd, applyOptions()); err != nil {
 			return nil, explain("applying CustomResourceDefinition "+crd.GetName(), err)
 		}
 	}
-	r.discovery.Invalidate()
+	d.discovery.Invalidate()
 	return crds, nil
 }
 
-// checkImage sees to it that what was verified is what runs: some container
-// runs the image by its digest, and none, of hooks neither, runs another image
-// of its repository.
+// checkImage checks that the verified image is the one that runs. At least one
+// container of the chart must run the image by its digest, and no container of the
+// chart or its hooks may run another image of the same repository.
 func checkImage(objects, hooks []*unstructured.Unstructured, image deploy.Image) error {
 	repository, err := name.NewRepository(image.Repository)
 	if err != nil {
-		return fault.Inputf("deploy.image", "%w", err)
+		return fault.Inputf("deploy.image", "reading the repository of the image: %w", err)
 	}
 	found := false
 	for i, o := range slices.Concat(objects, hooks) {
 		for _, text := range release.Images(o) {
 			ref, err := name.ParseReference(text)
 			if err != nil || ref.Context().Name() != repository.Name() {
-				continue // what cannot be parsed cannot be pulled
+				continue // a reference that is invalid cannot be pulled
 			}
 			digest, ok := ref.(name.Digest)
 			if !ok || digest.DigestStr() != image.Digest {
-				return fault.Gatef("deploy.other-image", "%s %s of the chart runs %s, and %s was verified", strings.ToLower(o.GetKind()), o.GetName(), text, image).
-					WithFix("have the chart use repository@digest; deploy.imageValues names its values")
+				return fault.Gatef("deploy.other-image", "%s %s of the chart runs %s, but the verified image is %s", strings.ToLower(o.GetKind()), o.GetName(), text, image).
+					WithFix("let the chart run repository@digest, and set deploy.imageValues to its values for them")
 			}
 			found = found || i < len(objects)
 		}
 	}
 	if !found {
 		return fault.Gatef("deploy.image-unused", "no container of the chart runs %s", image).
-			WithFix("set deploy.imageValues to the chart's values for repository and digest")
+			WithFix("set deploy.imageValues to the values of the chart for the repository and the digest")
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
+// pod returns a Pod with a container for each image.
 func pod(images ...string) *unstructured.Unstructured {
 	var containers []any
 	for _, i := range images {
@@ -18,8 +19,9 @@ func pod(images ...string) *unstructured.Unstructured {
 	return &unstructured.Unstructured{Object: map[string]any{"kind": "Pod", "metadata": map[string]any{"name": "a"}, "spec": map[string]any{"containers": containers}}}
 }
 
-// TestOnlyTheVerifiedDigest has the ways in which another image could slip in.
-func TestOnlyTheVerifiedDigest(t *testing.T) {
+// TestCheckImage covers the ways in which a chart could run an image other than the
+// verified one.
+func TestCheckImage(t *testing.T) {
 	digest := "sha256:" + strings.Repeat("a", 64)
 	other := "sha256:" + strings.Repeat("b", 64)
 	const hub = "index.docker.io/acme/orders"
@@ -28,22 +30,22 @@ func TestOnlyTheVerifiedDigest(t *testing.T) {
 		objects, hooks   []string
 		code             string
 	}{
-		{"as it should be", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders@" + digest, "busybox:1"}, nil, ""},
+		{"by digest", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders@" + digest, "busybox:1"}, nil, ""},
 		{"by tag and digest", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders:v1@" + digest}, nil, ""},
 		{"by tag", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders:v1"}, nil, "deploy.other-image"},
-		{"by no tag", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders"}, nil, "deploy.other-image"},
-		{"another digest beside it", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders@" + digest, "ghcr.io/acme/orders@" + other}, nil, "deploy.other-image"},
+		{"without tag and digest", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders"}, nil, "deploy.other-image"},
+		{"another digest in addition", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders@" + digest, "ghcr.io/acme/orders@" + other}, nil, "deploy.other-image"},
 		{"a hook by tag", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders@" + digest}, []string{"ghcr.io/acme/orders:latest"}, "deploy.other-image"},
 		{"only in a hook", "ghcr.io/acme/orders", []string{"busybox:1"}, []string{"ghcr.io/acme/orders@" + digest}, "deploy.image-unused"},
-		{"Docker Hub's short name", hub, []string{"acme/orders@" + digest}, nil, ""},
-		{"Docker Hub's short name by tag", hub, []string{"acme/orders@" + digest, "docker.io/acme/orders:old"}, nil, "deploy.other-image"},
-		{"a repository that begins the same", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders@" + digest, "ghcr.io/acme/orders-tools:v1"}, nil, ""},
-		{"nothing", "ghcr.io/acme/orders", nil, nil, "deploy.image-unused"},
+		{"short name of Docker Hub", hub, []string{"acme/orders@" + digest}, nil, ""},
+		{"short name of Docker Hub by tag", hub, []string{"acme/orders@" + digest, "docker.io/acme/orders:old"}, nil, "deploy.other-image"},
+		{"a repository with the same prefix", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders@" + digest, "ghcr.io/acme/orders-tools:v1"}, nil, ""},
+		{"no container", "ghcr.io/acme/orders", nil, nil, "deploy.image-unused"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			err := checkImage([]*unstructured.Unstructured{pod(tt.objects...)}, []*unstructured.Unstructured{pod(tt.hooks...)}, deploy.Image{Repository: tt.repository, Digest: digest})
 			if got := fault.CodeOf(err); got != tt.code {
-				t.Errorf("%q, want %q: %v", got, tt.code, err)
+				t.Errorf("the code is %q, want %q: %v", got, tt.code, err)
 			}
 		})
 	}
@@ -62,7 +64,7 @@ func TestForwarded(t *testing.T) {
 		"https://127.0.0.1:6443":           "cluster:6443",
 		"https://localhost:6443":           "cluster:6443",
 		"https://[::1]:6443":               "cluster:6443",
-		"https://0.0.0.0:6443":             "cluster:6443", // k3d writes it
+		"https://0.0.0.0:6443":             "cluster:6443", // the address in kubeconfigs of k3d
 		"https://127.0.0.1":                "cluster:443",
 		"https://127.0.0.1:7443":           "",
 		"https://10.0.0.1:6443":            "",

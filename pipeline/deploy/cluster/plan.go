@@ -31,7 +31,7 @@ func (t Tool) plan(ctx context.Context, o deploy.Options, c config.Cluster, imag
 		return deploy.ClusterPlan{}, err
 	}
 	p := deploy.ClusterPlan{Name: d.result.Name}
-	if err := d.reach(ctx); err != nil {
+	if err := d.checkReachable(ctx); err != nil {
 		return p, err
 	}
 	namespace, err := d.client.CoreV1().Namespaces().Get(ctx, d.Namespace, metav1.GetOptions{})
@@ -60,7 +60,7 @@ func (t Tool) plan(ctx context.Context, o deploy.Options, c config.Cluster, imag
 	if err := checkImage(rendered.Objects, rendered.HookObjects, image); err != nil {
 		return p, err
 	}
-	progress.Statusf(ctx, "comparing with the cluster")
+	progress.Statusf(ctx, "comparing the chart with the cluster")
 	changes, err := d.release.Changes(ctx, found, rendered)
 	if err != nil {
 		return p, err

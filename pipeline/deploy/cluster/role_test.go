@@ -28,15 +28,16 @@ import (
 
 const roleFile = "../../../docs/deployer-role.yaml"
 
-// watched notes what is asked of the API server, as authorization sees it.
-type watched struct {
+// recording is a transport that records the requests to the API server in the terms of
+// authorization: API group, resource and verb.
+type recording struct {
 	base http.RoundTripper
 	info *request.RequestInfoFactory
 	mu   *sync.Mutex
 	seen map[string]bool
 }
 
-func (w watched) RoundTrip(r *http.Request) (*http.Response, error) {
+func (w recording) RoundTrip(r *http.Request) (*http.Response, error) {
 	if i, err := w.info.NewRequestInfo(r); err == nil && i.IsResourceRequest {
 		resource := i.Resource
 		if i.Subresource != "" {
@@ -49,44 +50,39 @@ func (w watched) RoundTrip(r *http.Request) (*http.Response, error) {
 	return w.base.RoundTrip(r)
 }
 
-func (w watched) WrappedRoundTripper() http.RoundTripper { return w.base }
+func (w recording) WrappedRoundTripper() http.RoundTripper { return w.base }
 
-// TestDeployersRole goes through all that a deployment does as a user who has
-// the Role of docs/deployer-role.yaml and nothing else. Everything the Role
-// allows must have been used.
-func TestDeployersRole(t *testing.T) {
+// TestRoleOfDeployer runs every operation of a deployment as a user who has only the Role
+// in docs/deployer-role.yaml. Every permission of the Role must be used.
+func TestRoleOfDeployer(t *testing.T) {
 	p := newDeployer(t)
 	seen := map[string]bool{}
-	w := watched{info: &request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")}, mu: &sync.Mutex{}, seen: seen}
+	w := recording{info: &request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")}, mu: &sync.Mutex{}, seen: seen}
 	tool := cluster.Tool{Transport: func(base http.RoundTripper) http.RoundTripper { w := w; w.base = base; return w }}
 	if err := p.cycle(t, tool); err != nil {
-		t.Errorf("with the whole Role: %v", err)
+		t.Errorf("with the complete Role: %v", err)
 	}
 	role := readRole(t)
-	allowed := map[string]bool{}
-	for _, r := range role.Rules {
-		for _, group := range r.APIGroups {
-			for _, resource := range r.Resources {
-				for _, verb := range r.Verbs {
-					allowed[group+" "+resource+" "+verb] = true
-				}
-			}
-		}
-	}
+	allowed := permissions(role)
 	for _, k := range slices.Sorted(maps.Keys(seen)) {
 		if !allowed[k] {
-			t.Errorf("used and not in the Role: %s", k)
+			t.Errorf("the Role lacks a permission that is used: %s", k)
 		}
 	}
 	for _, k := range slices.Sorted(maps.Keys(allowed)) {
 		if !seen[k] && !slices.Contains(granted, k) {
-			t.Errorf("in the Role and not used: %s", k)
+			t.Errorf("the Role has a permission that is not used: %s", k)
 		}
 	}
+}
+
+// TestEveryVerbOfTheRoleIsNeeded removes every verb from the Role in turn. It is slow, so only
+// make soak runs it.
+func TestEveryVerbOfTheRoleIsNeeded(t *testing.T) {
 	if os.Getenv(soakVariable) == "" {
-		return
+		t.Skipf("%s is not set; it is set by make soak", soakVariable)
 	}
-	// Slow: a whole cycle for every verb.
+	role := readRole(t)
 	for i, rule := range role.Rules {
 		for j, verb := range rule.Verbs {
 			less := role.DeepCopy()
@@ -98,27 +94,44 @@ func TestDeployersRole(t *testing.T) {
 				p := newDeployer(t)
 				p.setRole(t, less)
 				if err := p.cycle(t, cluster.Tool{}); err == nil {
-					t.Error("it is not needed")
+					t.Error("the verb is not needed")
 				}
 			})
 		}
 	}
 }
 
-// granted are rights the deployer has only because whoever makes a Role must
-// hold what it grants
+// permissions returns what a Role allows, as "group resource verb".
+func permissions(role *rbac.Role) map[string]bool {
+	all := map[string]bool{}
+	for _, r := range role.Rules {
+		for _, group := range r.APIGroups {
+			for _, resource := range r.Resources {
+				for _, verb := range r.Verbs {
+					all[group+" "+resource+" "+verb] = true
+				}
+			}
+		}
+	}
+	return all
+}
+
+// granted are permissions that a deployer does not use. A deployer needs them only because
+// the chart contains a Role, and the creator of a Role must have all permissions that the
+// Role grants
 // (https://kubernetes.io/docs/reference/access-authn-authz/rbac/#restrictions-on-role-creation-or-update).
 var granted = []string{
 	" configmaps list", " configmaps watch", " events create", " events patch", "events.k8s.io events create", "events.k8s.io events patch",
 }
 
-type deployer struct{ *place }
+// deployer is a release that is deployed by a user with limited permissions.
+type deployer struct{ *testRelease }
 
-// newDeployer makes a namespace and a user in it who has the Role. It deploys
-// the order service's own chart; the image is the tests'.
+// newDeployer creates a namespace and a user with the Role in it. It uses the chart of the
+// order service with the image of the tests.
 func newDeployer(t *testing.T) deployer {
 	t.Helper()
-	p := deployer{newPlace(t)}
+	p := deployer{newTestRelease(t)}
 	p.o.Chart = "../../../charts/order-service"
 	p.o.Release = "orders"
 	p.o.Settings.History = 2
@@ -191,8 +204,9 @@ func (p deployer) setRole(t *testing.T, role *rbac.Role) {
 	}
 }
 
-// cycle is all that a deployer does: install, plan, upgrade with everything in
-// the chart, fail and go back, look, and take things away again.
+// cycle runs every operation of a deployer: an installation, a plan, an upgrade that uses
+// all parts of the chart, an upgrade that fails and is rolled back, an upgrade that removes
+// objects, the status, and an upgrade that crashes.
 func (p deployer) cycle(t *testing.T, tool cluster.Tool) error {
 	t.Helper()
 	full := func(m map[string]any) deploy.Options {
@@ -222,10 +236,10 @@ func (p deployer) cycle(t *testing.T, tool cluster.Tool) error {
 	o = full(map[string]any{"secretEnv": []any{map[string]any{"name": "X", "secret": "nowhere", "key": "x"}}})
 	r, err := tool.Deploy(t.Context(), o, testkit.Verified(p.image))
 	if err == nil || len(r.Clusters) != 1 || r.Clusters[0].Failure == nil || r.Clusters[0].Failure.Kind != "config" || r.Clusters[0].Action != deploy.RolledBack {
-		return fmt.Errorf("a failing upgrade: %w %+v", err, r.Clusters)
+		return fmt.Errorf("failing upgrade: %w %+v", err, r.Clusters)
 	}
 	if len(r.Clusters[0].Failure.Events) == 0 || len(r.Clusters[0].Warnings) > 0 {
-		return fmt.Errorf("no events, or warnings: %+v", r.Clusters[0])
+		return fmt.Errorf("failing upgrade: there are no events, or there are warnings: %+v", r.Clusters[0])
 	}
 	o = full(map[string]any{
 		"version": "2", "config": map[string]any{"database": map[string]any{"url": "postgres://app@other:5432/orders"}},
@@ -237,12 +251,12 @@ func (p deployer) cycle(t *testing.T, tool cluster.Tool) error {
 	if _, err := tool.Status(t.Context(), o); err != nil {
 		return fmt.Errorf("status: %w", err)
 	}
-	// A crash, whose logs are read.
+	// The logs of a crash are read.
 	o = full(map[string]any{"env": map[string]any{"MODE": "crash"}})
 	o.Settings.Restarts = 1
 	r, err = tool.Deploy(t.Context(), o, testkit.Verified(p.image))
 	if err == nil || len(r.Clusters) != 1 || r.Clusters[0].Failure == nil || len(r.Clusters[0].Failure.Logs) == 0 {
-		return fmt.Errorf("a crash without logs: %w %+v", err, r.Clusters)
+		return fmt.Errorf("crash without logs: %w %+v", err, r.Clusters)
 	}
 	return nil
 }

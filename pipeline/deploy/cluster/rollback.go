@@ -31,10 +31,10 @@ func (t Tool) Rollback(ctx context.Context, o deploy.Options, revision int) (dep
 	return result, failed
 }
 
-// rollback rolls one cluster back to a revision that somebody asked for; 0 is the
-// newest good revision before the current one.
+// rollback rolls one cluster back to a revision. Revision 0 stands for the newest good
+// revision before the current one.
 func (d *deployment) rollback(ctx context.Context, to int) error {
-	if err := d.reach(ctx); err != nil {
+	if err := d.checkReachable(ctx); err != nil {
 		return err
 	}
 	return d.locked(ctx, func(ctx context.Context) error {
@@ -45,7 +45,7 @@ func (d *deployment) rollback(ctx context.Context, to int) error {
 		r := d.result
 		r.Before, r.Reason, r.Previous = found.State, found.Reason, found.Good
 		if found.State == deploy.Absent {
-			return fault.Inputf("deploy.absent", "release %s is not in namespace %s: %s", d.Release, d.Namespace, found.Reason)
+			return fault.Inputf("deploy.absent", "release %s does not exist in namespace %s: %s", d.Release, d.Namespace, found.Reason)
 		}
 		if to == 0 {
 			before := found.Last
@@ -53,23 +53,23 @@ func (d *deployment) rollback(ctx context.Context, to int) error {
 				before = found.Last + 1
 			}
 			if to = found.GoodBefore(before); to == 0 {
-				return fault.Inputf("deploy.no-revision", "release %s has no good revision before %d", d.Release, found.Last).WithFix("see slipway history")
+				return fault.Inputf("deploy.no-revision", "release %s has no good revision before %d", d.Release, found.Last).WithFix("run slipway history to list the revisions")
 			}
 		}
 		history := found.History()
 		i := slices.IndexFunc(history, func(r deploy.Revision) bool { return r.Revision == to })
 		switch {
 		case i < 0:
-			return fault.Inputf("deploy.no-revision", "release %s has no revision %d", d.Release, to).WithFix("see slipway history")
+			return fault.Inputf("deploy.no-revision", "release %s has no revision %d", d.Release, to).WithFix("run slipway history to list the revisions")
 		case !history[i].Good:
 			progress.Warnf(ctx, "the rollout of revision %d never succeeded: %s", to, history[i].Description)
 		}
-		return d.note(d.rollBackTo(ctx, found, to))
+		return d.recordFailure(d.rollBackTo(ctx, found, to))
 	})
 }
 
-// rollBackTo rolls back to a revision, with a timeout of its own. It must be
-// called with the lock held.
+// rollBackTo rolls back to a revision within the rollback timeout of the environment.
+// The caller must hold the lock of the release.
 func (d *deployment) rollBackTo(ctx context.Context, found release.Found, to int) error {
 	found, err := d.release.Recover(ctx, found)
 	if err != nil {

@@ -30,13 +30,13 @@ func (t Tool) Status(ctx context.Context, o deploy.Options) ([]deploy.Status, er
 	return all, nil
 }
 
-// statusTimeout is how long status waits for workloads that are not ready, so that
-// their pods can say why. Ready workloads are reported at once.
+// statusTimeout is how long status follows workloads that are not ready, to determine
+// why they are not. Ready workloads are reported at once.
 const statusTimeout = 3 * time.Second
 
 func (d *deployment) status(ctx context.Context) (deploy.Status, error) {
 	s := deploy.Status{Cluster: d.result.Name, Release: d.Release, Namespace: d.Namespace}
-	if err := d.reach(ctx); err != nil {
+	if err := d.checkReachable(ctx); err != nil {
 		return s, err
 	}
 	found, err := d.release.Find(ctx)
@@ -47,7 +47,7 @@ func (d *deployment) status(ctx context.Context) (deploy.Status, error) {
 	lease, err := d.client.CoordinationV1().Leases(d.Namespace).Get(ctx, leaseName(d.Release), metav1.GetOptions{})
 	if err == nil {
 		if holder := value(lease.Spec.HolderIdentity); holder != "" && !dead(holder) {
-			s.Lock = shown(holder)
+			s.Lock = runOf(holder)
 		}
 	}
 	if found.State == deploy.Absent {
@@ -64,23 +64,23 @@ func (d *deployment) status(ctx context.Context) (deploy.Status, error) {
 	}
 	var last rollout.Snapshot
 	result, err := rollout.Track(ctx, rollout.Options{
-		Config: d.watching, Objects: objects, Timeout: statusTimeout, Mask: d.mask, Observe: func(now rollout.Snapshot) { last = now },
+		Config: d.watchConfig, Objects: objects, Timeout: statusTimeout, Mask: d.mask, Observe: func(now rollout.Snapshot) { last = now },
 	})
 	if ctx.Err() != nil {
-		return s, ctx.Err() //nolint:wrapcheck // an interrupt says enough
+		return s, ctx.Err()
 	}
 	s.Workloads = workloads(result.Workloads)
 	for _, p := range last.Problems {
 		s.Problems = append(s.Problems, problem(p))
 	}
-	// A failure of the rollout is what status reports, not a failure of status.
+	// A failure of the rollout is part of the status, not an error of the command.
 	if _, judged := errors.AsType[*rollout.Failure](err); err != nil && !judged {
-		return s, err //nolint:wrapcheck // it says what it is about
+		return s, err
 	}
 	return s, nil
 }
 
-// workloads returns those that have pods.
+// workloads returns the workloads that have pods.
 func workloads(all []rollout.Workload) []deploy.Workload {
 	var out []deploy.Workload
 	for _, w := range all {
@@ -96,7 +96,7 @@ func workloads(all []rollout.Workload) []deploy.Workload {
 	return out
 }
 
-// problem is a problem in one line.
+// problem returns a problem as one line of text.
 func problem(p rollout.Problem) string {
 	subject := p.Object
 	if p.Pod != "" {

@@ -17,40 +17,40 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/deploy"
 )
 
-// rate is how many requests a second are sent while versions change.
+// rate is the number of requests per second that are sent during rollouts.
 const rate = 200
 
-// TestNoRequestIsLost sends requests through the Service while good versions
-// roll out and bad ones are rolled back.
+// TestNoRequestIsLost sends requests to the Service while good versions are rolled out and
+// bad versions are rolled back.
 func TestNoRequestIsLost(t *testing.T) {
-	p := newPlace(t)
+	p := newTestRelease(t)
 	good, bad := 3, 1
 	if os.Getenv(soakVariable) != "" {
 		good, bad = 20, 5
 	}
 	base := map[string]any{"replicas": 2}
-	p.must(t, deploy.Installed, base)
+	p.mustDeploy(t, deploy.Installed, base)
 	service, err := p.Client.CoreV1().Services(p.o.Namespace).Get(t.Context(), "app", metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	url := "http://" + service.Spec.ClusterIP + "/"
-	// The node's proxy learns of a new Service a moment after its pods are ready.
+	// The node routes requests to a new Service shortly after its pods are ready.
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for until := time.Now().Add(10 * time.Second); ; <-tick.C {
-		err := ask(t.Context(), &http.Client{Timeout: time.Second}, url)
+		err := get(t.Context(), &http.Client{Timeout: time.Second}, url)
 		if err == nil {
 			break
 		}
 		if time.Now().After(until) {
-			t.Fatalf("the Service never answered: %v", err)
+			t.Fatalf("the Service did not answer within 10 s: %v", err)
 		}
 	}
 	load := startLoad(t.Context(), url)
 	for i := range good {
 		set := map[string]any{"replicas": 2, "env": map[string]any{"ROUND": strconv.Itoa(i)}}
-		p.must(t, deploy.Upgraded, set)
+		p.mustDeploy(t, deploy.Upgraded, set)
 		if i%max(good/bad, 1) != 0 || i/max(good/bad, 1) >= bad {
 			continue
 		}
@@ -59,20 +59,20 @@ func TestNoRequestIsLost(t *testing.T) {
 			t.Errorf("%+v %v", r, err)
 		}
 	}
-	sent, failed, why := load.stop()
+	sent, failed, lastErr := load.stop()
 	t.Logf("%d requests over %d rollouts and %d rollbacks, %d failed", sent, good, bad, failed)
 	if failed > 0 || sent < 1000 {
-		t.Errorf("%d of %d requests failed, for example: %v", failed, sent, why)
+		t.Errorf("%d of %d requests failed, for example: %v", failed, sent, lastErr)
 	}
 }
 
-// load sends requests at a steady rate, whatever becomes of earlier ones, half
-// of them over connections of their own.
+// load sends requests at a constant rate, even if earlier requests are not answered yet.
+// Every second request uses a new connection.
 type load struct {
 	cancel       context.CancelFunc
 	done         sync.WaitGroup
 	sent, failed atomic.Int64
-	why          atomic.Value
+	lastErr      atomic.Value
 }
 
 func startLoad(ctx context.Context, url string) *load {
@@ -96,9 +96,9 @@ func startLoad(ctx context.Context, url string) *load {
 			}
 			l.done.Go(func() {
 				l.sent.Add(1)
-				if err := ask(context.WithoutCancel(ctx), client, url); err != nil {
+				if err := get(context.WithoutCancel(ctx), client, url); err != nil {
 					l.failed.Add(1)
-					l.why.Store(time.Now().Format("15:04:05.000 ") + err.Error())
+					l.lastErr.Store(time.Now().Format("15:04:05.000 ") + err.Error())
 				}
 			})
 		}
@@ -106,7 +106,7 @@ func startLoad(ctx context.Context, url string) *load {
 	return l
 }
 
-func ask(ctx context.Context, client *http.Client, url string) error {
+func get(ctx context.Context, client *http.Client, url string) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
@@ -125,8 +125,8 @@ func ask(ctx context.Context, client *http.Client, url string) error {
 	return nil
 }
 
-func (l *load) stop() (sent, failed int64, why any) {
+func (l *load) stop() (sent, failed int64, lastErr any) {
 	l.cancel()
 	l.done.Wait()
-	return l.sent.Load(), l.failed.Load(), l.why.Load()
+	return l.sent.Load(), l.failed.Load(), l.lastErr.Load()
 }

@@ -11,16 +11,17 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// mergePatch is the three-way patch for kinds whose lists nobody describes.
+// mergePatch returns a three-way JSON merge patch, for kinds without a Go type that
+// describes how their lists are merged (https://www.rfc-editor.org/rfc/rfc7386).
 func mergePatch(original, modified, current []byte) ([]byte, error) {
 	patch, err := jsonmergepatch.CreateThreeWayJSONMergePatch(original, modified, current)
 	if err != nil {
-		return nil, fmt.Errorf("making the patch: %w", err)
+		return nil, fmt.Errorf("computing the patch: %w", err)
 	}
-	// Values that are there already are no change.
+	// A patch with values that the object already has is not a change.
 	patched, err := jsonpatch.MergePatch(current, patch)
 	if err != nil {
-		return nil, fmt.Errorf("trying the patch: %w", err)
+		return nil, fmt.Errorf("computing the result of the patch: %w", err)
 	}
 	if jsonpatch.Equal(current, patched) {
 		return []byte("{}"), nil
@@ -28,14 +29,14 @@ func mergePatch(original, modified, current []byte) ([]byte, error) {
 	return patch, nil
 }
 
-// diff is what a person reads of a change; empty where there is none. Values
-// of Secrets are hidden, but for whether they change.
+// diff returns a change as a unified diff of YAML. It is empty if nothing changes.
+// The values of Secrets are hidden; only whether they change is visible.
 func (c change) diff() string {
-	before, after := shown(c.before), shown(c.after)
+	before, after := withoutServerFields(c.before), withoutServerFields(c.after)
 	if c.action == actionDelete {
 		after = nil
 	}
-	hide(before, after)
+	hideSecrets(before, after)
 	text, err := difflib.GetUnifiedDiffString(difflib.UnifiedDiff{
 		A: lines(before), B: lines(after), FromFile: "running", ToFile: "planned", Context: 3,
 	})
@@ -45,8 +46,9 @@ func (c change) diff() string {
 	return text
 }
 
-// shown is an object without what the server alone writes.
-func shown(u *unstructured.Unstructured) map[string]any {
+// withoutServerFields returns an object without the fields that only the API server
+// and its controllers write.
+func withoutServerFields(u *unstructured.Unstructured) map[string]any {
 	if u == nil {
 		return nil
 	}
@@ -58,24 +60,25 @@ func shown(u *unstructured.Unstructured) map[string]any {
 		}
 		if a, ok := meta["annotations"].(map[string]any); ok {
 			delete(a, "deployment.kubernetes.io/revision")
-			delete(a, "kubectl.kubernetes.io/last-applied-configuration") // it repeats a Secret's values
+			delete(a, "kubectl.kubernetes.io/last-applied-configuration") // it repeats the values of a Secret
 		}
 	}
 	return o
 }
 
-// hide puts marks in place of the values of Secrets: equal marks for equal
-// values, so that a change is seen and nothing else.
-func hide(before, after map[string]any) {
+// hideSecrets replaces the values of a Secret by placeholders. A value that does not
+// change has the same placeholder on both sides, so that a diff shows which keys
+// change.
+func hideSecrets(before, after map[string]any) {
 	for _, field := range []string{"data", "stringData"} {
-		old, _ := secret(before)[field].(map[string]any)
-		planned, _ := secret(after)[field].(map[string]any)
+		old, _ := ifSecret(before)[field].(map[string]any)
+		planned, _ := ifSecret(after)[field].(map[string]any)
 		for k := range planned {
-			mark := "(hidden)"
+			placeholder := "(hidden)"
 			if v, ok := old[k]; ok && fmt.Sprint(v) != fmt.Sprint(planned[k]) {
-				mark = "(hidden, changed)"
+				placeholder = "(hidden, changed)"
 			}
-			planned[k] = mark
+			planned[k] = placeholder
 		}
 		for k := range old {
 			old[k] = "(hidden)"
@@ -83,13 +86,15 @@ func hide(before, after map[string]any) {
 	}
 }
 
-func secret(o map[string]any) map[string]any {
+// ifSecret returns the object if it is a Secret, and nil otherwise.
+func ifSecret(o map[string]any) map[string]any {
 	if o["kind"] == "Secret" {
 		return o
 	}
 	return nil
 }
 
+// lines returns an object as lines of YAML.
 func lines(o map[string]any) []string {
 	if o == nil {
 		return nil

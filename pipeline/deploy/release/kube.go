@@ -15,26 +15,28 @@ import (
 	"k8s.io/cli-runtime/pkg/resource"
 )
 
-// fieldManager is who Kubernetes says changed an object.
+// fieldManager is the field manager of the changes to objects
+// (https://kubernetes.io/docs/reference/using-api/server-side-apply/#managers).
 const fieldManager = "slipway"
 
-// client is Helm's Kubernetes client with its own way of updating and waiting.
+// client is the Kubernetes client of Helm with a different way to update objects and
+// to wait for them. A client is used for one operation of Helm at a time.
 type client struct {
 	*helmkube.Client
 	waiter Waiter
 
-	ctx     context.Context //nolint:containedctx // Helm's interface has none to pass
-	applied []*helm.Release
-	phase   string
-	waitErr error
+	ctx     context.Context // stored here because the interface of Helm passes no context
+	applied []*helm.Release // see baseline
+	phase   string          // passed to the waiter for hooks
+	waitErr error           // what the waiter returned
 }
 
-// begin prepares for one operation of Helm's.
+// begin prepares the client for one operation of Helm.
 func (c *client) begin(ctx context.Context, applied []*helm.Release) {
 	c.ctx, c.applied, c.phase, c.waitErr = ctx, applied, "", nil
 }
 
-// key tells objects apart.
+// key identifies an object.
 type key struct{ group, kind, namespace, name string }
 
 func keyOf(i *resource.Info) key {
@@ -42,8 +44,8 @@ func keyOf(i *resource.Info) key {
 	return key{gvk.Group, gvk.Kind, i.Namespace, i.Name}
 }
 
-// Update brings the cluster to target. What Helm believes to be there is not
-// asked: see baseline.
+// Update makes the objects in the cluster match target. It ignores the original
+// objects that Helm passes and compares with the baseline instead.
 func (c *client) Update(_, target helmkube.ResourceList, force bool) (*helmkube.Result, error) {
 	if force {
 		return &helmkube.Result{}, errors.New("replacing objects is not supported")
@@ -63,35 +65,36 @@ func (c *client) Update(_, target helmkube.ResourceList, force bool) (*helmkube.
 	return result, err
 }
 
-// Create creates objects; Helm calls it for a first install and for hooks.
+// Create creates objects. Helm calls it for the first installation and for hooks.
 func (c *client) Create(resources helmkube.ResourceList) (*helmkube.Result, error) {
-	if err := c.fenced(); err != nil {
+	if err := c.checkLock(); err != nil {
 		return nil, err
 	}
-	return c.Client.Create(resources) //nolint:wrapcheck // Helm adds what is missing
+	return c.Client.Create(resources)
 }
 
-// fenced stops what another may be doing by now. An interrupt does not stop an
-// apply: half of one is worse than all of it.
-func (c *client) fenced() error {
+// checkLock returns [ErrLockLost] if another run may hold the lock by now, so that two
+// runs never change objects at the same time. An interrupt is no reason to stop,
+// because a release that is applied only in part is worse than a complete one.
+func (c *client) checkLock() error {
 	if errors.Is(context.Cause(c.ctx), ErrLockLost) {
 		return ErrLockLost
 	}
 	return nil
 }
 
-// Wait hands the objects to the Waiter, as the last part of an install, an
+// Wait passes the objects to the Waiter. Helm calls it at the end of an install, an
 // upgrade or a rollback.
 func (c *client) Wait(resources helmkube.ResourceList, _ time.Duration) error {
 	return c.follow("rollout", resources)
 }
 
-// WaitWithJobs is Wait: the Waiter knows Jobs.
+// WaitWithJobs is the same as Wait, because the Waiter also waits for Jobs.
 func (c *client) WaitWithJobs(resources helmkube.ResourceList, timeout time.Duration) error {
 	return c.Wait(resources, timeout)
 }
 
-// WatchUntilReady hands a hook to the Waiter.
+// WatchUntilReady passes a hook to the Waiter.
 func (c *client) WatchUntilReady(resources helmkube.ResourceList, _ time.Duration) error {
 	phase := c.phase
 	if phase == "" {
@@ -100,6 +103,7 @@ func (c *client) WatchUntilReady(resources helmkube.ResourceList, _ time.Duratio
 	return c.follow(phase, resources)
 }
 
+// follow calls the Waiter and keeps its error for [Client.applyError].
 func (c *client) follow(phase string, resources helmkube.ResourceList) error {
 	if c.waiter == nil {
 		return nil
@@ -111,7 +115,8 @@ func (c *client) follow(phase string, resources helmkube.ResourceList) error {
 	return err
 }
 
-// WaitForDelete waits for old hooks to be gone; Helm looks every two seconds.
+// WaitForDelete waits until earlier hooks are deleted. It polls every 100 ms, because
+// the two seconds between the polls of Helm would delay every deployment.
 func (c *client) WaitForDelete(resources helmkube.ResourceList, timeout time.Duration) error {
 	err := wait.PollUntilContextTimeout(c.ctx, 100*time.Millisecond, timeout, true, func(context.Context) (bool, error) {
 		for _, r := range resources {
@@ -129,7 +134,8 @@ func (c *client) WaitForDelete(resources helmkube.ResourceList, timeout time.Dur
 	return nil
 }
 
-// Images are the images that an object's pods run.
+// Images returns the images of the containers and init containers of an object that
+// is a pod or has a pod template.
 func Images(o *unstructured.Unstructured) []string {
 	var out []string
 	for _, field := range []string{"initContainers", "containers"} {
@@ -150,7 +156,7 @@ func asUnstructured(o runtime.Object) *unstructured.Unstructured {
 	return u
 }
 
-// objects are a list's objects, with their namespaces.
+// objects returns the objects of a list with their namespaces set.
 func objects(list helmkube.ResourceList) []*unstructured.Unstructured {
 	out := make([]*unstructured.Unstructured, 0, len(list))
 	for _, info := range list {

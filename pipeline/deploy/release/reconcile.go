@@ -30,21 +30,23 @@ const (
 	actionDelete = "delete"
 )
 
-// change is what becomes of one object.
+// change is a change of one object.
 type change struct {
 	action        string
 	info          *resource.Info
 	before, after *unstructured.Unstructured
 }
 
+// object returns the kind and name of the object, for example deployment/orders.
 func (c change) object() string {
 	return strings.ToLower(c.info.Mapping.GroupVersionKind.Kind) + "/" + c.info.Name
 }
 
-// baseline is what the cluster may hold of every object: the newest good
-// revision and, laid over it, every one since, because those failed and nobody
-// knows how far they came. Patching against it removes what any of them brought.
-// Helm patches against one revision only and so leaves the rest behind.
+// baseline returns every object that the cluster may contain from earlier revisions.
+// It merges the newest good revision with all later revisions, because those failed
+// and it is unknown which of their objects were applied. A patch that is computed
+// against the baseline removes everything that any of them added. Helm compares with
+// one revision only, so that changes of other failed revisions remain in the cluster.
 func (c *client) baseline() (map[key]*resource.Info, error) {
 	all := map[key]*resource.Info{}
 	for _, r := range c.applied {
@@ -66,7 +68,7 @@ func (c *client) baseline() (map[key]*resource.Info, error) {
 	return all, nil
 }
 
-// overlay lays info's object over base's.
+// overlay merges the object of info into that of base.
 func overlay(base, info *resource.Info) error {
 	old, err := json.Marshal(base.Object)
 	if err != nil {
@@ -93,8 +95,8 @@ func overlay(base, info *resource.Info) error {
 	return nil
 }
 
-// typedObject is an object's Go type, which says how its lists merge; nil for
-// kinds that are not Kubernetes' own.
+// typedObject returns an object as its Go type, which defines how its lists are
+// merged. It returns nil for custom resources and CustomResourceDefinitions.
 func typedObject(info *resource.Info) runtime.Object {
 	typed := helmkube.AsVersioned(info)
 	switch typed.(type) {
@@ -104,55 +106,73 @@ func typedObject(info *resource.Info) runtime.Object {
 	return typed
 }
 
-// reconcile makes the cluster hold target and nothing else of the release, or
-// finds out what that would change. In a dry run objects are asked about side
-// by side.
+// reconcile makes the objects of the release in the cluster match target, and deletes
+// all others. In a dry run it only determines the changes.
 func (c *client) reconcile(target helmkube.ResourceList, dry bool) ([]change, error) {
 	base, err := c.baseline()
 	if err != nil {
 		return nil, err
 	}
-	changes := make([]change, len(target))
+	var changes []change
 	if dry {
-		errs := make([]error, len(target))
-		var asking sync.WaitGroup
-		limit := make(chan struct{}, 8)
-		for i, info := range target {
-			asking.Go(func() {
-				limit <- struct{}{}
-				defer func() { <-limit }()
-				changes[i], errs[i] = c.bring(info, base[keyOf(info)], true)
-			})
-		}
-		asking.Wait()
-		if err := errors.Join(errs...); err != nil {
-			return nil, err
-		}
+		changes, err = c.dryRun(target, base)
 	} else {
-		for i, info := range target {
-			if err := c.fenced(); err != nil {
-				return changes[:i], err
-			}
-			if changes[i], err = c.bring(info, base[keyOf(info)], false); err != nil {
-				return changes[:i], err
-			}
-		}
+		changes, err = c.applyAll(target, base)
+	}
+	if err != nil {
+		return changes, err
 	}
 	for _, info := range target {
 		delete(base, keyOf(info))
 	}
-	gone, err := c.remove(base, dry)
-	return slices.Concat(changes, gone), err
+	removed, err := c.remove(base, dry)
+	return slices.Concat(changes, removed), err
 }
 
-// bring makes one object what the chart says.
-func (c *client) bring(info, base *resource.Info, dry bool) (change, error) {
+// dryRun determines the changes of all objects, several at the same time.
+func (c *client) dryRun(target helmkube.ResourceList, base map[key]*resource.Info) ([]change, error) {
+	changes, errs := make([]change, len(target)), make([]error, len(target))
+	var requests sync.WaitGroup
+	limit := make(chan struct{}, 8)
+	for i, info := range target {
+		requests.Go(func() {
+			limit <- struct{}{}
+			defer func() { <-limit }()
+			changes[i], errs[i] = c.reconcileObject(info, base[keyOf(info)], true)
+		})
+	}
+	requests.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return changes, nil
+}
+
+// applyAll applies the objects in their order. If one of them fails, it returns the
+// changes that were made before.
+func (c *client) applyAll(target helmkube.ResourceList, base map[key]*resource.Info) ([]change, error) {
+	changes := make([]change, 0, len(target))
+	for _, info := range target {
+		if err := c.checkLock(); err != nil {
+			return changes, err
+		}
+		ch, err := c.reconcileObject(info, base[keyOf(info)], false)
+		if err != nil {
+			return changes, err
+		}
+		changes = append(changes, ch)
+	}
+	return changes, nil
+}
+
+// reconcileObject makes one object in the cluster match the chart.
+func (c *client) reconcileObject(info, base *resource.Info, dry bool) (change, error) {
 	ch := change{action: actionUpdate, info: info}
 	helper := resource.NewHelper(info.Client, info.Mapping).WithFieldManager(fieldManager).DryRun(dry)
 	live, err := helper.Get(info.Namespace, info.Name)
-	if err == nil && dying(live) {
-		// It goes away whatever is written to it now.
-		if live, err = c.outlive(helper, info, dry); err != nil && !apierrors.IsNotFound(err) {
+	if err == nil && terminating(live) {
+		// It will be deleted even if it is updated now, so it must be created again.
+		if live, err = c.waitUntilDeleted(helper, info, dry); err != nil && !apierrors.IsNotFound(err) {
 			return ch, fmt.Errorf("%s is being deleted: %w", ch.object(), err)
 		}
 	}
@@ -161,7 +181,7 @@ func (c *client) bring(info, base *resource.Info, dry bool) (change, error) {
 	case apierrors.IsNotFound(err):
 		ch.action = actionCreate
 		if after, err = helper.Create(info.Namespace, true, info.Object); dry && (apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err)) {
-			after, err = info.Object, nil // the namespace is still to be made, or an old one still to go
+			after, err = info.Object, nil // the namespace does not exist yet, or the old object still exists
 		}
 	case err != nil:
 		return ch, fmt.Errorf("reading %s: %w", ch.object(), err)
@@ -190,17 +210,18 @@ func (c *client) bring(info, base *resource.Info, dry bool) (change, error) {
 	return ch, nil
 }
 
-func dying(o runtime.Object) bool {
+func terminating(o runtime.Object) bool {
 	u := asUnstructured(o)
 	return u != nil && u.GetDeletionTimestamp() != nil
 }
 
-// outlive waits for an object that is being deleted to be gone, as "not found"
-// says. A dry run takes it as gone.
-func (c *client) outlive(helper *resource.Helper, info *resource.Info, dry bool) (runtime.Object, error) {
-	gone := apierrors.NewNotFound(info.Mapping.Resource.GroupResource(), info.Name)
+// waitUntilDeleted waits until an object that is being deleted no longer exists, and
+// returns a "not found" error. In a dry run it returns that error without waiting. If
+// another client has created the object again, it returns that object.
+func (c *client) waitUntilDeleted(helper *resource.Helper, info *resource.Info, dry bool) (runtime.Object, error) {
+	notFound := apierrors.NewNotFound(info.Mapping.Resource.GroupResource(), info.Name)
 	if dry {
-		return nil, gone
+		return nil, notFound
 	}
 	var live runtime.Object
 	err := wait.PollUntilContextTimeout(c.ctx, 200*time.Millisecond, hookTimeout, true, func(context.Context) (bool, error) {
@@ -210,23 +231,23 @@ func (c *client) outlive(helper *resource.Helper, info *resource.Info, dry bool)
 			return true, nil
 		case err != nil:
 			return false, err
-		case !dying(o): // somebody was faster
+		case !terminating(o): // another client has created it again
 			live = o
 		}
 		return live != nil, nil
 	})
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("waiting for it to be gone (look at its finalizers): %w", err)
+		return nil, fmt.Errorf("waiting until the deletion is complete (check the finalizers of the object): %w", err)
 	case live == nil:
-		return nil, gone
+		return nil, notFound
 	}
 	return live, nil
 }
 
-// withAlias fills in serviceAccount, the old name of serviceAccountName, as the
-// server does. Else taking the one away would leave the other, from which the
-// server fills in the first again.
+// withAlias sets serviceAccount, the deprecated alias of serviceAccountName, as the
+// API server does. Otherwise a patch that removes serviceAccountName would keep the
+// alias, from which the API server would restore serviceAccountName.
 func withAlias(o runtime.Object) runtime.Object {
 	u := asUnstructured(o)
 	if u == nil {
@@ -242,9 +263,10 @@ func withAlias(o runtime.Object) runtime.Object {
 	return u
 }
 
-// withoutReplicas drops the number of pods from what was there where the chart
-// no more says one: an autoscaler does from now on. Else the patch would unset
-// it, which means a single pod until the autoscaler's next look.
+// withoutReplicas removes spec.replicas from base if target does not set it, because
+// then an autoscaler controls the number of pods. Otherwise the patch would remove
+// spec.replicas, and the workload would be scaled to one pod until the autoscaler
+// adjusts it.
 func withoutReplicas(base, target runtime.Object) runtime.Object {
 	t, b := asUnstructured(target), asUnstructured(base)
 	if t == nil || b == nil {
@@ -258,7 +280,7 @@ func withoutReplicas(base, target runtime.Object) runtime.Object {
 	return b
 }
 
-// podSpec is where an object of a kind describes its pods.
+// podSpec returns the path of the pod spec in an object of a kind.
 func podSpec(kind string) []string {
 	switch kind {
 	case "Pod":
@@ -269,22 +291,23 @@ func podSpec(kind string) []string {
 	return []string{"spec", "template", "spec"}
 }
 
-// threeWay is the patch from live to info's object that removes what only base
-// has, as kubectl apply makes it.
+// threeWay returns the patch from live to the object of info. It removes the fields
+// that base contains and info does not, as kubectl apply does
+// (https://kubernetes.io/docs/tasks/manage-kubernetes-objects/declarative-config/#how-apply-calculates-differences-and-merges-changes).
 func threeWay(info, base *resource.Info, live runtime.Object) ([]byte, types.PatchType, error) {
 	modified, err := json.Marshal(withAlias(info.Object))
 	if err != nil {
-		return nil, "", err //nolint:wrapcheck // the caller names the object
+		return nil, "", err
 	}
 	original := modified
 	if base != nil {
 		if original, err = json.Marshal(withoutReplicas(withAlias(base.Object), info.Object)); err != nil {
-			return nil, "", err //nolint:wrapcheck // the caller names the object
+			return nil, "", err
 		}
 	}
 	current, err := json.Marshal(live)
 	if err != nil {
-		return nil, "", err //nolint:wrapcheck // the caller names the object
+		return nil, "", err
 	}
 	typed := typedObject(info)
 	if typed == nil {
@@ -293,17 +316,18 @@ func threeWay(info, base *resource.Info, live runtime.Object) ([]byte, types.Pat
 	}
 	meta, err := strategicpatch.NewPatchMetaFromStruct(typed)
 	if err != nil {
-		return nil, "", err //nolint:wrapcheck // the caller names the object
+		return nil, "", err
 	}
 	patch, err := strategicpatch.CreateThreeWayMergePatch(original, modified, current, meta, true)
-	return patch, types.StrategicMergePatchType, err //nolint:wrapcheck // the caller names the object
+	return patch, types.StrategicMergePatchType, err
 }
 
-// remove deletes what earlier revisions brought and the chart has no more.
-func (c *client) remove(rest map[key]*resource.Info, dry bool) ([]change, error) {
+// remove deletes objects of earlier revisions that are no longer part of the chart,
+// unless they have the annotation helm.sh/resource-policy: keep.
+func (c *client) remove(obsolete map[key]*resource.Info, dry bool) ([]change, error) {
 	var changes []change
 	var errs []error
-	for _, info := range rest {
+	for _, info := range obsolete {
 		helper := resource.NewHelper(info.Client, info.Mapping).WithFieldManager(fieldManager).DryRun(dry)
 		live, err := helper.Get(info.Namespace, info.Name)
 		if apierrors.IsNotFound(err) {
@@ -328,7 +352,8 @@ func (c *client) remove(rest map[key]*resource.Info, dry bool) ([]change, error)
 	return changes, errors.Join(errs...)
 }
 
-// prune deletes what a failed install brought and its replacement has not.
+// prune deletes the objects of a failed installation that its replacement does not
+// contain.
 func (c *client) prune(manifest string) error {
 	base, err := c.baseline()
 	if err != nil {
@@ -345,12 +370,13 @@ func (c *client) prune(manifest string) error {
 	return err
 }
 
-// own adds what Helm adds to the objects of a release.
-func own(target helmkube.ResourceList, name, namespace string) error {
+// markOwned adds the label and the annotations that Helm adds to the objects of a
+// release, so that a dry run compares what Helm would apply.
+func markOwned(target helmkube.ResourceList, name, namespace string) error {
 	for _, info := range target {
 		u := asUnstructured(info.Object)
 		if u == nil {
-			return fmt.Errorf("%s is a %T", info.Name, info.Object)
+			return fmt.Errorf("object %s has the unexpected type %T", info.Name, info.Object)
 		}
 		labels, annotations := u.GetLabels(), u.GetAnnotations()
 		if labels == nil {

@@ -1,13 +1,18 @@
-// Package release keeps Helm 3 to itself: it finds out the state of a release,
-// renders, applies, goes back and repairs what dead runs left. Helm 4 would be
-// a change of this package alone.
+// Package release is the only package that imports Helm 3. It determines the state of
+// a release, renders and applies charts, rolls back, and recovers releases that a
+// killed run left unfinished. A move to Helm 4 would change this package only.
 //
-// Helm's own waiting sees neither pods nor reasons, so the objects it applied
-// are handed to a [Waiter] instead, from inside Helm's operation: a revision
-// becomes "deployed" only after its rollout passed, and a run that dies leaves
-// it pending for the next to recover. Helm's patches forget what failed
-// revisions changed; here every object is patched against all revisions since
+// Helm itself waits without examining pods, so it cannot report why a rollout fails.
+// Therefore the package passes the applied objects to a [Waiter] while the operation
+// of Helm is still in progress. A revision gets the status "deployed" only after its
+// rollout has succeeded, and if the run is killed, the revision remains pending and
+// the next run recovers it.
+//
+// Helm computes patches against a single revision, so that changes of failed revisions
+// can remain in the cluster. This package computes them against all revisions since
 // the last good one (see baseline).
+//
+// The package promises no compatibility to programs other than slipway.
 package release
 
 import (
@@ -31,35 +36,37 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/deploy"
 )
 
-// ErrLockLost is the cause of a context that ends because another may hold the
-// release's lock. It stops an apply between two objects; an interrupt does not.
+// ErrLockLost is the cause of a context that is cancelled because another run may hold
+// the lock of the release. It stops an apply between two objects, in contrast to an
+// interrupt, which does not.
 var ErrLockLost = errors.New("the lock was lost: no heartbeat reached the cluster in time")
 
-// Waiter follows objects that were just applied until they are ready. Phase
-// says what they are: "rollout" for the workloads, else a hook, for example
-// "pre-upgrade".
+// Waiter waits for objects that were applied.
 type Waiter interface {
+	// Wait waits until the objects are ready or it is certain that they will not be.
+	// The phase is "rollout" for the objects of the chart, "hook" for a hook, and
+	// "test" for a test hook.
 	Wait(ctx context.Context, phase string, objects []*unstructured.Unstructured) error
 }
 
-// Options says which release and how it is reached.
+// Options are the options of a [Client].
 type Options struct {
-	Getter     genericclioptions.RESTClientGetter // its requests must have a timeout: Helm gives them none
-	Name       string
-	Namespace  string
-	MaxHistory int // revisions to keep; default: that of [config.DefaultEnvironment]
-	Waiter     Waiter
-	Log        func(format string, args ...any)
+	Getter     genericclioptions.RESTClientGetter // its requests must have a timeout, because Helm sets none
+	Name       string                             // the name of the release
+	Namespace  string                             // the namespace of the release
+	MaxHistory int                                // revisions to keep; default: that of [config.DefaultEnvironment]
+	Waiter     Waiter                             // waits for applied objects; if nil, nothing waits
+	Log        func(format string, args ...any)   // receives the debug messages of Helm; optional
 }
 
-// Client works on one release.
+// Client reads and changes one release.
 type Client struct {
 	Options
 	config *action.Configuration
 	kube   *client
 }
 
-// New returns a client. It does not speak to the cluster yet.
+// New returns a client. It does not connect to the cluster.
 func New(o Options) (*Client, error) {
 	o.MaxHistory = cmp.Or(o.MaxHistory, config.DefaultEnvironment().History)
 	if o.Log == nil {
@@ -67,11 +74,11 @@ func New(o Options) (*Client, error) {
 	}
 	c := &Client{Options: o, config: new(action.Configuration)}
 	if err := c.config.Init(o.Getter, o.Namespace, "secret", o.Log); err != nil {
-		return nil, fmt.Errorf("setting Helm up: %w", err)
+		return nil, fmt.Errorf("initializing Helm: %w", err)
 	}
 	kubeClient, ok := c.config.KubeClient.(*kube.Client)
 	if !ok {
-		return nil, fmt.Errorf("setting Helm up: its client is a %T", c.config.KubeClient)
+		return nil, fmt.Errorf("initializing Helm: its client has the unexpected type %T", c.config.KubeClient)
 	}
 	kubeClient.Namespace = o.Namespace
 	c.kube = &client{Client: kubeClient, waiter: o.Waiter}
@@ -79,8 +86,9 @@ func New(o Options) (*Client, error) {
 	return c, nil
 }
 
-// Recover makes an unfinished release one that can be upgraded. It must be
-// called under the release's lock: nothing else tells a dead run from a slow
+// Recover marks the newest revision of an unfinished release as failed, so that the
+// release can be upgraded. It returns the new state. The caller must hold the lock of
+// the release, because without it a killed run cannot be distinguished from a slow
 // one.
 func (c *Client) Recover(ctx context.Context, found Found) (Found, error) {
 	if found.State != deploy.Unfinished {
@@ -92,11 +100,12 @@ func (c *Client) Recover(ctx context.Context, found Found) (Found, error) {
 	return c.Find(ctx)
 }
 
-// Fail marks a revision failed, also when ctx has ended: what is stored must be
-// what happened.
+// Fail marks a revision as failed, with why as its description. It does so even if ctx
+// is cancelled, so that the stored status is correct, unless the lock is lost: then it
+// returns [ErrLockLost].
 func (c *Client) Fail(ctx context.Context, revision int, why string) error {
 	if errors.Is(context.Cause(ctx), ErrLockLost) {
-		return ErrLockLost // it is another's now
+		return ErrLockLost
 	}
 	r, err := c.config.Releases.Get(c.Name, revision)
 	if err != nil {
@@ -109,6 +118,8 @@ func (c *Client) Fail(ctx context.Context, revision int, why string) error {
 	return nil
 }
 
+// install returns an installation of the release. Helm replaces a release that has
+// only failed revisions.
 func (c *Client) install(found Found, description string) *action.Install {
 	i := action.NewInstall(c.config)
 	i.ReleaseName, i.Namespace, i.Description = c.Name, c.Namespace, description
@@ -124,14 +135,14 @@ func (c *Client) upgrade(description string, labels map[string]string) *action.U
 	return u
 }
 
-// hookTimeout bounds what Helm itself waits for, which is the deletion of old
-// hooks; all other waiting is the Waiter's.
+// hookTimeout limits how long Helm itself waits, which is only for the deletion of
+// earlier hooks. The Waiter waits for everything else.
 const hookTimeout = 2 * time.Minute
 
-// Note is what is kept with a revision.
+// Note is stored with a revision in the history of the release.
 type Note struct {
 	Description string
-	Digest      string // sha256:...
+	Digest      string // the digest of the image, as sha256:...
 }
 
 func (n Note) labels() map[string]string {
@@ -141,9 +152,10 @@ func (n Note) labels() map[string]string {
 	return map[string]string{imageLabel: strings.TrimPrefix(n.Digest, "sha256:")[:min(63, len(n.Digest)-len("sha256:"))]}
 }
 
-// Apply installs or upgrades, and returns the revision it made, also where it
-// failed; 0 is none. A cancelled context ends the waiting, never an apply
-// halfway. found must not be unfinished: see [Client.Recover].
+// Apply installs or upgrades the release and returns the revision that it made, even
+// if the rollout failed. The revision is 0 if none was made. If ctx is cancelled, Apply
+// stops waiting, but it does not stop between two objects. The state must not be
+// unfinished; see [Client.Recover].
 func (c *Client) Apply(ctx context.Context, found Found, r Rendered, note Note) (int, error) {
 	c.kube.begin(ctx, found.applied)
 	c.config.Releases.MaxHistory = c.MaxHistory
@@ -164,21 +176,19 @@ func (c *Client) Apply(ctx context.Context, found Found, r Rendered, note Note) 
 	if made != nil && made.Version > found.Last {
 		revision = made.Version
 	}
-	if err != nil {
-		return c.settle(ctx, revision, c.applyError(err))
-	}
-	return c.settle(ctx, revision, nil)
+	return c.correctStatus(ctx, revision, c.applyError(err))
 }
 
-// settle re-reads the revision and sees to it that what is stored is what
-// happened: Helm only logs it when it cannot write a status, and forgets the
-// status of a rollback whose hook fails.
-func (c *Client) settle(ctx context.Context, revision int, cause error) (int, error) {
+// correctStatus reads a revision again and corrects its stored status. If Helm cannot
+// write a status, it only logs that, and if a hook of a rollback fails, it does not
+// write the status at all. cause is why the operation failed, or nil; it is part of
+// the returned error.
+func (c *Client) correctStatus(ctx context.Context, revision int, cause error) (int, error) {
 	if revision == 0 {
 		return 0, cause
 	}
 	if errors.Is(context.Cause(ctx), ErrLockLost) {
-		return revision, cause // it is another's now
+		return revision, cause // another run may work on the release
 	}
 	r, err := c.config.Releases.Get(c.Name, revision)
 	switch {
@@ -195,7 +205,8 @@ func (c *Client) settle(ctx context.Context, revision int, cause error) (int, er
 	return revision, errors.Join(cause, err)
 }
 
-// Rollback goes back to a revision and returns the new revision it made.
+// Rollback rolls back to a revision and returns the new revision that it made. The
+// new revision is 0 if none was made.
 func (c *Client) Rollback(ctx context.Context, found Found, to int) (int, error) {
 	c.kube.begin(ctx, found.applied)
 	rollback := action.NewRollback(c.config)
@@ -203,15 +214,15 @@ func (c *Client) Rollback(ctx context.Context, found Found, to int) (int, error)
 	err := rollback.Run(c.Name)
 	last, lastErr := c.config.Releases.Last(c.Name)
 	if lastErr != nil {
-		return 0, errors.Join(c.applyErrorOrNil(err), c.explain("reading the release again", lastErr))
+		return 0, errors.Join(c.applyError(err), c.explain("reading the release again", lastErr))
 	}
 	if last.Version <= found.Last {
-		return 0, c.applyErrorOrNil(err)
+		return 0, c.applyError(err)
 	}
-	return c.settle(ctx, last.Version, c.applyErrorOrNil(err))
+	return c.correctStatus(ctx, last.Version, c.applyError(err))
 }
 
-// Test runs the chart's test hooks and returns their names.
+// Test runs the test hooks of the chart and returns their names.
 func (c *Client) Test(ctx context.Context) ([]string, error) {
 	c.kube.begin(ctx, nil)
 	c.kube.phase = "test"
@@ -226,8 +237,5 @@ func (c *Client) Test(ctx context.Context) ([]string, error) {
 			}
 		}
 	}
-	if err != nil {
-		return names, c.applyError(err)
-	}
-	return names, nil
+	return names, c.applyError(err)
 }

@@ -16,6 +16,8 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/deploy"
 )
 
+// revisions returns a history. Each text is the status and the description of a
+// revision, and the first revision is 1.
 func revisions(list ...string) []*helm.Release {
 	var out []*helm.Release
 	for i, text := range list {
@@ -25,14 +27,14 @@ func revisions(list ...string) []*helm.Release {
 	return out
 }
 
-// TestStateOfARelease has the histories that Helm and slipway leave behind.
+// TestStateOfARelease covers the histories that Helm and slipway leave behind.
 func TestStateOfARelease(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		history []string
 		state   deploy.State
 		good    int
-		applied int // revisions the cluster may hold parts of
+		applied int // the number of revisions whose objects may be in the cluster
 	}{
 		{"installed", []string{"deployed: deployed v1"}, deploy.Deployed, 1, 1},
 		{"by helm", []string{"deployed: Install complete"}, deploy.Deployed, 1, 1},
@@ -41,7 +43,7 @@ func TestStateOfARelease(t *testing.T) {
 		{"first install replaced", []string{"superseded: Release \"app\" failed: x", "deployed: deployed v1"}, deploy.Deployed, 2, 1},
 		{"replaced and failed again", []string{"superseded: Release \"app\" failed: x", "failed: Release \"app\" failed: y"}, deploy.Failed, 0, 2},
 		{"upgrade failed", []string{"deployed: deployed v1", "failed: Upgrade \"app\" failed: x"}, deploy.Failed, 1, 2},
-		{"rollback failed too", []string{"deployed: deployed v1", "superseded: Upgrade \"app\" failed: x", "failed: Rollback \"app\" failed: y"}, deploy.Failed, 1, 3},
+		{"upgrade and rollback failed", []string{"deployed: deployed v1", "superseded: Upgrade \"app\" failed: x", "failed: Rollback \"app\" failed: y"}, deploy.Failed, 1, 3},
 		{"rolled back", []string{"superseded: deployed v1", "failed: Upgrade \"app\" failed: x", "deployed: Rollback to 1"}, deploy.Deployed, 3, 1},
 		{"install killed", []string{"pending-install: Initial install underway"}, deploy.Unfinished, 0, 1},
 		{"upgrade killed", []string{"deployed: deployed v1", "pending-upgrade: Preparing upgrade"}, deploy.Unfinished, 1, 2},
@@ -49,21 +51,22 @@ func TestStateOfARelease(t *testing.T) {
 		{"recovered and killed again", []string{"deployed: deployed v1", "failed: unfinished: revision 2 is pending-upgrade", "pending-upgrade: Preparing upgrade"}, deploy.Unfinished, 1, 3},
 		{"tests failed", []string{"deployed: deployed v1", "failed: tests failed: pod"}, deploy.Failed, 1, 2},
 		{"uninstalled, history kept", []string{"uninstalled: Uninstallation complete"}, deploy.Absent, 0, 0},
-		{"installed anew over a kept history, and failed", []string{"superseded: deployed v1", "superseded: superseded by new release", "failed: Release \"app\" failed: x"}, deploy.Failed, 0, 1},
+		{"uninstalled, history kept, installation failed", []string{"superseded: deployed v1", "superseded: superseded by new release", "failed: Release \"app\" failed: x"}, deploy.Failed, 0, 1},
 		{"uninstall killed", []string{"uninstalling: Deletion in progress"}, deploy.Unfinished, 0, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			f := judge(revisions(tt.history...))
+			f := stateOf(revisions(tt.history...))
 			if f.State != tt.state || f.Good != tt.good || len(f.applied) != tt.applied || f.Last != len(tt.history) {
 				t.Errorf("state %s, good %d, %d applied; want %s, %d, %d", f.State, f.Good, len(f.applied), tt.state, tt.good, tt.applied)
 			}
 			if f.State != deploy.Deployed && f.Reason == "" {
-				t.Error("there is no reason")
+				t.Error("the reason is empty")
 			}
 		})
 	}
 }
 
+// info returns an object as Helm reads it from a manifest.
 func info(t *testing.T, text string) *resource.Info {
 	t.Helper()
 	u := &unstructured.Unstructured{}
@@ -73,39 +76,39 @@ func info(t *testing.T, text string) *resource.Info {
 	return &resource.Info{Name: u.GetName(), Namespace: u.GetNamespace(), Object: u, Mapping: &meta.RESTMapping{GroupVersionKind: u.GroupVersionKind()}}
 }
 
-const deploymentOf = `apiVersion: apps/v1
+const deploymentHeader = `apiVersion: apps/v1
 kind: Deployment
 metadata: {name: app}
 spec:
 `
 
-// TestPatchRemovesWhatFailedRevisionsBrought merges a failed revision over a
-// good one and looks at what is left after the patch to a third.
-func TestPatchRemovesWhatFailedRevisionsBrought(t *testing.T) {
+// TestPatchRemovesChangesOfFailedRevisions computes the patch to a new revision after a
+// good and a failed one. keep must be in the patched object, and lose must not.
+func TestPatchRemovesChangesOfFailedRevisions(t *testing.T) {
 	pod := func(spec string) string {
-		return deploymentOf + "  template: {spec: {containers: [{name: app, image: a, env: [" + spec + "]}]}}\n"
+		return deploymentHeader + "  template: {spec: {containers: [{name: app, image: a, env: [" + spec + "]}]}}\n"
 	}
 	for _, tt := range []struct{ name, good, failed, live, target, keep, lose string }{
 		{
-			name: "an environment variable", good: pod("{name: OLD, value: x}"), failed: pod("{name: FAILED, value: x}"),
+			name: "a variable of the failed revision", good: pod("{name: OLD, value: x}"), failed: pod("{name: FAILED, value: x}"),
 			live:   pod("{name: OLD, value: x}, {name: FAILED, value: x}, {name: INJECTED, value: y}"),
 			target: pod("{name: NEW, value: x}"), keep: "INJECTED", lose: "FAILED",
 		},
 		{
-			name: "of the good one", good: pod("{name: OLD, value: x}"), failed: pod("{name: FAILED, value: x}"),
+			name: "a variable of the good revision", good: pod("{name: OLD, value: x}"), failed: pod("{name: FAILED, value: x}"),
 			live: pod("{name: OLD, value: x}"), target: pod("{name: NEW, value: x}"), keep: "NEW", lose: "OLD",
 		},
 		{
-			name:   "a service account, which has an old name too",
-			good:   deploymentOf + "  template: {spec: {containers: [{name: app, image: a}]}}\n",
-			failed: deploymentOf + "  template: {spec: {serviceAccountName: nobody, containers: [{name: app, image: a}]}}\n",
-			live:   deploymentOf + "  template: {spec: {serviceAccountName: nobody, serviceAccount: nobody, containers: [{name: app, image: a}]}}\n",
-			target: deploymentOf + "  template: {spec: {containers: [{name: app, image: a}]}}\n", keep: "app", lose: "nobody",
+			name:   "a service account, which is also set in a deprecated field",
+			good:   deploymentHeader + "  template: {spec: {containers: [{name: app, image: a}]}}\n",
+			failed: deploymentHeader + "  template: {spec: {serviceAccountName: nobody, containers: [{name: app, image: a}]}}\n",
+			live:   deploymentHeader + "  template: {spec: {serviceAccountName: nobody, serviceAccount: nobody, containers: [{name: app, image: a}]}}\n",
+			target: deploymentHeader + "  template: {spec: {containers: [{name: app, image: a}]}}\n", keep: "app", lose: "nobody",
 		},
 		{
-			name: "an autoscaler takes over the number of pods",
-			good: deploymentOf + "  replicas: 5\n", failed: deploymentOf + "  replicas: 6\n", live: deploymentOf + "  replicas: 7\n",
-			target: deploymentOf + "  paused: false\n", keep: `"replicas":7`, lose: "nothing",
+			name: "an autoscaler controls the number of pods from now on",
+			good: deploymentHeader + "  replicas: 5\n", failed: deploymentHeader + "  replicas: 6\n", live: deploymentHeader + "  replicas: 7\n",
+			target: deploymentHeader + "  paused: false\n", keep: `"replicas":7`, lose: "nothing",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -127,13 +130,13 @@ func TestPatchRemovesWhatFailedRevisionsBrought(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !strings.Contains(string(after), tt.keep) || strings.Contains(string(after), tt.lose) {
-				t.Errorf("after %s:\n%s", patch, after)
+				t.Errorf("the patch %s results in\n%s", patch, after)
 			}
 		})
 	}
 }
 
-func TestPatchOfUnknownKinds(t *testing.T) {
+func TestPatchOfCustomResources(t *testing.T) {
 	const kind = "apiVersion: example.com/v1\nkind: Thing\nmetadata: {name: a}\n"
 	base := info(t, kind+"spec: {a: 1, b: 2}\n")
 	if err := overlay(base, info(t, kind+"spec: {c: 3}\n")); err != nil {
@@ -145,14 +148,13 @@ func TestPatchOfUnknownKinds(t *testing.T) {
 	}
 	patch, _, err = threeWay(info(t, kind+"spec: {a: 1}\n"), base, info(t, kind+"spec: {a: 1, d: 4}\n").Object)
 	if err != nil || string(patch) != "{}" {
-		t.Errorf("nothing to change: %s %v", patch, err)
+		t.Errorf("the patch without a change is %s, %v", patch, err)
 	}
 }
 
 func TestDiffHidesSecrets(t *testing.T) {
 	secret := func(data string) *unstructured.Unstructured {
-		u := asUnstructured(info(t, "apiVersion: v1\nkind: Secret\nmetadata: {name: a, resourceVersion: '7'}\ndata: {"+data+"}\n").Object)
-		return u
+		return asUnstructured(info(t, "apiVersion: v1\nkind: Secret\nmetadata: {name: a, resourceVersion: '7'}\ndata: {"+data+"}\n").Object)
 	}
 	for _, tt := range []struct {
 		before, after *unstructured.Unstructured
@@ -165,34 +167,34 @@ func TestDiffHidesSecrets(t *testing.T) {
 	} {
 		d := change{action: actionUpdate, before: tt.before, after: tt.after}.diff()
 		if strings.Contains(d, "c2VjcmV0") || strings.Contains(d, "b3RoZXI=") || !strings.Contains(d, tt.want) || tt.want == "" && d != "" || strings.Contains(d, "resourceVersion") {
-			t.Errorf("diff:\n%s", d)
+			t.Errorf("want %q in the diff and no value:\n%s", tt.want, d)
 		}
 	}
 }
 
-// TestWhereARollbackGoes has the newest revision last.
-func TestWhereARollbackGoes(t *testing.T) {
+// TestGoodBefore checks which revision a rollback without an argument selects.
+func TestGoodBefore(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
-		history []string // status: description = manifest
+		history []string // status: description=manifest, oldest first
 		from    int
 		want    int
 	}{
-		{"upgraded", []string{"superseded: deployed=a", "deployed: deployed=b"}, 2, 1},
-		{"the first", []string{"deployed: deployed=a"}, 1, 0},
-		{"failed ones are passed over", []string{"superseded: deployed=a", "failed: Upgrade failed: x=b", "deployed: deployed=c"}, 3, 1},
+		{"after an upgrade", []string{"superseded: deployed=a", "deployed: deployed=b"}, 2, 1},
+		{"the first revision", []string{"deployed: deployed=a"}, 1, 0},
+		{"a failed revision is skipped", []string{"superseded: deployed=a", "failed: Upgrade failed: x=b", "deployed: deployed=c"}, 3, 1},
 		{"after an automatic rollback", []string{"superseded: deployed=a", "superseded: deployed=b", "failed: Upgrade failed: x=c", "deployed: Rollback to 2=b"}, 4, 1},
-		{"after one by hand, further back", []string{"superseded: deployed=a", "superseded: deployed=b", "superseded: deployed=c", "deployed: Rollback to 2=b"}, 4, 1},
-		{"the same again is nothing to go back to", []string{"superseded: deployed=a", "superseded: deployed=b", "deployed: deployed=b"}, 3, 1},
-		{"not behind an uninstallation", []string{"superseded: deployed=a", "superseded: superseded by new release=a", "deployed: deployed=b"}, 3, 0},
+		{"after a manual rollback", []string{"superseded: deployed=a", "superseded: deployed=b", "superseded: deployed=c", "deployed: Rollback to 2=b"}, 4, 1},
+		{"a revision with the same manifest is skipped", []string{"superseded: deployed=a", "superseded: deployed=b", "deployed: deployed=b"}, 3, 1},
+		{"a revision before an uninstallation is ignored", []string{"superseded: deployed=a", "superseded: superseded by new release=a", "deployed: deployed=b"}, 3, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			history := revisions(tt.history...)
 			for _, r := range history {
 				r.Info.Description, r.Manifest, _ = strings.Cut(r.Info.Description, "=")
 			}
-			if got := before(history, tt.from); got != tt.want {
-				t.Errorf("from %d to %d, want %d", tt.from, got, tt.want)
+			if got := goodBefore(history, tt.from); got != tt.want {
+				t.Errorf("the rollback from %d selects %d, want %d", tt.from, got, tt.want)
 			}
 		})
 	}

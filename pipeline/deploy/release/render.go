@@ -20,29 +20,29 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// Rendered is a chart rendered for a release.
+// Rendered is a chart that was rendered for a release.
 type Rendered struct {
-	Objects     []*unstructured.Unstructured // with namespaces
-	Hooks       []string                     // kind/name (events)
-	HookObjects []*unstructured.Unstructured
+	Objects     []*unstructured.Unstructured // the objects of the chart, with their namespaces set
+	Hooks       []string                     // the hooks, as kind/name (events)
+	HookObjects []*unstructured.Unstructured // the objects of the hooks
 
 	chart  *chart.Chart
 	values map[string]any
 	target *helm.Release
 }
 
-// Chart is a loaded chart with its values.
+// Chart is a loaded chart with the values to render it with.
 type Chart struct {
 	chart  *chart.Chart
 	values map[string]any
 }
 
-// Load reads a chart and values. What is wrong with either is a [fault.Input]
-// error.
+// Load reads a chart from a folder or a package, and values from files. set overrides
+// the files. All errors are [fault.Input] errors.
 func Load(path string, files []string, set map[string]any) (Chart, error) {
 	ch, err := loader.Load(path)
 	if err != nil {
-		return Chart{}, fault.Inputf("deploy.chart", "reading the chart %s: %w", path, err).WithFix("set deploy.chart in slipway.yaml to a chart's folder or package")
+		return Chart{}, fault.Inputf("deploy.chart", "reading the chart %s: %w", path, err).WithFix("set deploy.chart in slipway.yaml to the folder or the package of a chart")
 	}
 	if ch.Metadata.Type == "library" {
 		return Chart{}, fault.Inputf("deploy.chart", "%s is a library chart, which cannot be installed", path)
@@ -52,22 +52,23 @@ func Load(path string, files []string, set map[string]any) (Chart, error) {
 	}
 	vals, err := (&values.Options{ValueFiles: files}).MergeValues(nil)
 	if err != nil {
-		return Chart{}, fault.Inputf("deploy.values", "reading values: %w", err)
+		return Chart{}, fault.Inputf("deploy.values", "reading the values files: %w", err)
 	}
-	// Merging writes into its first argument, which several clusters share.
+	// MergeTables changes its first argument, and set is shared by several clusters.
 	text, err := yaml.Marshal(set)
 	if err != nil {
-		return Chart{}, fault.Inputf("deploy.values", "reading values: %w", err)
+		return Chart{}, fault.Inputf("deploy.values", "reading the values of the environment: %w", err)
 	}
-	own, err := chartutil.ReadValues(text)
+	overrides, err := chartutil.ReadValues(text)
 	if err != nil {
-		return Chart{}, fault.Inputf("deploy.values", "reading values: %w", err)
+		return Chart{}, fault.Inputf("deploy.values", "reading the values of the environment: %w", err)
 	}
-	return Chart{ch, chartutil.MergeTables(own, vals)}, nil
+	return Chart{ch, chartutil.MergeTables(overrides, vals)}, nil
 }
 
-// CRDs are the objects of the chart's crds folders, which Helm installs once
-// and never upgrades (helm/helm#12344).
+// CRDs returns the YAML documents in the crds folders of the chart and its
+// dependencies. Helm installs these objects once and never upgrades them
+// (helm/helm#12344).
 func (ch Chart) CRDs() []byte {
 	var all bytes.Buffer
 	for _, crd := range ch.chart.CRDObjects() {
@@ -78,7 +79,7 @@ func (ch Chart) CRDs() []byte {
 	return all.Bytes()
 }
 
-// Render renders the chart as Apply would, with a dry run on the server.
+// Render renders the chart as Apply does, with a dry run on the server.
 func (c *Client) Render(ctx context.Context, found Found, ch Chart) (Rendered, error) {
 	c.kube.begin(ctx, nil)
 	vals := chartutil.CoalesceTables(map[string]any{}, ch.values)
@@ -89,8 +90,8 @@ func (c *Client) Render(ctx context.Context, found Found, ch Chart) (Rendered, e
 		upgrade.DryRun, upgrade.DryRunOption = true, "server"
 		r, err = upgrade.Run(c.Name, ch.chart, vals)
 	} else {
-		// An upgrade's dry run refuses a pending release; an install's can render
-		// as an upgrade does, but for the revision's number.
+		// The dry run of an upgrade refuses a pending release. The dry run of an
+		// installation can render as an upgrade, except for the revision number.
 		install := c.install(found, "")
 		install.DryRun, install.DryRunOption, install.IsUpgrade = true, "server", found.Good > 0
 		r, err = install.Run(ch.chart, vals)
@@ -108,18 +109,18 @@ func (c *Client) Render(ctx context.Context, found Found, ch Chart) (Rendered, e
 		for i, e := range h.Events {
 			events[i] = string(e)
 		}
-		if infos, err := c.kube.Build(strings.NewReader(h.Manifest), false); err == nil {
-			out.HookObjects = append(out.HookObjects, objects(infos)...)
-		} else {
+		infos, err := c.kube.Build(strings.NewReader(h.Manifest), false)
+		if err != nil {
 			return Rendered{}, c.renderError(ch, err)
 		}
+		out.HookObjects = append(out.HookObjects, objects(infos)...)
 		out.Hooks = append(out.Hooks, fmt.Sprintf("%s/%s (%s)", strings.ToLower(h.Kind), h.Name, strings.Join(events, ", ")))
 	}
 	return out, nil
 }
 
-// renderError tells bad input, which is the user's to mend, from a cluster that
-// does not answer.
+// renderError classifies an error of a dry run. A mistake in the chart or its values
+// becomes a [fault.Input] error, and a failure of the cluster a [fault.Failed] error.
 func (c *Client) renderError(ch Chart, err error) error {
 	text := err.Error()
 	switch {
@@ -136,27 +137,29 @@ func (c *Client) renderError(ch Chart, err error) error {
 	case strings.Contains(text, "cannot be imported into the current release"):
 		return conflict(text)
 	}
-	return c.explain("rendering", err)
+	return c.explain("rendering the chart", err)
 }
 
+// conflict returns the error for an object that exists and is not part of the release.
 func conflict(text string) error {
-	return fault.Gatef("deploy.conflict", "%s", oneLine(text)).WithFix("it belongs to something else: delete it, or choose another release or namespace")
+	return fault.Gatef("deploy.conflict", "%s", oneLine(text)).
+		WithFix("the object does not belong to this release: delete it, or choose another release or namespace")
 }
 
-// Changes says what Apply would change, by dry runs on the server of the very
-// patches it would send.
+// Changes returns what Apply would change. It sends the patches of Apply to the API
+// server as dry runs.
 func (c *Client) Changes(ctx context.Context, found Found, r Rendered) ([]deploy.Change, error) {
 	c.kube.begin(ctx, found.applied)
 	target, err := c.kube.Build(bytes.NewBufferString(r.target.Manifest), false)
 	if err != nil {
 		return nil, c.explain("reading the rendered chart", err)
 	}
-	if err := own(target, c.Name, c.Namespace); err != nil {
+	if err := markOwned(target, c.Name, c.Namespace); err != nil {
 		return nil, err
 	}
 	changes, err := c.kube.reconcile(target, true)
 	if err != nil {
-		return nil, c.explain("asking what would change", err)
+		return nil, c.explain("determining what would change", err)
 	}
 	out := make([]deploy.Change, 0, len(changes))
 	for _, ch := range changes {
@@ -167,8 +170,8 @@ func (c *Client) Changes(ctx context.Context, found Found, r Rendered) ([]deploy
 	return out, nil
 }
 
-// SameAs reports whether the newest revision is good and holds the same
-// manifest and hooks.
+// SameAs reports whether the newest revision is deployed and has the same manifest
+// and hooks.
 func (r Rendered) SameAs(found Found) bool {
 	if found.State != deploy.Deployed || found.last.Manifest != r.target.Manifest || len(found.last.Hooks) != len(r.target.Hooks) {
 		return false
@@ -181,7 +184,8 @@ func (r Rendered) SameAs(found Found) bool {
 	return true
 }
 
-// Parse reads objects from YAML documents.
+// Parse reads objects from YAML documents. Namespaced objects get the namespace of the
+// release unless they have one.
 func (c *Client) Parse(ctx context.Context, text io.Reader) ([]*unstructured.Unstructured, error) {
 	c.kube.begin(ctx, nil)
 	infos, err := c.kube.Build(text, false)

@@ -16,23 +16,21 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/deploy"
 )
 
-// Found is what a release was found in.
+// Found is the state in which a release was found.
 type Found struct {
-	State  deploy.State
-	Reason string
-	Last   int // newest revision, 0 without any
-	Good   int // newest revision that passed, 0 without any
-	// Foreign says that the newest revision was not made by slipway, and Began
-	// when its operation began.
-	Foreign bool
-	Began   time.Time
+	State   deploy.State
+	Reason  string    // why the release is in this state; empty if it is deployed
+	Last    int       // the newest revision; 0 if there is none
+	Good    int       // the newest revision whose rollout succeeded; 0 if there is none
+	Foreign bool      // whether the newest revision was made by a program other than slipway
+	Began   time.Time // when the operation that made the newest revision began
 
 	history []*helm.Release // oldest first
 	last    *helm.Release
-	applied []*helm.Release // revisions the cluster may hold parts of, oldest first
+	applied []*helm.Release // the revisions whose objects may be in the cluster, oldest first
 }
 
-// Tested reports whether the newest revision's test hooks have passed.
+// Tested reports whether all test hooks of the newest revision have passed.
 func (f Found) Tested() bool {
 	for _, h := range f.last.Hooks {
 		if slices.Contains(h.Events, helm.HookTest) && h.LastRun.Phase != helm.HookPhaseSucceeded {
@@ -42,11 +40,12 @@ func (f Found) Tested() bool {
 	return true
 }
 
-// imageLabel is not kept by Helm's storage as a label value longer than 63
-// characters, so the digest alone is noted, without its colon.
+// imageLabel is the label of a revision that holds the digest of its image. Values of
+// labels have at most 63 characters, so the prefix "sha256:" and the last character
+// are omitted.
 const imageLabel = "slipway.digest"
 
-// Find determines the release's state and its reason.
+// Find determines the state of the release from its history.
 func (c *Client) Find(ctx context.Context) (Found, error) {
 	if err := ctx.Err(); err != nil {
 		return Found{}, err
@@ -59,16 +58,17 @@ func (c *Client) Find(ctx context.Context) (Found, error) {
 		return Found{}, c.explain("reading the history", err)
 	}
 	releaseutil.SortByRevision(history)
-	return judge(history), nil
+	return stateOf(history), nil
 }
 
-// judge says what a history, oldest first, means.
-func judge(history []*helm.Release) Found {
+// stateOf determines the state of a release from its history, which has the oldest
+// revision first.
+func stateOf(history []*helm.Release) Found {
 	last := history[len(history)-1]
 	f := Found{Last: last.Version, history: history, last: last, Foreign: last.Labels[imageLabel] == "", Began: last.Info.LastDeployed.Time}
 	since := 0
 	for i, r := range slices.Backward(history) {
-		if gone(r) { // nothing older is in the cluster
+		if uninstalled(r) { // no object of an older revision is in the cluster
 			since = min(i+1, len(history)-1)
 			break
 		}
@@ -83,7 +83,7 @@ func judge(history []*helm.Release) Found {
 	case status == helm.StatusUninstalled:
 		f.State, f.Reason, f.Good, f.applied = deploy.Absent, fmt.Sprintf("revision %d was uninstalled", last.Version), 0, nil
 	case status.IsPending(), status == helm.StatusUninstalling, status == helm.StatusUnknown:
-		f.State, f.Reason = deploy.Unfinished, fmt.Sprintf("revision %d is %s since %s", last.Version, status, last.Info.LastDeployed.UTC().Format(time.RFC3339))
+		f.State, f.Reason = deploy.Unfinished, fmt.Sprintf("revision %d has been %s since %s", last.Version, status, last.Info.LastDeployed.UTC().Format(time.RFC3339))
 	case good(last):
 		f.State = deploy.Deployed
 	default:
@@ -92,17 +92,17 @@ func judge(history []*helm.Release) Found {
 	return f
 }
 
-// gone reports whether a revision was uninstalled. Installing anew marks it
-// superseded.
-func gone(r *helm.Release) bool {
+// uninstalled reports whether a revision was uninstalled. If the release is installed
+// again, Helm marks the uninstalled revision as superseded.
+func uninstalled(r *helm.Release) bool {
 	return r.Info.Status == helm.StatusUninstalled || r.Info.Status == helm.StatusSuperseded && r.Info.Description == "superseded by new release"
 }
 
-// good reports whether a revision passed its rollout. A status alone does not
-// say: Helm marks a failed revision superseded when a rollback from it fails,
-// or when a failed install is replaced.
+// good reports whether the rollout of a revision succeeded. The status alone does not
+// answer that: if a rollback fails or a failed installation is replaced, Helm marks the
+// failed revision as superseded.
 func good(r *helm.Release) bool {
-	if gone(r) || r.Info.Status != helm.StatusDeployed && r.Info.Status != helm.StatusSuperseded {
+	if uninstalled(r) || r.Info.Status != helm.StatusDeployed && r.Info.Status != helm.StatusSuperseded {
 		return false
 	}
 	d := r.Info.Description
@@ -114,10 +114,10 @@ func good(r *helm.Release) bool {
 	return !strings.Contains(d, " failed: ") && !strings.HasPrefix(d, "failed ")
 }
 
-// unfinished begins the description of a revision whose run died.
+// unfinished is the beginning of the description of a revision whose run was killed.
 const unfinished = "unfinished: "
 
-// History lists the revisions, newest first.
+// History returns the revisions, newest first.
 func (f Found) History() []deploy.Revision {
 	out := make([]deploy.Revision, 0, len(f.history))
 	for _, r := range slices.Backward(f.history) {
@@ -129,13 +129,14 @@ func (f Found) History() []deploy.Revision {
 	return out
 }
 
-// GoodBefore is the revision to go back to from another: the newest good one
-// before it that holds something else. From a rollback to revision N it is one
-// before N. 0 is none.
-func (f Found) GoodBefore(revision int) int { return before(f.history, revision) }
+// GoodBefore returns the revision to roll back to from another one: the newest good
+// revision before it with a different manifest. If the other revision is itself a
+// rollback to revision N, it must be before N. GoodBefore returns 0 if no revision
+// qualifies.
+func (f Found) GoodBefore(revision int) int { return goodBefore(f.history, revision) }
 
-// before does what GoodBefore says, on a history with the oldest first.
-func before(history []*helm.Release, revision int) int {
+// goodBefore implements GoodBefore for a history that has the oldest revision first.
+func goodBefore(history []*helm.Release, revision int) int {
 	manifest := ""
 	for _, r := range history {
 		if r.Version == revision {
@@ -149,7 +150,7 @@ func before(history []*helm.Release, revision int) int {
 	for _, r := range slices.Backward(history) {
 		switch {
 		case r.Version >= revision:
-		case gone(r):
+		case uninstalled(r):
 			return 0
 		case good(r) && (manifest == "" || r.Manifest != manifest):
 			return r.Version
@@ -158,7 +159,7 @@ func before(history []*helm.Release, revision int) int {
 	return 0
 }
 
-// Objects are those of the newest revision, with namespaces.
+// Objects returns the objects of the newest revision with their namespaces set.
 func (c *Client) Objects(ctx context.Context, found Found) ([]*unstructured.Unstructured, error) {
 	c.kube.begin(ctx, nil)
 	infos, err := c.kube.Build(strings.NewReader(found.last.Manifest), false)

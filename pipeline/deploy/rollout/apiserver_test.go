@@ -19,45 +19,46 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// apiServer answers list, watch, get and logs as a Kubernetes API server does,
-// resource versions and all, and fails in its ways when told to.
-type apiServer struct {
+// fakeAPIServer is a fake of the Kubernetes API server. It implements list, watch, get, logs and
+// resource versions. Tests use it for failures that a real API server cannot be made to show.
+type fakeAPIServer struct {
 	t      *testing.T
 	server *httptest.Server
 
-	mu      sync.Mutex
-	changed chan struct{} // closed and replaced at every change
-	version int
-	objects map[string]*unstructured.Unstructured // by resource/namespace/name
-	history []past
-	oldest  int // versions before it are gone
-	forbid  map[string]bool
-	away    bool
-	frozen  bool // watches send nothing, though they stay open
-	cut     int  // watches begun before this count are cut
-	watches int
-	logs    map[string]string // by pod/container/previous
-	asked   map[string]int
-	hold    map[string]chan struct{} // requests for a resource wait for it to be closed
-	open    map[net.Conn]bool
+	mu          sync.Mutex
+	changed     chan struct{}                         // closed and replaced at every change
+	version     int                                   // the last resource version
+	objects     map[string]*unstructured.Unstructured // by resource/namespace/name
+	history     []historyEntry                        // all changes
+	oldest      int                                   // the oldest resource version that a watch can start from
+	forbid      map[string]bool                       // forbidden resources
+	unreachable bool                                  // whether requests fail without an answer
+	silent      bool                                  // whether watches stay open and send nothing
+	watches     int                                   // the number of watches that have started
+	cut         int                                   // the watches up to this number are ended
+	logs        map[string]string                     // by pod/container/previous
+	requests    map[string]int                        // the number of requests by resource
+	hold        map[string]chan struct{}              // requests for a resource wait until its channel is closed
+	open        map[net.Conn]bool                     // open connections
 }
 
-type past struct {
+// historyEntry is a change of an object.
+type historyEntry struct {
 	version  int
 	kind     string
 	resource string
 	object   *unstructured.Unstructured
 }
 
-func newAPIServer(t *testing.T, objects ...*unstructured.Unstructured) *apiServer {
-	a := &apiServer{
+func newFakeAPIServer(t *testing.T, objects ...*unstructured.Unstructured) *fakeAPIServer {
+	a := &fakeAPIServer{
 		t: t, changed: make(chan struct{}), version: 100, objects: map[string]*unstructured.Unstructured{},
-		forbid: map[string]bool{}, logs: map[string]string{}, asked: map[string]int{},
+		forbid: map[string]bool{}, logs: map[string]string{}, requests: map[string]int{},
 		hold: map[string]chan struct{}{}, open: map[net.Conn]bool{},
 	}
 	a.server = httptest.NewUnstartedServer(a)
 	a.server.Config.ConnState = func(c net.Conn, state http.ConnState) {
-		a.do(func() {
+		a.update(func() {
 			if a.open[c] = true; state == http.StateClosed {
 				delete(a.open, c)
 			}
@@ -69,12 +70,12 @@ func newAPIServer(t *testing.T, objects ...*unstructured.Unstructured) *apiServe
 	return a
 }
 
-func (a *apiServer) config() *rest.Config { return &rest.Config{Host: a.server.URL} }
+func (a *fakeAPIServer) config() *rest.Config { return &rest.Config{Host: a.server.URL} }
 
 func resourceOf(kind string) string { return strings.ToLower(kind) + "s" }
 
-// do changes the server's state and wakes its watches.
-func (a *apiServer) do(f func()) {
+// update changes the state of the server and wakes up its watches.
+func (a *fakeAPIServer) update(f func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	f()
@@ -82,8 +83,8 @@ func (a *apiServer) do(f func()) {
 	a.changed = make(chan struct{})
 }
 
-func (a *apiServer) put(objects ...*unstructured.Unstructured) {
-	a.do(func() {
+func (a *fakeAPIServer) put(objects ...*unstructured.Unstructured) {
+	a.update(func() {
 		for _, u := range objects {
 			u = u.DeepCopy()
 			a.version++
@@ -94,24 +95,25 @@ func (a *apiServer) put(objects ...*unstructured.Unstructured) {
 				kind = "ADDED"
 			}
 			a.objects[key] = u
-			a.history = append(a.history, past{a.version, kind, resourceOf(u.GetKind()), u})
+			a.history = append(a.history, historyEntry{a.version, kind, resourceOf(u.GetKind()), u})
 		}
 	})
 }
 
-func (a *apiServer) remove(u *unstructured.Unstructured) {
-	a.do(func() {
+func (a *fakeAPIServer) remove(u *unstructured.Unstructured) {
+	a.update(func() {
 		a.version++
 		u = u.DeepCopy()
 		u.SetResourceVersion(strconv.Itoa(a.version))
 		delete(a.objects, resourceOf(u.GetKind())+"/"+u.GetNamespace()+"/"+u.GetName())
-		a.history = append(a.history, past{a.version, "DELETED", resourceOf(u.GetKind()), u})
+		a.history = append(a.history, historyEntry{a.version, "DELETED", resourceOf(u.GetKind()), u})
 	})
 }
 
-// cutWatches ends all watches; with forget, what they would resume from is gone.
-func (a *apiServer) cutWatches(forget bool) {
-	a.do(func() {
+// cutWatches ends all watches. With forget, the server also discards the resource versions
+// that they could be resumed from.
+func (a *fakeAPIServer) cutWatches(forget bool) {
+	a.update(func() {
 		a.cut = a.watches
 		if forget {
 			a.version++
@@ -120,7 +122,7 @@ func (a *apiServer) cutWatches(forget bool) {
 	})
 }
 
-func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (a *fakeAPIServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	if i := slices.Index(parts, "v1"); i >= 0 {
 		parts = parts[i+1:]
@@ -138,8 +140,8 @@ func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	q := r.URL.Query()
 	a.mu.Lock()
-	away, forbidden, hold := a.away, a.forbid[resource+sub], a.hold[resource]
-	a.asked[resource+sub]++
+	unreachable, forbidden, hold := a.unreachable, a.forbid[resource+sub], a.hold[resource]
+	a.requests[resource+sub]++
 	a.mu.Unlock()
 	if hold != nil {
 		select {
@@ -149,8 +151,8 @@ func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	switch {
-	case away:
-		panic(http.ErrAbortHandler) // the connection breaks without an answer
+	case unreachable:
+		panic(http.ErrAbortHandler) // it closes the connection without an answer
 	case forbidden:
 		status(w, http.StatusForbidden, "Forbidden", resource+sub+" is forbidden: User \"ci\" cannot do it")
 	case sub == "/log":
@@ -158,7 +160,7 @@ func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		text, ok := a.logs[fmt.Sprintf("%s/%s/%s", name, q.Get("container"), q.Get("previous"))]
 		a.mu.Unlock()
 		if !ok {
-			status(w, http.StatusBadRequest, "BadRequest", "no such container")
+			status(w, http.StatusBadRequest, "BadRequest", "the container does not exist")
 			return
 		}
 		fmt.Fprint(w, text)
@@ -174,20 +176,25 @@ func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case q.Get("watch") != "":
 		a.watch(w, r, resource, ns)
 	default:
-		a.mu.Lock()
-		list := map[string]any{"apiVersion": "v1", "kind": "List", "metadata": map[string]any{"resourceVersion": strconv.Itoa(a.version)}}
-		items := []any{}
-		for _, key := range slices.Sorted(maps.Keys(a.objects)) {
-			if u := a.objects[key]; strings.HasPrefix(key, resource+"/"+ns+"/") && selected(r, u) {
-				items = append(items, u.Object)
-			}
-		}
-		list["items"] = items
-		a.mu.Unlock()
-		reply(w, list)
+		a.list(w, r, resource, ns)
 	}
 }
 
+func (a *fakeAPIServer) list(w http.ResponseWriter, r *http.Request, resource, ns string) {
+	a.mu.Lock()
+	version, items := strconv.Itoa(a.version), []any{}
+	for _, key := range slices.Sorted(maps.Keys(a.objects)) {
+		if u := a.objects[key]; strings.HasPrefix(key, resource+"/"+ns+"/") && selected(r, u) {
+			items = append(items, u.Object)
+		}
+	}
+	a.mu.Unlock()
+	reply(w, map[string]any{
+		"apiVersion": "v1", "kind": "List", "metadata": map[string]any{"resourceVersion": version}, "items": items,
+	})
+}
+
+// selected reports whether an object matches the selectors of a request.
 func selected(r *http.Request, u *unstructured.Unstructured) bool {
 	q := r.URL.Query()
 	if f := q.Get("fieldSelector"); f != "" && f != "metadata.name="+u.GetName() {
@@ -215,11 +222,11 @@ func status(w http.ResponseWriter, code int, reason, message string) {
 	_ = json.NewEncoder(w).Encode(statusObject(code, reason, message))
 }
 
-func (a *apiServer) watch(w http.ResponseWriter, r *http.Request, resource, ns string) {
+func (a *fakeAPIServer) watch(w http.ResponseWriter, r *http.Request, resource, ns string) {
 	since, _ := strconv.Atoi(r.URL.Query().Get("resourceVersion"))
 	a.mu.Lock()
 	a.watches++
-	me, oldest := a.watches, a.oldest
+	number, oldest := a.watches, a.oldest
 	a.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
 	out := json.NewEncoder(w)
@@ -231,9 +238,9 @@ func (a *apiServer) watch(w http.ResponseWriter, r *http.Request, resource, ns s
 	next := 0
 	for {
 		a.mu.Lock()
-		changed, cut, away, frozen := a.changed, me <= a.cut, a.away, a.frozen
-		var send []past
-		if !frozen {
+		changed, cut, unreachable, silent := a.changed, number <= a.cut, a.unreachable, a.silent
+		var send []historyEntry
+		if !silent {
 			send = slices.Clone(a.history[next:])
 			next = len(a.history)
 		}
@@ -244,7 +251,7 @@ func (a *apiServer) watch(w http.ResponseWriter, r *http.Request, resource, ns s
 			}
 		}
 		w.(http.Flusher).Flush()
-		if away {
+		if unreachable {
 			panic(http.ErrAbortHandler)
 		}
 		if cut {
@@ -258,8 +265,8 @@ func (a *apiServer) watch(w http.ResponseWriter, r *http.Request, resource, ns s
 	}
 }
 
-// eventually waits for a condition of the server's.
-func (a *apiServer) eventually(what string, ok func() bool) {
+// eventually waits until a condition of the server is true.
+func (a *fakeAPIServer) eventually(what string, ok func() bool) {
 	a.t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
 	for time.Now().Before(deadline) {
@@ -275,11 +282,11 @@ func (a *apiServer) eventually(what string, ok func() bool) {
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
-	a.t.Fatalf("never: %s", what)
+	a.t.Fatalf("timeout while waiting for: %s", what)
 }
 
-// nowhere is an address at which nobody listens.
-func nowhere(t *testing.T) *rest.Config {
+// unusedAddress returns the configuration of an API server that does not exist.
+func unusedAddress(t *testing.T) *rest.Config {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

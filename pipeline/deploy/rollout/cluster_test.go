@@ -20,7 +20,8 @@ import (
 
 var apps = testcluster.Apps{Source: "testdata/app"}
 
-// cluster returns a real cluster and the image of testdata/app, or skips.
+// cluster returns a real cluster and the image of testdata/app. If there is no cluster, it
+// skips the test.
 func cluster(t *testing.T) (*rest.Config, string) {
 	t.Helper()
 	c := testcluster.Need(t)
@@ -28,7 +29,8 @@ func cluster(t *testing.T) (*rest.Config, string) {
 	return c.Config, apps.Image(t, c, "rollout").String()
 }
 
-type world struct {
+// testNamespace is a namespace on a real cluster that one test uses.
+type testNamespace struct {
 	t         *testing.T
 	config    *rest.Config
 	dynamic   dynamic.Interface
@@ -36,13 +38,14 @@ type world struct {
 	image     string
 }
 
-func newWorld(t *testing.T, labels map[string]string) *world {
+// newTestNamespace creates a namespace, which is deleted when the test ends.
+func newTestNamespace(t *testing.T, labels map[string]string) *testNamespace {
 	config, image := cluster(t)
 	d, err := dynamic.NewForConfig(config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, config: config, dynamic: d, image: image}
+	w := &testNamespace{t: t, config: config, dynamic: d, image: image}
 	ns := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"generateName": "rollout-"}}}
 	ns.SetLabels(labels)
 	made, err := d.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}).Create(t.Context(), ns, metav1.CreateOptions{})
@@ -58,9 +61,9 @@ func newWorld(t *testing.T, labels map[string]string) *world {
 	return w
 }
 
-// apply creates or updates what the manifest describes; IMAGE stands for the
-// test image, REPOSITORY for its repository.
-func (w *world) apply(manifest string) []*unstructured.Unstructured {
+// apply creates or updates the objects in a manifest. IMAGE is replaced by the test image,
+// and REPOSITORY by its repository.
+func (w *testNamespace) apply(manifest string) []*unstructured.Unstructured {
 	w.t.Helper()
 	repository, _, _ := strings.Cut(w.image, "@")
 	var out []*unstructured.Unstructured
@@ -80,7 +83,8 @@ func (w *world) apply(manifest string) []*unstructured.Unstructured {
 	return out
 }
 
-func (w *world) track(since time.Time, timeout time.Duration, objects []*unstructured.Unstructured) (rollout.Result, error) {
+// track tracks objects and logs the progress.
+func (w *testNamespace) track(since time.Time, timeout time.Duration, objects []*unstructured.Unstructured) (rollout.Result, error) {
 	var last rollout.Snapshot
 	res, err := rollout.Track(w.t.Context(), rollout.Options{
 		Config: w.config, Objects: objects, Timeout: timeout, Since: since,
@@ -94,8 +98,9 @@ func (w *world) track(since time.Time, timeout time.Duration, objects []*unstruc
 	return res, err
 }
 
-// deployment is a manifest; container is what its container has beside the
-// name, pod what its pod spec has beside the containers.
+// deployment returns the manifest of a Deployment. container contains the fields of its
+// container except for the name, and pod the fields of its pod spec except for the
+// containers.
 func deployment(replicas int, container, pod string) string {
 	indent := func(s, by string) string {
 		if s == "" {
@@ -123,17 +128,21 @@ const (
 	readiness = "readinessProbe: {httpGet: {path: /readyz, port: 8080}, periodSeconds: 1, failureThreshold: 3}\n"
 )
 
+// run returns the fields of a container that runs testdata/app in a mode.
 func run(mode string) string { return "image: IMAGE\ncommand: [/app, " + mode + "]\n" }
 
-func TestClusterFailures(t *testing.T) {
-	for name, c := range map[string]struct {
-		manifest string
-		labels   map[string]string
-		kind     rollout.Kind
-		timeout  time.Duration
-		within   time.Duration // of Kubernetes knowing
-		says     string
-	}{
+// failureCase is a manifest whose rollout fails.
+type failureCase struct {
+	manifest string
+	labels   map[string]string // of the namespace
+	kind     rollout.Kind
+	timeout  time.Duration
+	within   time.Duration // from when Kubernetes reports the failure; 0 does not check it
+	want     string        // a part of the error
+}
+
+func failureCases() map[string]failureCase {
+	return map[string]failureCase{
 		"image-not-found":  {deployment(1, "image: REPOSITORY:nothing", ""), nil, rollout.ImagePull, time.Minute, 5 * time.Second, "cannot pull"},
 		"invalid-image":    {deployment(1, "image: UPPER/x:y:z", ""), nil, rollout.InvalidImage, time.Minute, 5 * time.Second, "invalid image name"},
 		"secret":           {deployment(1, run("serve")+"envFrom: [{secretRef: {name: nothing}}]", ""), nil, rollout.Config, time.Minute, 5 * time.Second, `secret "nothing" not found`},
@@ -152,38 +161,43 @@ func TestClusterFailures(t *testing.T) {
 		"paused":           {strings.Replace(deployment(1, run("serve"), ""), "  replicas", "  paused: true\n  replicas", 1), nil, rollout.Stalled, time.Minute, 5 * time.Second, "is paused"},
 		"quota":            {"apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: none}\nspec: {hard: {pods: \"0\"}}\n---\n" + deployment(1, run("serve"), ""), nil, rollout.Quota, time.Minute, 5 * time.Second, "exceeded quota"},
 		"progress-stalled": {strings.Replace(deployment(1, run("serve"), "nodeSelector: {no: where}"), "  replicas", "  progressDeadlineSeconds: 2\n  replicas", 1), nil, rollout.Unschedulable, time.Minute, 0, "ProgressDeadlineExceeded"},
-	} {
+	}
+}
+
+func TestClusterFailures(t *testing.T) {
+	for name, c := range failureCases() {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, c.labels)
+			w := newTestNamespace(t, c.labels)
 			t.Parallel()
 			since := time.Now()
 			_, err := w.track(since, c.timeout, w.apply(c.manifest))
 			f := failure(t, err, c.kind)
 			t.Logf("%v\nknown %s, seen %s, logs %q", f, f.Known.Format(time.TimeOnly), f.Seen.Format(time.TimeOnly), f.Logs)
-			if !strings.Contains(err.Error(), c.says) {
-				t.Errorf("does not say %q", c.says)
+			if !strings.Contains(err.Error(), c.want) {
+				t.Errorf("the error does not contain %q: %v", c.want, err)
 			}
-			// Kubernetes records whole seconds.
+			// Kubernetes records times with a resolution of one second.
 			if late := time.Since(f.Known); c.within > 0 && late > c.within+time.Second {
-				t.Errorf("reported %s after Kubernetes knew", late)
+				t.Errorf("the failure was reported %s after Kubernetes reported it", late)
 			}
 			if (c.kind == rollout.CrashLoop && name == "crash" || c.kind == rollout.JobFailed) && !strings.Contains(strings.Join(f.Logs, "\n"), "cannot reach the database") {
-				t.Errorf("logs %q", f.Logs)
+				t.Errorf("the logs are %q", f.Logs)
 			}
 			if len(f.Events) == 0 && c.kind != rollout.Stalled {
-				t.Error("no events")
+				t.Error("the events are missing")
 			}
 		})
 	}
 }
 
+// job returns the manifest of a Job.
 func job(spec, container string) string {
 	return "apiVersion: batch/v1\nkind: Job\nmetadata: {name: job}\nspec:\n  " + spec + "\n  template:\n    spec:\n      restartPolicy: Never\n      containers:\n      - name: app\n        " +
 		strings.ReplaceAll(strings.TrimSpace(container), "\n", "\n        ") + "\n"
 }
 
 func TestClusterReady(t *testing.T) {
-	w := newWorld(t, nil)
+	w := newTestNamespace(t, nil)
 	good := deployment(2, run("serve")+readiness, "")
 	since := time.Now()
 	objects := w.apply(good + "\n---\n" + job("backoffLimit: 0", run("exit0")) + "\n---\n" +
@@ -198,26 +212,26 @@ func TestClusterReady(t *testing.T) {
 	for _, x := range res.Workloads {
 		t.Logf("%s took %s", x.Object, x.Took)
 	}
-	// Kubernetes records whole seconds.
+	// Kubernetes records times with a resolution of one second.
 	d := res.Workloads[0]
 	if late := begin.Add(d.Took).Sub(d.AvailableAt); d.AvailableAt.IsZero() || late > 1300*time.Millisecond {
-		t.Errorf("known %s after it was available", late)
+		t.Errorf("the Deployment was reported as ready %s after it was available", late)
 	}
 
-	// A bad new revision fails by its own pod; the good old ones stay.
+	// The pod of a broken new revision fails the rollout, and the old pods remain.
 	since = time.Now()
 	_, err = w.track(since, time.Minute, w.apply(deployment(2, "image: REPOSITORY:nothing\n"+readiness, "")))
 	failure(t, err, rollout.ImagePull)
 
-	// The broken revision's pod is old now and must not fail the next one.
+	// The pod of the broken revision is old now and must not fail the next rollout.
 	if _, err = w.track(time.Now(), time.Minute, w.apply(deployment(2, run("serve")+readiness, "terminationGracePeriodSeconds: 2"))); err != nil {
 		t.Error(err)
 	}
 
-	// Nothing changed: ready at once.
+	// A rollout without a change is ready at once.
 	objs := w.apply(deployment(2, run("serve")+readiness, "terminationGracePeriodSeconds: 2"))
 	begin = time.Now()
 	if _, err = w.track(begin, time.Minute, objs); err != nil || time.Since(begin) > 300*time.Millisecond {
-		t.Errorf("nothing changed: %v after %s", err, time.Since(begin))
+		t.Errorf("a rollout without a change took %s: %v", time.Since(begin), err)
 	}
 }

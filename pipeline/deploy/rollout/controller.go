@@ -11,37 +11,38 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-func (j judge) deployment(s state, w *Workload) []trouble {
+func (j judge) deployment(s state, w *Workload) []finding {
 	var d appsv1.Deployment
 	if err := decode(s.object, &d); err != nil {
-		return undecodable(w, err)
+		return unreadable(w, err)
 	}
-	w.Desired = number(d.Spec.Replicas, 1)
+	w.Desired = valueOr(d.Spec.Replicas, 1)
 	if d.Spec.Paused {
 		w.Message = "paused"
-		return []trouble{{Problem: Problem{
-			Kind: Stalled, Reason: "Paused", Message: "is paused: Kubernetes will not roll it out",
-			Fix: fmt.Sprintf("kubectl -n %s rollout resume deployment/%s, or take spec.paused out", d.Namespace, d.Name),
+		return []finding{{Problem: Problem{
+			Kind: Stalled, Reason: "Paused", Message: "is paused, so Kubernetes does not roll it out",
+			Fix: fmt.Sprintf("run kubectl -n %s rollout resume deployment/%s, or remove spec.paused", d.Namespace, d.Name),
 		}}}
 	}
 	w.Ready, w.Available = d.Status.ReadyReplicas, d.Status.AvailableReplicas
 	if d.Status.ObservedGeneration < d.Generation {
-		w.Message = "waiting for the controller to take up the change"
+		w.Message = "waiting until the controller observes the change"
 		return nil
 	}
 	w.Updated = d.Status.UpdatedReplicas
-	ts := j.kstatus(s, w)
-	var out []trouble
+	findings := j.kstatus(s, w)
+	var out []finding
 	for _, c := range d.Status.Conditions {
 		switch {
 		case c.Type == appsv1.DeploymentProgressing && c.Reason == "NewReplicaSetAvailable":
 			w.AvailableAt = c.LastUpdateTime.Time
-		case c.Type == appsv1.DeploymentProgressing && c.Reason == "ProgressDeadlineExceeded" && len(ts) > 0:
-			ts[0].Known = c.LastUpdateTime.Time
-			if !j.fresh(c.LastUpdateTime.Time) {
-				// Applying the same template again does not reset it.
-				ts[0].grace = untilDeadline
-				ts[0].Message += " (before this rollout)"
+		case c.Type == appsv1.DeploymentProgressing && c.Reason == "ProgressDeadlineExceeded" && len(findings) > 0:
+			findings[0].Known = c.LastUpdateTime.Time
+			if !j.duringRollout(c.LastUpdateTime.Time) {
+				// Kubernetes does not reset the condition if the same template is
+				// applied again.
+				findings[0].grace = untilDeadline
+				findings[0].Message += " (before this rollout)"
 			}
 		case c.Type == appsv1.DeploymentProgressing && c.Reason == "ReplicaSetCreateError":
 			t := j.notCreated(s, c.Reason, c.Message, c.LastUpdateTime.Time)
@@ -51,17 +52,17 @@ func (j judge) deployment(s state, w *Workload) []trouble {
 	}
 	set := newSet(&d, s.sets)
 	if set == nil {
-		return append(out, ts...)
+		return append(out, findings...)
 	}
-	mine := func(p *corev1.Pod) bool { return owned(p, set.UID) }
+	belongs := func(p *corev1.Pod) bool { return owned(p, set.UID) }
 	out = append(out, j.failedCreate(s, set)...)
-	out = append(out, j.judgePods(s, w, mine)...)
-	return append(out, ts...)
+	out = append(out, j.judgePods(s, w, belongs)...)
+	return append(out, findings...)
 }
 
-// failedCreate is what a ReplicaSet says of pods it could not create.
-func (j judge) failedCreate(s state, set *appsv1.ReplicaSet) []trouble {
-	var out []trouble
+// failedCreate returns why a ReplicaSet cannot create pods, according to its conditions.
+func (j judge) failedCreate(s state, set *appsv1.ReplicaSet) []finding {
+	var out []finding
 	for _, c := range set.Status.Conditions {
 		if c.Type == appsv1.ReplicaSetReplicaFailure && c.Status == corev1.ConditionTrue && c.Reason == "FailedCreate" {
 			out = append(out, j.notCreated(s, c.Reason, c.Message, c.LastTransitionTime.Time))
@@ -70,8 +71,8 @@ func (j judge) failedCreate(s state, set *appsv1.ReplicaSet) []trouble {
 	return out
 }
 
-// newSet returns the ReplicaSet of the Deployment's present revision, nil
-// before there is one.
+// newSet returns the ReplicaSet of the current revision of a Deployment, or nil if it does
+// not exist yet.
 func newSet(d *appsv1.Deployment, sets []*appsv1.ReplicaSet) *appsv1.ReplicaSet {
 	const revision = "deployment.kubernetes.io/revision"
 	want := d.Annotations[revision]
@@ -83,45 +84,44 @@ func newSet(d *appsv1.Deployment, sets []*appsv1.ReplicaSet) *appsv1.ReplicaSet 
 	return nil
 }
 
-func (j judge) statefulSet(s state, w *Workload) []trouble {
+func (j judge) statefulSet(s state, w *Workload) []finding {
 	var d appsv1.StatefulSet
 	if err := decode(s.object, &d); err != nil {
-		return undecodable(w, err)
+		return unreadable(w, err)
 	}
-	w.Desired = number(d.Spec.Replicas, 1)
+	w.Desired = valueOr(d.Spec.Replicas, 1)
 	w.Ready, w.Available = d.Status.ReadyReplicas, d.Status.AvailableReplicas
 	if d.Status.ObservedGeneration < d.Generation {
-		w.Message = "waiting for the controller to take up the change"
+		w.Message = "waiting until the controller observes the change"
 		return nil
 	}
 	w.Updated = d.Status.UpdatedReplicas
-	var ts []trouble
-	mine := func(p *corev1.Pod) bool {
+	var findings []finding
+	belongs := func(p *corev1.Pod) bool {
 		return owned(p, d.UID) && d.Status.UpdateRevision != "" && p.Labels[appsv1.ControllerRevisionHashLabelKey] == d.Status.UpdateRevision
 	}
-	out := append(j.createEvents(s, "statefulset", mine), j.judgePods(s, w, mine)...)
+	out := append(j.createEvents(s, "statefulset", belongs), j.judgePods(s, w, belongs)...)
 	if d.Spec.UpdateStrategy.Type == appsv1.OnDeleteStatefulSetStrategyType {
 		onDelete(w, d.Status.Replicas)
 	} else {
-		ts = j.kstatus(s, w)
+		findings = j.kstatus(s, w)
 	}
-	w.AvailableAt = readySince(s.pods, mine)
+	w.AvailableAt = readySince(s.pods, belongs)
 	if !w.Done && len(out) == 0 {
-		// The controller replaces pod after pod and waits for each, so a broken
-		// old one holds up the new.
+		// The controller replaces one pod at a time and waits until it is ready, so a
+		// failing pod of the old revision blocks the new revision.
 		old := &Workload{}
-		for _, t := range j.judgePods(s, old, func(p *corev1.Pod) bool { return owned(p, d.UID) && !mine(p) }) {
+		for _, t := range j.judgePods(s, old, func(p *corev1.Pod) bool { return owned(p, d.UID) && !belongs(p) }) {
 			t.grace = untilDeadline
-			t.Message += " (a pod of the old revision, which holds up the new)"
+			t.Message += " (this pod of the old revision blocks the new revision)"
 			out = append(out, t)
 		}
 	}
-	return append(out, ts...)
+	return append(out, findings...)
 }
 
-// onDelete judges a workload whose pods are replaced when somebody deletes
-// them: it is done when all it has to have exist and the new ones among them
-// are ready.
+// onDelete examines a workload whose pods are only replaced when they are deleted. It is
+// done if all its pods exist and those of the new revision are ready.
 func onDelete(w *Workload, have int32) {
 	ready := int32(0)
 	for _, p := range w.Pods {
@@ -130,20 +130,20 @@ func onDelete(w *Workload, have int32) {
 		}
 	}
 	w.Done = have >= w.Desired && ready >= w.Updated
-	w.Message = fmt.Sprintf("update strategy OnDelete, %d/%d pods are new", w.Updated, w.Desired)
+	w.Message = fmt.Sprintf("update strategy OnDelete, %d/%d pods have the new revision", w.Updated, w.Desired)
 	if w.Updated < w.Desired {
 		w.Warnings = append(w.Warnings, fmt.Sprintf(
-			"%s: %d of %d pods stay on the old revision until they are deleted (update strategy OnDelete)",
-			spaced(w.Object), w.Desired-w.Updated, w.Desired))
+			"%s: %d of %d pods keep the old revision until they are deleted (update strategy OnDelete)",
+			displayName(w.Object), w.Desired-w.Updated, w.Desired))
 	}
 }
 
-// readySince is when the last of the pods became ready.
-func readySince(pods []*corev1.Pod, mine func(*corev1.Pod) bool) time.Time {
+// readySince returns when the last of the pods became ready.
+func readySince(pods []*corev1.Pod, belongs func(*corev1.Pod) bool) time.Time {
 	var last time.Time
 	for _, p := range pods {
 		for _, c := range p.Status.Conditions {
-			if mine(p) && c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue && c.LastTransitionTime.After(last) {
+			if belongs(p) && c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue && c.LastTransitionTime.After(last) {
 				last = c.LastTransitionTime.Time
 			}
 		}
@@ -151,20 +151,20 @@ func readySince(pods []*corev1.Pod, mine func(*corev1.Pod) bool) time.Time {
 	return last
 }
 
-func (j judge) daemonSet(s state, w *Workload) []trouble {
+func (j judge) daemonSet(s state, w *Workload) []finding {
 	var d appsv1.DaemonSet
 	if err := decode(s.object, &d); err != nil {
-		return undecodable(w, err)
+		return unreadable(w, err)
 	}
 	w.Desired, w.Ready, w.Available = d.Status.DesiredNumberScheduled, d.Status.NumberReady, d.Status.NumberAvailable
 	if d.Status.ObservedGeneration < d.Generation {
-		w.Message = "waiting for the controller to take up the change"
+		w.Message = "waiting until the controller observes the change"
 		return nil
 	}
 	w.Updated = d.Status.UpdatedNumberScheduled
-	mine := newDaemons(&d, s.pods)
-	out := append(j.createEvents(s, "daemonset", mine), j.judgePods(s, w, mine)...)
-	w.AvailableAt = readySince(s.pods, mine)
+	belongs := newestRevision(&d, s.pods)
+	out := append(j.createEvents(s, "daemonset", belongs), j.judgePods(s, w, belongs)...)
+	w.AvailableAt = readySince(s.pods, belongs)
 	if d.Spec.UpdateStrategy.Type == appsv1.OnDeleteDaemonSetStrategyType {
 		onDelete(w, d.Status.CurrentNumberScheduled)
 		return out
@@ -172,10 +172,11 @@ func (j judge) daemonSet(s state, w *Workload) []trouble {
 	return append(out, j.kstatus(s, w)...)
 }
 
-// newDaemons picks the pods of a DaemonSet's present revision. Its status does
-// not name the revision; the template's generation, which its pods carry as a
-// label, leads to the hash.
-func newDaemons(d *appsv1.DaemonSet, pods []*corev1.Pod) func(*corev1.Pod) bool {
+// newestRevision returns a function that reports whether a pod belongs to the current
+// revision of a DaemonSet. The status of a DaemonSet does not contain the revision, but
+// its pods are labeled with the generation of the template and with the hash of the
+// revision.
+func newestRevision(d *appsv1.DaemonSet, pods []*corev1.Pod) func(*corev1.Pod) bool {
 	generation := d.Annotations[appsv1.DeprecatedTemplateGeneration]
 	hash := ""
 	var newest *corev1.Pod
@@ -198,21 +199,21 @@ func newDaemons(d *appsv1.DaemonSet, pods []*corev1.Pod) func(*corev1.Pod) bool 
 	}
 }
 
-func (j judge) replicaSet(s state, w *Workload) []trouble {
+func (j judge) replicaSet(s state, w *Workload) []finding {
 	var d appsv1.ReplicaSet
 	if err := decode(s.object, &d); err != nil {
-		return undecodable(w, err)
+		return unreadable(w, err)
 	}
-	w.Desired = number(d.Spec.Replicas, 1)
+	w.Desired = valueOr(d.Spec.Replicas, 1)
 	w.Ready, w.Available = d.Status.ReadyReplicas, d.Status.AvailableReplicas
 	if d.Status.ObservedGeneration < d.Generation {
-		w.Message = "waiting for the controller to take up the change"
+		w.Message = "waiting until the controller observes the change"
 		return nil
 	}
 	w.Updated = d.Status.Replicas
-	mine := func(p *corev1.Pod) bool { return owned(p, d.UID) }
-	out := append(j.failedCreate(s, &d), j.judgePods(s, w, mine)...)
-	w.AvailableAt = readySince(s.pods, mine)
+	belongs := func(p *corev1.Pod) bool { return owned(p, d.UID) }
+	out := append(j.failedCreate(s, &d), j.judgePods(s, w, belongs)...)
+	w.AvailableAt = readySince(s.pods, belongs)
 	return append(out, j.kstatus(s, w)...)
 }
 
@@ -225,79 +226,79 @@ func jobCondition(job *batchv1.Job, kind batchv1.JobConditionType) *batchv1.JobC
 	return nil
 }
 
-// job judges a Job itself: to kstatus one that runs is already fine.
-func (j judge) job(s state, w *Workload) []trouble {
+// job examines a Job without kstatus, which considers a running Job to be ready.
+func (j judge) job(s state, w *Workload) []finding {
 	var d batchv1.Job
 	if err := decode(s.object, &d); err != nil {
-		return undecodable(w, err)
+		return unreadable(w, err)
 	}
-	w.Desired = number(d.Spec.Completions, number(d.Spec.Parallelism, 1))
+	w.Desired = valueOr(d.Spec.Completions, valueOr(d.Spec.Parallelism, 1))
 	w.Updated = d.Status.Active + d.Status.Succeeded
 	w.Ready, w.Available = d.Status.Succeeded, d.Status.Succeeded
-	mine := func(p *corev1.Pod) bool { return owned(p, d.UID) }
-	ts := j.judgePods(s, w, mine)
+	belongs := func(p *corev1.Pod) bool { return owned(p, d.UID) }
+	findings := j.judgePods(s, w, belongs)
 	if c := jobCondition(&d, batchv1.JobComplete); c != nil {
 		w.Done, w.Message, w.AvailableAt = true, "complete", c.LastTransitionTime.Time
 		return nil
 	}
 	over := jobCondition(&d, batchv1.JobFailed)
 	if over == nil {
-		// Nothing can save it any more; Failed follows when its pods are gone.
+		// The Job will fail: the condition Failed follows when its pods are deleted.
 		over = jobCondition(&d, batchv1.JobFailureTarget)
 	}
 	if over != nil {
 		w.Message = "failed"
-		t := trouble{Problem: Problem{
+		t := finding{Problem: Problem{
 			Kind: JobFailed, Reason: over.Reason, Known: over.LastTransitionTime.Time,
-			Message: "failed: " + cmp.Or(over.Message, over.Reason, "no reason given"),
+			Message: "failed: " + cmp.Or(over.Message, over.Reason, "Kubernetes reports no reason"),
 		}}
-		if p := lastFailed(s.pods, mine); p != nil {
+		if p := lastFailed(s.pods, belongs); p != nil {
 			pt := j.failed(p)
 			t.Pod, t.Node, t.Container, t.ExitCode, t.Restarts, t.Fix = p.Name, p.Spec.NodeName, pt.Container, pt.ExitCode, pt.Restarts, pt.Fix
-			t.Message = pt.Message + "; the Job gave up: " + cmp.Or(over.Message, over.Reason)
+			t.Message = pt.Message + "; the Job has failed: " + cmp.Or(over.Message, over.Reason)
 		}
-		return []trouble{t}
+		return []finding{t}
 	}
-	// Its own backoffLimit decides how often it may fail.
-	for i := range ts {
-		switch ts[i].Kind {
+	// The backoffLimit of the Job determines how often its pods may fail.
+	for i := range findings {
+		switch findings[i].Kind {
 		case CrashLoop, OOM, Probe, Evicted, JobFailed:
-			ts[i].grace = untilDeadline
+			findings[i].grace = untilDeadline
 		default:
 		}
 	}
 	w.Message = fmt.Sprintf("%d active, %d failed, %d/%d succeeded", d.Status.Active, d.Status.Failed, d.Status.Succeeded, w.Desired)
 	if d.Spec.Suspend != nil && *d.Spec.Suspend {
 		w.Message = "suspended"
-		ts = append(ts, trouble{grace: untilDeadline, Problem: Problem{
-			Kind: Stalled, Reason: "Suspended", Message: "is suspended: it does not run until somebody resumes it", Fix: "take spec.suspend out",
+		findings = append(findings, finding{grace: untilDeadline, Problem: Problem{
+			Kind: Stalled, Reason: "Suspended", Message: "is suspended, so it does not run until it is resumed", Fix: "remove spec.suspend",
 		}})
 	}
-	return append(ts, j.createEvents(s, "job", mine)...)
+	return append(findings, j.createEvents(s, "job", belongs)...)
 }
 
-// lastFailed is the pod that failed last.
-func lastFailed(pods []*corev1.Pod, mine func(*corev1.Pod) bool) *corev1.Pod {
+// lastFailed returns the newest pod that has failed, or nil.
+func lastFailed(pods []*corev1.Pod, belongs func(*corev1.Pod) bool) *corev1.Pod {
 	var last *corev1.Pod
 	for _, p := range pods {
-		if mine(p) && p.Status.Phase == corev1.PodFailed && (last == nil || last.CreationTimestamp.Before(&p.CreationTimestamp)) {
+		if belongs(p) && p.Status.Phase == corev1.PodFailed && (last == nil || last.CreationTimestamp.Before(&p.CreationTimestamp)) {
 			last = p
 		}
 	}
 	return last
 }
 
-// barePod judges a pod without an owner. One that is not restarted is there to
-// succeed, for example a chart's test.
-func (j judge) barePod(s state, w *Workload) []trouble {
+// barePod examines a pod without a controller. A pod that is not restarted is expected to
+// succeed, for example the test of a chart.
+func (j judge) barePod(s state, w *Workload) []finding {
 	var p corev1.Pod
 	if err := decode(s.object, &p); err != nil {
-		return undecodable(w, err)
+		return unreadable(w, err)
 	}
 	w.Desired, w.Updated = 1, 1
 	s.pods = []*corev1.Pod{&p}
-	mine := func(*corev1.Pod) bool { return true }
-	ts := j.judgePods(s, w, mine)
+	belongs := func(*corev1.Pod) bool { return true }
+	findings := j.judgePods(s, w, belongs)
 	w.Message = strings.ToLower(cmp.Or(string(p.Status.Phase), "pending"))
 	if w.Pods[0].Ready {
 		w.Ready, w.Available = 1, 1
@@ -306,12 +307,12 @@ func (j judge) barePod(s state, w *Workload) []trouble {
 	case p.Status.Phase == corev1.PodSucceeded:
 		w.Done, w.Ready, w.Available = true, 1, 1
 	case p.Status.Phase == corev1.PodFailed:
-		for i := range ts {
-			ts[i].grace = 0
+		for i := range findings {
+			findings[i].grace = 0
 		}
 	case cmp.Or(p.Spec.RestartPolicy, corev1.RestartPolicyAlways) == corev1.RestartPolicyAlways:
 		w.Done = w.Pods[0].Ready
-		w.AvailableAt = readySince(s.pods, mine)
+		w.AvailableAt = readySince(s.pods, belongs)
 	}
-	return ts
+	return findings
 }

@@ -9,20 +9,22 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Event is what Kubernetes reported about an object, repetitions folded.
+// Event is an event that Kubernetes reported about an object. Repetitions are merged into
+// one Event.
 type Event struct {
 	Object    string    `json:"object"` // kind/name, for example pod/order-service-7c9-abcde
 	Container string    `json:"container,omitempty"`
 	Type      string    `json:"type"` // Normal or Warning
 	Reason    string    `json:"reason"`
 	Message   string    `json:"message"`
-	Count     int32     `json:"count"`
-	First     time.Time `json:"first"`
-	Last      time.Time `json:"last"`
+	Count     int32     `json:"count"` // how often it occurred
+	First     time.Time `json:"first"` // when it occurred first
+	Last      time.Time `json:"last"`  // when it occurred last
 }
 
-// eventOf reads both the old form of events (timestamps and a count) and the
-// new one (event time and a series).
+// eventOf converts an event. It supports both forms of events: the old one with timestamps
+// and a count, and the new one with an event time and a series
+// (https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/).
 func eventOf(e *corev1.Event, mask func(string) string) Event {
 	first, last, count := e.FirstTimestamp.Time, e.LastTimestamp.Time, e.Count
 	if first.IsZero() {
@@ -39,7 +41,7 @@ func eventOf(e *corev1.Event, mask func(string) string) Event {
 	}
 	return Event{
 		Object:    strings.ToLower(e.InvolvedObject.Kind) + "/" + e.InvolvedObject.Name,
-		Container: containerIn(e.InvolvedObject.FieldPath),
+		Container: containerOf(e.InvolvedObject.FieldPath),
 		Type:      e.Type,
 		Reason:    e.Reason,
 		Message:   mask(oneLine(e.Message)),
@@ -49,8 +51,9 @@ func eventOf(e *corev1.Event, mask func(string) string) Event {
 	}
 }
 
-// containerIn reads the container's name out of spec.containers{app}.
-func containerIn(fieldPath string) string {
+// containerOf returns the name of the container in a field path, for example app in
+// spec.containers{app}.
+func containerOf(fieldPath string) string {
 	_, rest, ok := strings.Cut(fieldPath, "{")
 	if !ok {
 		return ""
@@ -58,7 +61,7 @@ func containerIn(fieldPath string) string {
 	return strings.TrimSuffix(rest, "}")
 }
 
-// fold joins events that say the same and returns the last n, newest last.
+// fold merges events with the same text and returns the last n of them, newest last.
 func fold(events []Event, n int) []Event {
 	type key struct{ object, container, reason, message string }
 	at := map[key]int{}

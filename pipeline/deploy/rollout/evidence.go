@@ -15,15 +15,16 @@ import (
 )
 
 const (
-	evidenceBudget = 5 * time.Second
-	evidenceEvents = 20
-	logBytes       = 256 << 10
+	evidenceTimeout = 5 * time.Second
+	evidenceEvents  = 20
+	logBytes        = 256 << 10
 )
 
-// evidence completes a failure by logs and events. It has a budget of its own,
-// for the deadline may just have passed; cancelling ctx still ends it.
+// evidence returns the failure for a problem, with its logs and events. It has a separate
+// timeout, because the deadline of ctx may just have passed, but it stops if ctx is
+// cancelled.
 func (t *tracker) evidence(ctx context.Context, p Problem) *Failure {
-	own, cancel := context.WithTimeout(klog.NewContext(context.WithoutCancel(ctx), klog.Logger{}), evidenceBudget)
+	reading, cancel := context.WithTimeout(klog.NewContext(context.WithoutCancel(ctx), klog.Logger{}), evidenceTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() {
 		if errors.Is(ctx.Err(), context.Canceled) {
@@ -33,30 +34,30 @@ func (t *tracker) evidence(ctx context.Context, p Problem) *Failure {
 	defer stop()
 
 	f := &Failure{Problem: p}
-	i := t.index(p.Object)
+	i := t.indexOf(p.Object)
 	if i < 0 {
 		return f
 	}
 	s := t.state(i)
 	kind, name := kindName(p.Object)
-	about := s.about(kind, name)
+	about := s.eventsOf(kind, name)
 	for _, rs := range s.sets {
 		d := s.object
 		if d != nil && owned(rs, d.GetUID()) && rs.Annotations["deployment.kubernetes.io/revision"] == d.GetAnnotations()["deployment.kubernetes.io/revision"] {
-			about = append(about, s.about("replicaset", rs.Name)...)
+			about = append(about, s.eventsOf("replicaset", rs.Name)...)
 		}
 	}
 	if p.Pod != "" && kind != "pod" {
-		about = append(about, s.about("pod", p.Pod)...)
+		about = append(about, s.eventsOf("pod", p.Pod)...)
 	}
 	f.Events = fold(about, evidenceEvents)
-	if _, away := t.away(); away == nil {
-		f.Logs = t.logs(own, s, p)
+	if _, err := t.outage(); err == nil {
+		f.Logs = t.logs(reading, s, p)
 	}
 	return f
 }
 
-// logs reads the last lines of the container that a problem is about.
+// logs returns the last lines that the container of a problem has written.
 func (t *tracker) logs(ctx context.Context, s state, p Problem) []string {
 	if t.Client == nil || p.Container == "" {
 		return nil
@@ -109,8 +110,7 @@ func (t *tracker) log(ctx context.Context, pod *corev1.Pod, container string, pr
 	return tailLines(io.LimitReader(stream, logBytes), t.LogLines, t.Mask)
 }
 
-// tailLines returns the last n lines, each masked and no longer than a screen
-// or so.
+// tailLines returns the last n lines. Secrets are masked, and long lines are shortened.
 func tailLines(r io.Reader, n int, mask func(string) string) ([]string, error) {
 	const longest = 2000
 	var out []string
@@ -118,7 +118,7 @@ func tailLines(r io.Reader, n int, mask func(string) string) ([]string, error) {
 	for {
 		line, err := lines.ReadString('\n')
 		if line = strings.TrimRight(line, "\r\n"); line != "" || err == nil {
-			line = mask(strings.ToValidUTF8(line, "\uFFFD")) // before it is cut, so that no half of a secret stays
+			line = mask(strings.ToValidUTF8(line, "\uFFFD")) // before the line is shortened, so that no part of a secret remains
 			if len(line) > longest {
 				line = strings.ToValidUTF8(line[:longest], "") + "..."
 			}

@@ -12,8 +12,8 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/deploy/rollout"
 )
 
-// A Deployment was applied; this waits until it is ready, and says why if it will
-// not be.
+// This example waits until a Deployment that was applied is ready. If it will not become
+// ready, the example prints why.
 func Example() {
 	var config *rest.Config // of the cluster
 	var deployment *unstructured.Unstructured
@@ -34,7 +34,7 @@ func Example() {
 		}
 		return err
 	}
-	_ = wait // it needs a cluster, so it is not run here
+	_ = wait // wait needs a cluster, so the example does not call it
 }
 
 func ExampleKinds() {

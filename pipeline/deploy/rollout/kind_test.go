@@ -11,8 +11,8 @@ import (
 	"github.com/slipway-ci/slipway/internal/testkit"
 )
 
-// TestEveryKindIsInTheTable: a kind of failure that is declared must have a row in
-// Kinds, with everything the documentation needs.
+// TestEveryKindIsInTheTable checks that every declared kind of failure has a complete row
+// in Kinds.
 func TestEveryKindIsInTheTable(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "kind.go", nil, 0)
 	if err != nil {
@@ -35,13 +35,13 @@ func TestEveryKindIsInTheTable(t *testing.T) {
 		return true
 	})
 	if len(declared) < 10 {
-		t.Fatalf("found only the kinds %v", declared)
+		t.Fatalf("kind.go declares only the kinds %v", declared)
 	}
 	var table []Kind
 	for _, k := range Kinds() {
 		table = append(table, k.Kind)
 		if k.Means == "" || k.When == "" {
-			t.Errorf("the row of %s is not complete", k.Kind)
+			t.Errorf("the row of %s is incomplete", k.Kind)
 		}
 	}
 	for _, k := range declared {
@@ -54,7 +54,7 @@ func TestEveryKindIsInTheTable(t *testing.T) {
 	}
 }
 
-// TestKindsAreDocumented keeps the table in docs/deploy.md equal to the code.
+// TestKindsAreDocumented checks that the table in docs/deploy.md matches Kinds.
 func TestKindsAreDocumented(t *testing.T) {
 	testkit.GoldenSection(t, "../../../docs/deploy.md", "failures", KindsTable())
 }

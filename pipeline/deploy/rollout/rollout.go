@@ -22,60 +22,64 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// Options say what to track.
+// Options are the options of [Track].
 type Options struct {
-	// Config reaches the cluster. It is not needed where Dynamic is given; its
-	// own rate limit is lifted, for it would delay the verdict.
+	// Config is the configuration of the cluster. It is not needed if Dynamic is set. Its
+	// rate limit is ignored, because it would delay the result.
 	Config *rest.Config
-	// Dynamic reads objects, Client logs, Mapper names the resources of kinds
-	// other than the workloads'. Each is made from Config where nil.
+	// Dynamic reads objects, Client reads logs, and Mapper finds the resources of kinds
+	// that are not workloads. If one of them is nil, it is made from Config.
 	Dynamic dynamic.Interface
 	Client  kubernetes.Interface
 	Mapper  meta.RESTMapper
 
-	// Objects are what was applied, with their namespaces filled in.
+	// Objects are the applied objects, with their namespaces set.
 	Objects []*unstructured.Unstructured
-	// Timeout is the deadline for all; 0: none but ctx's.
+	// Timeout is the deadline for all objects. If it is 0, only the deadline of the
+	// context applies.
 	Timeout time.Duration
-	// Patience is how long each kind of trouble may stand.
+	// Patience is how long each kind of problem may last.
 	Patience Patience
-	// Since is when the rollout began: events and ends of containers before it
-	// are not ours. Zero: all are. It is compared with the cluster's times, 5 s
-	// of difference between the clocks allowed; a greater one can delay a
-	// verdict until the deadline, not falsify it.
+	// Since is when the rollout began. Events and terminations of containers before that
+	// time do not end the rollout. If it is zero, all of them are considered. It is
+	// compared with times of the cluster, and the clock of the cluster may be up to 5 s
+	// behind the local clock. A larger difference can delay a failure until the deadline,
+	// but it cannot cause a wrong result.
 	Since time.Time
-	// LogLines is how many last lines of the failing container a [Failure]
-	// carries. Default 20.
+	// LogLines is the number of lines of the failing container in [Failure.Logs]. The
+	// default is 20.
 	LogLines int
-	// Observe is called after every change, from the goroutine of Track; the
-	// rollout's judgement waits for it to return. May be nil.
+	// Observe is called after every change, from the goroutine that called Track, which
+	// continues when Observe returns. It may be nil.
 	Observe func(Snapshot)
-	// Mask hides known secrets in logs, events and messages. May be nil.
+	// Mask hides known secrets in logs, events and messages. It may be nil.
 	Mask func(string) string
 }
 
-// Patience is how long each kind of trouble may stand before it ends the
-// rollout, counted from when it was first seen. Zero fields get the default.
+// Patience is how long each kind of problem may last before it ends the rollout, measured
+// from when it was first seen. A zero field means the value of [DefaultPatience].
 type Patience struct {
-	// Image is for images that cannot be pulled. Default 3 s. One failed pull
-	// that may have been a hiccup does not count, a second one, kubelet's back
-	// off or a definite answer ("not found", "denied") does.
+	// Image is how long an image may fail to be pulled. A single failed pull with a cause
+	// that may be temporary is not considered. A second one is, and so are the back-off
+	// of the kubelet and a definite cause, for example "not found" or "denied". The
+	// default is 3 s.
 	Image time.Duration
-	// Config is for missing Secrets, ConfigMaps and keys, and containers that
-	// cannot be created. Default 3 s.
+	// Config is how long a Secret, a ConfigMap or a key may be missing, or a container may
+	// fail to be created. The default is 3 s.
 	Config time.Duration
-	// Restarts is how often a container may be restarted before it counts as a
-	// crash loop. Default 2.
+	// Restarts is the number of restarts of a container that count as a crash loop. The
+	// default is 2.
 	Restarts int32
-	// Readiness is for a readiness probe that fails, at least its
-	// failureThreshold times, after the startup probe has passed. Without a
-	// startup probe it only warns until the deadline. Default 30 s.
+	// Readiness is how long a readiness probe may fail after the startup probe has passed
+	// and after the failureThreshold of the probe is reached. If the container has no
+	// startup probe, a failing readiness probe is only a warning until the deadline. The
+	// default is 30 s.
 	Readiness time.Duration
-	// Create is for pods that the API server refuses to create. Default 3 s.
+	// Create is how long the API server may refuse to create pods. The default is 3 s.
 	Create time.Duration
 }
 
-// DefaultPatience returns the patience that is used where [Options] says nothing.
+// DefaultPatience returns the defaults of [Patience].
 func DefaultPatience() Patience {
 	const short = 3 * time.Second
 	return Patience{Image: short, Config: short, Restarts: 2, Readiness: 30 * time.Second, Create: short}
@@ -91,25 +95,25 @@ func (p Patience) withDefaults() Patience {
 	return p
 }
 
-// Result is how a rollout ended. It is filled in as far as known also when
-// [Track] fails.
+// Result is the result of a rollout. If [Track] returns an error, the result contains
+// everything that is known.
 type Result struct {
 	Workloads []Workload    `json:"workloads"`
 	Warnings  []string      `json:"warnings,omitempty"`
 	Duration  time.Duration `json:"duration_ns"`
-	// AvailableAt is when, by Kubernetes' own record (whole seconds), the last
-	// workload became available; zero where it does not say. Returned is when
-	// Track knew.
+	// AvailableAt is when the last workload became available. It is a condition in the
+	// cluster with a resolution of one second, and zero if there is none.
 	AvailableAt time.Time `json:"available_at,omitzero"`
-	Returned    time.Time `json:"returned"`
+	// Returned is when Track returned.
+	Returned time.Time `json:"returned"`
 }
 
-// Track waits until all objects are ready and returns what became of each.
+// Track waits until all objects are ready and returns the state of each of them.
 //
-// It fails with a fault of kind gate that wraps a [*Failure] when one of them
-// will not become ready or the deadline passes, with a fault of kind failed
-// when the workloads may not be read, and with ctx's error when ctx is
-// cancelled. All its goroutines have ended when it returns.
+// If an object will not become ready or the deadline passes, the error is a [fault.Gate]
+// error that wraps a [*Failure]. If the user is not allowed to read the workloads, it is a
+// [fault.Failed] error. If ctx is cancelled, it is the error of ctx. All goroutines of
+// Track have ended when it returns.
 func Track(ctx context.Context, o Options) (Result, error) {
 	t, err := newTracker(o)
 	if err != nil {
@@ -127,37 +131,37 @@ func Track(ctx context.Context, o Options) (Result, error) {
 	return res, nil
 }
 
-// tracker holds a rollout's state. It belongs to the goroutine of Track; the
-// sources speak to it through a channel.
+// tracker is the state of a rollout. Only the goroutine of Track uses it, and the sources
+// send their changes to that goroutine through a channel.
 type tracker struct {
 	Options
 	judge
 	resources
-	httpClient *http.Client // ours to close, nil otherwise
+	httpClient *http.Client // closed at the end; nil if the caller made the clients
 
 	start time.Time
 	now   time.Time
 
-	objects []*unstructured.Unstructured // those with a status
+	objects []*unstructured.Unstructured // the objects with a status
 	sources []source
-	health  []health
-	live    []*unstructured.Unstructured // by object, nil: not found
-	gone    []bool
-	frozen  []*Workload // Jobs and pods that have succeeded stay so
-	took    []time.Duration
-	pods    []map[types.UID]*corev1.Pod
-	sets    []map[types.UID]*appsv1.ReplicaSet
-	events  map[string]map[types.UID]Event // by namespace
+	health  []health // of each source
+	// The following slices have an element for each object.
+	live       []*unstructured.Unstructured // the current state; nil if it was not found
+	deleted    []bool                       // whether it was deleted during the rollout
+	finished   []*Workload                  // the result of a Job or pod that has succeeded, which is final
+	readyAfter []time.Duration              // from the start until it was ready
+	pods       []map[types.UID]*corev1.Pod
+	sets       []map[types.UID]*appsv1.ReplicaSet
+	events     map[string]map[types.UID]Event // by namespace
 
-	// mute is the last error of confirm, whose source may look well; since
-	// muteSince.
-	mute      error
-	muteSince time.Time
+	// confirmErr is the last error of confirm, which can fail while the watches work.
+	confirmErr      error
+	confirmErrSince time.Time
 
 	workloads []Workload
-	standing  map[string]*standing
+	active    map[string]*activeFinding
 	warnings  []string
-	last      Snapshot
+	last      Snapshot // the last snapshot that was observed
 }
 
 func newTracker(o Options) (*tracker, error) {
@@ -167,11 +171,11 @@ func newTracker(o Options) (*tracker, error) {
 	}
 	t := &tracker{
 		Options: o, judge: judge{patience: o.Patience.withDefaults(), since: o.Since},
-		events: map[string]map[types.UID]Event{}, standing: map[string]*standing{},
+		events: map[string]map[types.UID]Event{}, active: map[string]*activeFinding{},
 	}
 	for _, u := range o.Objects {
 		if u == nil || u.GetKind() == "" || u.GetName() == "" {
-			return nil, fault.Failedf("deploy.object", "tracking the rollout: an object without kind or name")
+			return nil, fault.Failedf("deploy.object", "tracking the rollout: an object has no kind or no name")
 		}
 		if hasStatus(u) {
 			t.objects = append(t.objects, u)
@@ -183,18 +187,18 @@ func newTracker(o Options) (*tracker, error) {
 	if err := t.connect(); err != nil {
 		return nil, err
 	}
-	if err := t.plan(); err != nil {
+	if err := t.addSources(); err != nil {
 		return nil, err
 	}
 	n := len(t.objects)
 	t.health = make([]health, len(t.sources))
-	t.live, t.gone, t.frozen = make([]*unstructured.Unstructured, n), make([]bool, n), make([]*Workload, n)
-	t.took = make([]time.Duration, n)
+	t.live, t.deleted, t.finished = make([]*unstructured.Unstructured, n), make([]bool, n), make([]*Workload, n)
+	t.readyAfter = make([]time.Duration, n)
 	t.pods, t.sets = make([]map[types.UID]*corev1.Pod, n), make([]map[types.UID]*appsv1.ReplicaSet, n)
 	return t, nil
 }
 
-// run follows the sources until there is a verdict.
+// run follows the sources until the rollout is done or has failed.
 func (t *tracker) run(parent context.Context) (*Failure, error) {
 	t.start = time.Now()
 	t.now = t.start
@@ -234,7 +238,7 @@ func (t *tracker) run(parent context.Context) (*Failure, error) {
 		if err := t.applyPending(changes); err != nil {
 			return nil, err
 		}
-		failure, done, next := t.judgeNow(ctx, parent, late)
+		failure, done, next := t.evaluate(ctx, parent, late)
 		if failure != nil || done {
 			return failure, nil
 		}
@@ -242,11 +246,11 @@ func (t *tracker) run(parent context.Context) (*Failure, error) {
 	}
 }
 
-// followAll starts to follow all sources. Their changes come through the channel
-// until stop is called, which returns when all goroutines have ended.
+// followAll starts to follow all sources. They send their changes to the channel until
+// stop is called. stop returns when all goroutines have ended.
 func (t *tracker) followAll(parent context.Context) (ctx context.Context, changes chan change, stop func()) {
-	// client-go writes to standard error when a request is cancelled; what
-	// matters is returned as an error.
+	// client-go logs to standard error when a request is cancelled. The logger is
+	// disabled, because all relevant errors are also returned.
 	ctx, cancel := context.WithCancel(klog.NewContext(parent, klog.Logger{}))
 	changes = make(chan change)
 	var following sync.WaitGroup
@@ -260,8 +264,8 @@ func (t *tracker) followAll(parent context.Context) (ctx context.Context, change
 	}
 }
 
-// applyPending takes in what else the sources have to report already, so that it
-// is part of the same judgement.
+// applyPending applies the changes that the sources have already sent, so that they are
+// all evaluated at once.
 func (t *tracker) applyPending(changes <-chan change) error {
 	for {
 		select {
@@ -275,27 +279,28 @@ func (t *tracker) applyPending(changes <-chan change) error {
 	}
 }
 
-// judgeNow judges what is known now. It returns a failure that ends the rollout,
-// or that it is done, or after what time to judge again even if nothing changes.
-func (t *tracker) judgeNow(ctx, parent context.Context, late bool) (failure *Failure, done bool, next time.Duration) {
+// evaluate evaluates the current state. It returns a failure that ends the rollout, or
+// whether the rollout is done, or the time after which to evaluate again even if nothing
+// changes. late means that the deadline has passed.
+func (t *tracker) evaluate(ctx, parent context.Context, late bool) (failure *Failure, done bool, next time.Duration) {
 	t.now = time.Now()
 	t.assess()
 	done = t.done()
-	if t.found() || late {
+	if t.objectsRead() || late {
 		t.observe(done)
 	}
 	switch {
 	case done:
 		return nil, true, 0
 	case late:
-		return t.evidence(parent, t.overdue()), false, 0
+		return t.evidence(parent, t.deadlineExceeded()), false, 0
 	}
-	worst, at := t.verdict()
-	if worst != nil && t.confirm(ctx, worst) {
-		return t.evidence(parent, worst.Problem), false, 0
+	cause, at := t.verdict()
+	if cause != nil && t.confirm(ctx, cause) {
+		return t.evidence(parent, cause.Problem), false, 0
 	}
-	if worst != nil {
-		at = time.Now().Add(10 * firstPause) // it was out of date, or nobody answered
+	if cause != nil {
+		at = time.Now().Add(10 * firstPause) // the data was outdated, or the API server did not answer
 	}
 	if at.IsZero() {
 		return nil, false, time.Hour

@@ -7,22 +7,24 @@ import (
 	"time"
 )
 
-// Snapshot is how far a rollout is at one moment.
+// Snapshot is the state of a rollout at one moment.
 type Snapshot struct {
 	Time      time.Time     `json:"time"`
-	Elapsed   time.Duration `json:"elapsed_ns"`
-	Done      bool          `json:"done"`
-	Workloads []Workload    `json:"workloads"` // in the order of Options.Objects; objects without a status left out
-	// Problems stand at the moment, those that explain most first. Many pass.
+	Elapsed   time.Duration `json:"elapsed_ns"` // since the beginning of Track
+	Done      bool          `json:"done"`       // whether all objects are ready
+	Workloads []Workload    `json:"workloads"`  // in the order of Options.Objects, without objects that have no status
+	// Problems are the current problems, with the most specific cause first. Many
+	// problems resolve themselves.
 	Problems []Problem `json:"problems,omitempty"`
 	Events   []Event   `json:"events,omitempty"` // the last ten warnings, newest last
-	// Away says since when and why the API server does not answer; what the
-	// rest tells is from before. Empty while it does.
+	// Away is a text that reports since when and why the API server does not answer. If it
+	// is not empty, the other fields may be outdated.
 	Away     string   `json:"away,omitempty"`
-	Warnings []string `json:"warnings,omitempty"` // what could not be watched, and the workloads' own
+	Warnings []string `json:"warnings,omitempty"` // what could not be watched, and the warnings of the workloads
 }
 
-// short drops the namespace where there is only one.
+// short returns kind/name of an object, or its full name if the workloads are in several
+// namespaces.
 func (s Snapshot) short(object string) string {
 	first := ""
 	for _, w := range s.Workloads {
@@ -36,7 +38,7 @@ func (s Snapshot) short(object string) string {
 	return kind + "/" + name
 }
 
-// line is a workload's own line, without anything that changes by itself.
+// line returns the state of a workload as one line, without values that change with time.
 func (s Snapshot) line(w Workload) string {
 	parts := []string{}
 	if c := w.counts(); c != "" && w.Message != "not found yet" && w.Message != "deleted" {
@@ -48,7 +50,7 @@ func (s Snapshot) line(w Workload) string {
 	case w.Message == "":
 	case w.Done, len(parts) == 0, w.Message == "deleted", w.Message == "paused",
 		w.Updated >= w.Desired && w.Available >= w.Desired:
-		// The counts alone do not say what it waits for.
+		// The counts alone do not explain what the workload waits for.
 		parts = append(parts, oneLine(w.Message))
 	}
 	if len(parts) == 0 {
@@ -57,8 +59,8 @@ func (s Snapshot) line(w Workload) string {
 	return s.short(w.Object) + ": " + strings.Join(parts, ", ")
 }
 
-// of returns the problems of one object.
-func (s Snapshot) of(object string) []Problem {
+// problemsOf returns the problems of an object.
+func (s Snapshot) problemsOf(object string) []Problem {
 	var out []Problem
 	for _, p := range s.Problems {
 		if p.Object == object {
@@ -68,8 +70,8 @@ func (s Snapshot) of(object string) []Problem {
 	return out
 }
 
-// about is a problem in one phrase.
-func (s Snapshot) about(p Problem) string {
+// describe returns a problem as one line.
+func (s Snapshot) describe(p Problem) string {
 	text := oneLine(p.Message)
 	if p.Container != "" {
 		text = "container " + p.Container + " " + text
@@ -83,8 +85,8 @@ func (s Snapshot) about(p Problem) string {
 	return text
 }
 
-// Lines shows everything: a line for each workload, and below it, indented,
-// its pods of the new revision and its problems.
+// Lines returns the complete state: a line for each workload, followed by indented lines
+// for its pods of the new revision and its problems.
 func (s Snapshot) Lines() []string {
 	var out []string
 	if s.Away != "" {
@@ -114,8 +116,8 @@ func (s Snapshot) Lines() []string {
 			}
 			out = append(out, "  pod "+p.Name+": "+strings.Join(what, ", "))
 		}
-		for _, p := range s.of(w.Object) {
-			out = append(out, "  "+s.about(p))
+		for _, p := range s.problemsOf(w.Object) {
+			out = append(out, "  "+s.describe(p))
 		}
 	}
 	for _, w := range s.Warnings {
@@ -124,9 +126,8 @@ func (s Snapshot) Lines() []string {
 	return out
 }
 
-// Since returns what is new in s since an earlier snapshot, one line a
-// message, each understandable by itself: the plain form for logs. Since the
-// zero Snapshot everything is new.
+// Since returns what has changed since an earlier snapshot, for logs. Every line can be
+// understood without the others. Since the zero Snapshot, everything has changed.
 func (s Snapshot) Since(before Snapshot) []string {
 	var out []string
 	if s.Away != before.Away {
@@ -143,9 +144,9 @@ func (s Snapshot) Since(before Snapshot) []string {
 	for _, w := range s.Workloads {
 		line := s.line(w)
 		var fresh []string
-		for _, p := range s.of(w.Object) {
-			text := s.about(p)
-			if !slices.ContainsFunc(before.of(w.Object), func(b Problem) bool { return s.about(b) == text }) {
+		for _, p := range s.problemsOf(w.Object) {
+			text := s.describe(p)
+			if !slices.ContainsFunc(before.problemsOf(w.Object), func(b Problem) bool { return s.describe(b) == text }) {
 				fresh = append(fresh, text)
 			}
 		}

@@ -19,22 +19,22 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// health is what is known of one source.
+// health is the state of a source.
 type health struct {
-	heard  bool // it has told anything
-	listed bool
-	off    bool // forbidden, done without
-	err    error
-	since  time.Time // of err
+	reported bool      // whether it has sent anything
+	listed   bool      // whether it has sent objects
+	disabled bool      // whether it is forbidden and optional
+	err      error     // its last error; nil if it works
+	since    time.Time // when err occurred first
 }
 
-// plan lists what has to be watched.
-func (t *tracker) plan() error {
+// addSources adds the sources for all objects.
+func (t *tracker) addSources() error {
 	namespaces := map[string]bool{}
 	for i, u := range t.objects {
 		gvk, ns := u.GroupVersionKind(), u.GetNamespace()
 		t.sources = append(t.sources, source{
-			role: tracked, of: i, gvk: gvk, namespace: ns, field: "metadata.name=" + u.GetName(), optional: !isWorkload(gvk),
+			role: tracked, object: i, gvk: gvk, namespace: ns, field: "metadata.name=" + u.GetName(), optional: !isWorkload(gvk),
 		})
 		if ns != "" {
 			namespaces[ns] = true
@@ -44,11 +44,11 @@ func (t *tracker) plan() error {
 		}
 		label, err := selector(u)
 		if err != nil {
-			return fault.Failedf("deploy.object", "tracking the rollout of %s: %w", spaced(objectName(u)), err)
+			return fault.Failedf("deploy.object", "tracking the rollout of %s: %w", displayName(objectName(u)), err)
 		}
-		t.sources = append(t.sources, source{role: pods, of: i, gvk: corev1.SchemeGroupVersion.WithKind("Pod"), namespace: ns, label: label})
+		t.sources = append(t.sources, source{role: pods, object: i, gvk: corev1.SchemeGroupVersion.WithKind("Pod"), namespace: ns, label: label})
 		if gvk.Kind == "Deployment" {
-			t.sources = append(t.sources, source{role: replicas, of: i, gvk: appsv1.SchemeGroupVersion.WithKind("ReplicaSet"), namespace: ns, label: label})
+			t.sources = append(t.sources, source{role: replicas, object: i, gvk: appsv1.SchemeGroupVersion.WithKind("ReplicaSet"), namespace: ns, label: label})
 		}
 	}
 	for _, ns := range slices.Sorted(maps.Keys(namespaces)) {
@@ -65,10 +65,10 @@ func selector(u *unstructured.Unstructured) (string, error) {
 	}
 	if !found {
 		if u.GetKind() == "Job" {
-			// The API server writes the selector and these labels.
+			// The API server adds a selector and this label.
 			return "job-name=" + u.GetName(), nil
 		}
-		return "", errors.New("it has no spec.selector")
+		return "", errors.New("spec.selector is missing")
 	}
 	var s metav1.LabelSelector
 	if err := decode(&unstructured.Unstructured{Object: raw}, &s); err != nil {
@@ -81,7 +81,7 @@ func selector(u *unstructured.Unstructured) (string, error) {
 	return sel.String(), nil
 }
 
-// objectName is kind/namespace/name, or kind/name without a namespace.
+// objectName returns kind/namespace/name, or kind/name if the object has no namespace.
 func objectName(u *unstructured.Unstructured) string {
 	parts := []string{strings.ToLower(u.GetKind())}
 	if ns := u.GetNamespace(); ns != "" {
@@ -90,28 +90,29 @@ func objectName(u *unstructured.Unstructured) string {
 	return strings.Join(append(parts, u.GetName()), "/")
 }
 
-// apply takes in what a source has to tell. It returns an error where the
-// rollout cannot be followed at all.
+// apply applies a change that a source has sent. It returns an error if the rollout cannot
+// be followed.
 func (t *tracker) apply(c change) error {
 	s, h := t.sources[c.source], &t.health[c.source]
-	h.heard = true
+	h.reported = true
 	if c.err != nil {
-		return t.trouble(s, h, c.err)
+		return t.sourceFailed(s, h, c.err)
 	}
 	if h.err != nil {
-		// Patience begins anew: what stood then may have passed meanwhile.
-		for _, st := range t.standing {
-			st.clock = time.Now()
+		// The problems may have been resolved during the outage, so their time starts
+		// again.
+		for _, f := range t.active {
+			f.clock = time.Now()
 		}
 	}
-	*h = health{heard: true, listed: true}
+	*h = health{reported: true, listed: true}
 	switch s.role {
 	case tracked:
 		t.applyObject(s, c)
 	case replicas:
-		applyTo(&t.sets[s.of], c)
+		applyTo(&t.sets[s.object], c)
 	case pods:
-		applyTo(&t.pods[s.of], c)
+		applyTo(&t.pods[s.object], c)
 	case events:
 		into := t.events[s.namespace]
 		if c.full || into == nil {
@@ -121,9 +122,9 @@ func (t *tracker) apply(c change) error {
 		for _, u := range c.items() {
 			var e corev1.Event
 			if c.deleted || decode(u, &e) != nil {
-				continue // they expire; what they told stays true
+				continue // events expire, but remain true
 			}
-			if ev := eventOf(&e, t.Mask); t.fresh(ev.Last) {
+			if ev := eventOf(&e, t.Mask); t.duringRollout(ev.Last) {
 				into[u.GetUID()] = ev
 			}
 		}
@@ -131,7 +132,7 @@ func (t *tracker) apply(c change) error {
 	return nil
 }
 
-// items are the objects of a change, one or all.
+// items returns the objects of a change.
 func (c change) items() []*unstructured.Unstructured {
 	if c.item != nil {
 		return []*unstructured.Unstructured{c.item}
@@ -143,29 +144,30 @@ func (c change) items() []*unstructured.Unstructured {
 	return out
 }
 
+// applyObject applies a change of a tracked object.
 func (t *tracker) applyObject(s source, c change) {
-	want, i := t.objects[s.of], s.of
+	want, i := t.objects[s.object], s.object
 	var now *unstructured.Unstructured
-	touched := c.full
+	changed := c.full
 	for _, u := range c.items() {
 		if u.GetName() != want.GetName() {
-			continue // a server that ignores field selectors
+			continue // the server ignores field selectors
 		}
-		touched = true
+		changed = true
 		if !c.deleted {
 			now = u
 		}
 	}
-	if !touched {
+	if !changed {
 		return
 	}
 	if now == nil && t.live[i] != nil && !ended(t.live[i]) {
-		t.gone[i] = true
+		t.deleted[i] = true
 	}
 	t.live[i] = now
 }
 
-// applyTo brings a set of objects by UID up to date.
+// applyTo applies a change to a set of objects by UID.
 func applyTo[T any](into *map[types.UID]*T, c change) {
 	if c.full || *into == nil {
 		*into = map[types.UID]*T{}
@@ -182,23 +184,23 @@ func applyTo[T any](into *map[types.UID]*T, c change) {
 	}
 }
 
-// trouble notes that a source failed. Only being forbidden from the first is
-// more than a pause.
-func (t *tracker) trouble(s source, h *health, err error) error {
+// sourceFailed records the error of a source. It returns an error only if the user is not
+// allowed to read the source, because all other errors can be temporary.
+func (t *tracker) sourceFailed(s source, h *health, err error) error {
 	denied := apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err)
 	absent := meta.IsNoMatchError(err) || apierrors.IsNotFound(err)
 	switch {
 	case denied && s.optional:
-		if !h.off {
-			h.off = true
+		if !h.disabled {
+			h.disabled = true
 			t.warn(s, err)
 		}
 		return nil
 	case denied && !h.listed:
 		return fault.Failedf("deploy.forbidden", "following the rollout: reading %s: %w", s, err).
-			WithFix("allow get, list and watch of %s", s)
+			WithFix("allow the user to get, list and watch %s", s)
 	case absent && s.role == tracked:
-		// Its kind is not known yet, which is no word about the API server.
+		// The API server does not know the kind yet, but it answers.
 		h.err = nil
 		return nil
 	}
@@ -209,10 +211,11 @@ func (t *tracker) trouble(s source, h *health, err error) error {
 	return nil
 }
 
+// warn adds a warning about a source that the user is not allowed to read.
 func (t *tracker) warn(s source, err error) {
-	text := fmt.Sprintf("reading %s is not allowed, so causes can be missing: %s", s, err)
+	text := fmt.Sprintf("reading %s is not allowed, so the cause of a failure may be missing: %s", s, err)
 	if s.role == tracked {
-		text = fmt.Sprintf("reading %s is not allowed, so it is taken as ready: %s", s, err)
+		text = fmt.Sprintf("reading %s is not allowed, so it is assumed to be ready: %s", s, err)
 	}
 	text = t.Mask(oneLine(text))
 	if !slices.Contains(t.warnings, text) {
@@ -220,18 +223,19 @@ func (t *tracker) warn(s source, err error) {
 	}
 }
 
-// sourceOf is the health of an object's own source.
+// sourceOf returns the health of the source of a tracked object.
 func (t *tracker) sourceOf(i int) *health {
 	for n, s := range t.sources {
-		if s.role == tracked && s.of == i {
+		if s.role == tracked && s.object == i {
 			return &t.health[n]
 		}
 	}
 	return &health{}
 }
 
-// lost is away without what confirm found: only the sources' own troubles.
-func (t *tracker) lost() (since time.Time, err error) {
+// sourceOutage returns since when and why a source fails. It ignores events, because they
+// are not necessary.
+func (t *tracker) sourceOutage() (since time.Time, err error) {
 	for i, h := range t.health {
 		if h.err != nil && t.sources[i].role != events && (err == nil || h.since.Before(since)) {
 			since, err = h.since, h.err
@@ -240,38 +244,38 @@ func (t *tracker) lost() (since time.Time, err error) {
 	return since, err
 }
 
-// away returns since when and why what we know may be out of date.
-func (t *tracker) away() (time.Time, error) {
-	since, err := t.lost()
-	if t.mute != nil && (err == nil || t.muteSince.Before(since)) {
-		return t.muteSince, t.mute
+// outage returns since when and why the known state may be outdated.
+func (t *tracker) outage() (time.Time, error) {
+	since, err := t.sourceOutage()
+	if t.confirmErr != nil && (err == nil || t.confirmErrSince.Before(since)) {
+		return t.confirmErrSince, t.confirmErr
 	}
 	return since, err
 }
 
-// heard says whether everything that explains has been listed once; a verdict
-// before that would not know the cause.
-func (t *tracker) heard() bool {
+// causesListed reports whether everything that can contain the cause of a problem has been
+// listed once. Before that, the reported cause could be wrong.
+func (t *tracker) causesListed() bool {
 	for i, h := range t.health {
-		if t.sources[i].role != tracked && !h.listed && !h.off && h.err == nil {
+		if t.sources[i].role != tracked && !h.listed && !h.disabled && h.err == nil {
 			return false
 		}
 	}
 	return true
 }
 
-// found says whether every object has been looked for, so that a snapshot has
-// something to tell.
-func (t *tracker) found() bool {
+// objectsRead reports whether every object has been read once, so that a snapshot has
+// content.
+func (t *tracker) objectsRead() bool {
 	for i, s := range t.sources {
-		if s.role == tracked && !t.health[i].heard {
+		if s.role == tracked && !t.health[i].reported {
 			return false
 		}
 	}
 	return true
 }
 
-// index finds an object by its name in problems; -1 where it is none of ours.
-func (t *tracker) index(object string) int {
+// indexOf returns the index of the object with that name, or -1.
+func (t *tracker) indexOf(object string) int {
 	return slices.IndexFunc(t.objects, func(u *unstructured.Unstructured) bool { return objectName(u) == object })
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// fixture reads a case of the judgement's tests.
+// fixture reads the objects of a case of TestWorkload.
 func fixture(t *testing.T, name string) []*unstructured.Unstructured {
 	t.Helper()
 	data, err := os.ReadFile("testdata/cases/" + name + ".yaml")
@@ -34,7 +34,7 @@ func fixture(t *testing.T, name string) []*unstructured.Unstructured {
 		if err := u.UnmarshalJSON(js); err != nil {
 			t.Fatal(err)
 		}
-		// API servers label what the selector of these tests asks for.
+		// The objects get the labels that the selectors of these tests match.
 		if k := u.GetKind(); k == "ReplicaSet" || k == "Pod" {
 			u.SetLabels(map[string]string{"app": "order", "job-name": "migrate", "controller-revision-hash": u.GetLabels()["controller-revision-hash"]})
 		}
@@ -43,7 +43,7 @@ func fixture(t *testing.T, name string) []*unstructured.Unstructured {
 	return out
 }
 
-func leakFree(t *testing.T) {
+func verifyNoLeaks(t *testing.T) {
 	t.Helper()
 	ignore := goleak.IgnoreCurrent()
 	t.Cleanup(func() {
@@ -51,21 +51,22 @@ func leakFree(t *testing.T) {
 	})
 }
 
-// options track the first object of a fixture with little patience.
-func options(a *apiServer, objects ...*unstructured.Unstructured) rollout.Options {
+// options returns options that track the first object of a fixture with a short patience.
+func options(a *fakeAPIServer, objects ...*unstructured.Unstructured) rollout.Options {
 	return rollout.Options{
 		Config: a.config(), Objects: objects[:1], Timeout: 20 * time.Second, Since: time.Date(2026, 11, 23, 6, 0, 0, 0, time.UTC),
 		Patience: rollout.Patience{Image: 200 * time.Millisecond, Config: 200 * time.Millisecond, Create: 200 * time.Millisecond, Readiness: 300 * time.Millisecond},
 	}
 }
 
+// outcome is what Track has returned and when.
 type outcome struct {
 	rollout.Result
 	err error
 	at  time.Time
 }
 
-// track runs Track beside the test, and returns the observed snapshots.
+// track runs Track in another goroutine and returns its outcome and the observed snapshots.
 func track(ctx context.Context, o rollout.Options) (<-chan outcome, <-chan rollout.Snapshot) {
 	snapshots := make(chan rollout.Snapshot, 1000)
 	o.Observe = func(s rollout.Snapshot) { snapshots <- s }
@@ -77,28 +78,29 @@ func track(ctx context.Context, o rollout.Options) (<-chan outcome, <-chan rollo
 	return done, snapshots
 }
 
-// until waits for a snapshot that is so.
-func until(t *testing.T, snapshots <-chan rollout.Snapshot, so func(rollout.Snapshot) bool) rollout.Snapshot {
+// waitForSnapshot waits for a snapshot for which match returns true.
+func waitForSnapshot(t *testing.T, snapshots <-chan rollout.Snapshot, match func(rollout.Snapshot) bool) rollout.Snapshot {
 	t.Helper()
 	limit := time.After(10 * time.Second)
 	for {
 		select {
 		case s := <-snapshots:
-			if so(s) {
+			if match(s) {
 				return s
 			}
 		case <-limit:
-			t.Fatal("no such snapshot")
+			t.Fatal("timeout while waiting for a snapshot")
 		}
 	}
 }
 
-func problem(kind rollout.Kind) func(rollout.Snapshot) bool {
+func hasProblem(kind rollout.Kind) func(rollout.Snapshot) bool {
 	return func(s rollout.Snapshot) bool { return len(s.Problems) > 0 && s.Problems[0].Kind == kind }
 }
 
-func listed(s rollout.Snapshot) bool { return len(s.Workloads) > 0 && s.Workloads[0].Desired > 0 }
+func hasWorkload(s rollout.Snapshot) bool { return len(s.Workloads) > 0 && s.Workloads[0].Desired > 0 }
 
+// failure checks that err is a failure of that kind and returns it.
 func failure(t *testing.T, err error, kind rollout.Kind) *rollout.Failure {
 	t.Helper()
 	f, ok := errors.AsType[*rollout.Failure](err)
@@ -106,20 +108,20 @@ func failure(t *testing.T, err error, kind rollout.Kind) *rollout.Failure {
 		t.Fatalf("got %v, want a failure %s", err, kind)
 	}
 	if fault.CodeOf(err) != "deploy."+string(kind) || fault.ExitCode(err) != fault.ExitFailed {
-		t.Errorf("code %s, exit %d", fault.CodeOf(err), fault.ExitCode(err))
+		t.Errorf("the code is %s and the exit code is %d", fault.CodeOf(err), fault.ExitCode(err))
 	}
 	return f
 }
 
-func TestReadyIsKnownAtOnce(t *testing.T) {
-	leakFree(t)
+func TestReadyIsReportedAtOnce(t *testing.T) {
+	verifyNoLeaks(t)
 	objs := fixture(t, "pending-creating")
-	a := newAPIServer(t, objs...)
+	a := newFakeAPIServer(t, objs...)
 	o := options(a, objs...)
 	config := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"name": "c", "namespace": "shop"}}}
 	o.Objects = append(o.Objects, config)
 	done, snaps := track(t.Context(), o)
-	until(t, snaps, listed)
+	waitForSnapshot(t, snaps, hasWorkload)
 	ready := fixture(t, "ready")[0]
 	at := time.Now()
 	a.put(ready)
@@ -128,30 +130,30 @@ func TestReadyIsKnownAtOnce(t *testing.T) {
 		t.Fatal(got.err)
 	}
 	if late := got.at.Sub(at); late > 300*time.Millisecond {
-		t.Errorf("known %s after it was ready", late)
+		t.Errorf("reported %s after it was ready", late)
 	}
 	if w := got.Workloads; len(w) != 1 || !w[0].Done || w[0].Ready != 3 || w[0].Took == 0 ||
 		!got.AvailableAt.Equal(time.Date(2026, 11, 23, 6, 0, 9, 0, time.UTC)) {
 		t.Errorf("%+v", got.Result)
 	}
-	if a.asked["configmaps"] > 0 {
-		t.Error("a ConfigMap was read, which needs a right that nobody may have")
+	if a.requests["configmaps"] > 0 {
+		t.Error("a ConfigMap was read, which needs a permission that the user may not have")
 	}
 }
 
 func TestNothingToWaitFor(t *testing.T) {
-	leakFree(t)
+	verifyNoLeaks(t)
 	var last rollout.Snapshot
-	_, err := rollout.Track(t.Context(), rollout.Options{Config: nowhere(t), Observe: func(s rollout.Snapshot) { last = s }})
+	_, err := rollout.Track(t.Context(), rollout.Options{Config: unusedAddress(t), Observe: func(s rollout.Snapshot) { last = s }})
 	if err != nil || !last.Done {
 		t.Errorf("%v %+v", err, last)
 	}
 }
 
 func TestFailureCarriesEvidence(t *testing.T) {
-	leakFree(t)
+	verifyNoLeaks(t)
 	objs := fixture(t, "crash-loop")
-	a := newAPIServer(t, objs...)
+	a := newFakeAPIServer(t, objs...)
 	a.logs["order-new-abcde/app/true"] = strings.Repeat("noise\n", 30) + "password hunter2 refused\n"
 	event := fixture(t, "config-secret")[3]
 	event.Object["message"] = "with hunter2 in it"
@@ -166,11 +168,11 @@ func TestFailureCarriesEvidence(t *testing.T) {
 		t.Errorf("%+v", f)
 	}
 	if strings.Join(f.Logs, "|") != "noise|password *** refused" {
-		t.Errorf("logs %q", f.Logs)
+		t.Errorf("the logs are %q", f.Logs)
 	}
 	js, _ := json.Marshal(f)
 	if strings.Contains(string(js), "hunter2") {
-		t.Errorf("a secret in %s", js)
+		t.Errorf("the failure contains a secret: %s", js)
 	}
 	if len(res.Workloads) != 1 || res.Duration == 0 {
 		t.Errorf("%+v", res)
@@ -181,9 +183,9 @@ func TestFailureCarriesEvidence(t *testing.T) {
 }
 
 func TestPatience(t *testing.T) {
-	leakFree(t)
+	verifyNoLeaks(t)
 	objs := fixture(t, "image-not-found")
-	a := newAPIServer(t, objs...)
+	a := newFakeAPIServer(t, objs...)
 	begin := time.Now()
 	_, err := rollout.Track(t.Context(), options(a, objs...))
 	failure(t, err, rollout.ImagePull)
@@ -192,19 +194,19 @@ func TestPatience(t *testing.T) {
 	}
 }
 
-func TestPatienceEndsWithTheTrouble(t *testing.T) {
-	leakFree(t)
+func TestPatienceStartsAgainWithTheProblem(t *testing.T) {
+	verifyNoLeaks(t)
 	objs := fixture(t, "image-not-found")
-	a := newAPIServer(t, objs...)
+	a := newFakeAPIServer(t, objs...)
 	o := options(a, objs...)
 	o.Patience.Image = time.Second
 	done, snaps := track(t.Context(), o)
-	until(t, snaps, problem(rollout.ImagePull))
+	waitForSnapshot(t, snaps, hasProblem(rollout.ImagePull))
 	a.put(fixture(t, "pending-creating")[2])
-	until(t, snaps, func(s rollout.Snapshot) bool { return len(s.Problems) == 0 })
+	waitForSnapshot(t, snaps, func(s rollout.Snapshot) bool { return len(s.Problems) == 0 })
 	select {
 	case got := <-done:
-		t.Fatalf("ended: %v", got.err)
+		t.Fatalf("Track returned: %v", got.err)
 	case <-time.After(1500 * time.Millisecond):
 	}
 	a.put(fixture(t, "ready")[0])
@@ -213,17 +215,18 @@ func TestPatienceEndsWithTheTrouble(t *testing.T) {
 	}
 }
 
-// A watch that died without a word shows what was; the verdict reads anew.
-func TestNoVerdictFromStaleData(t *testing.T) {
-	leakFree(t)
+// If a watch stops without an error, its objects are outdated. A pod is read again before
+// its problem ends the rollout.
+func TestOutdatedProblemDoesNotEndTheRollout(t *testing.T) {
+	verifyNoLeaks(t)
 	objs := fixture(t, "image-not-found")
-	a := newAPIServer(t, objs...)
+	a := newFakeAPIServer(t, objs...)
 	done, snaps := track(t.Context(), options(a, objs...))
-	until(t, snaps, problem(rollout.ImagePull))
-	a.do(func() { a.frozen = true })
+	waitForSnapshot(t, snaps, hasProblem(rollout.ImagePull))
+	a.update(func() { a.silent = true })
 	a.put(fixture(t, "pending-creating")[2])
-	until(t, snaps, func(s rollout.Snapshot) bool { return len(s.Problems) == 0 })
-	a.do(func() { a.frozen = false })
+	waitForSnapshot(t, snaps, func(s rollout.Snapshot) bool { return len(s.Problems) == 0 })
+	a.update(func() { a.silent = false })
 	a.put(fixture(t, "ready")[0])
 	if got := <-done; got.err != nil {
 		t.Error(got.err)
@@ -232,11 +235,11 @@ func TestNoVerdictFromStaleData(t *testing.T) {
 
 func TestWatchesEndAndAreResumed(t *testing.T) {
 	for _, forget := range []bool{false, true} {
-		leakFree(t)
+		verifyNoLeaks(t)
 		objs := fixture(t, "pending-creating")
-		a := newAPIServer(t, objs...)
+		a := newFakeAPIServer(t, objs...)
 		done, snaps := track(t.Context(), options(a, objs...))
-		until(t, snaps, listed)
+		waitForSnapshot(t, snaps, hasWorkload)
 		a.eventually("watching", func() bool { return a.watches >= 4 })
 		for range 3 {
 			a.cutWatches(forget)
@@ -254,37 +257,37 @@ func TestWatchesEndAndAreResumed(t *testing.T) {
 		}
 		for len(snaps) > 0 {
 			if s := <-snaps; s.Away != "" {
-				t.Errorf("a watch that ended in order counts as: %s", s.Away)
+				t.Errorf("a watch that has ended normally is reported as an outage: %s", s.Away)
 			}
 		}
 	}
 }
 
-func TestAPIServerAwayForAWhile(t *testing.T) {
-	// A verdict on a pod is confirmed by a read, one on a quota is not; and
-	// where nothing is due, the absence has to show all the same.
+func TestAPIServerUnreachableForSomeTime(t *testing.T) {
+	// The problem of a pod is confirmed by a read, and that of a quota is not. If no
+	// problem is due, the outage must be reported as well.
 	for name, kind := range map[string]rollout.Kind{"image-not-found": rollout.ImagePull, "quota": rollout.Quota, "unschedulable": rollout.Unschedulable} {
 		t.Run(name, func(t *testing.T) {
-			leakFree(t)
+			verifyNoLeaks(t)
 			objs := fixture(t, name)
-			a := newAPIServer(t, objs...)
+			a := newFakeAPIServer(t, objs...)
 			o := options(a, objs...)
 			o.Patience.Image, o.Patience.Create = 500*time.Millisecond, 500*time.Millisecond
 			done, snaps := track(t.Context(), o)
-			until(t, snaps, problem(kind))
-			a.do(func() { a.away = true })
-			s := until(t, snaps, func(s rollout.Snapshot) bool { return s.Away != "" })
-			if !strings.HasPrefix(s.Away, "API server not answering since ") || !strings.HasPrefix(s.Lines()[0], "API server not answering") {
+			waitForSnapshot(t, snaps, hasProblem(kind))
+			a.update(func() { a.unreachable = true })
+			s := waitForSnapshot(t, snaps, func(s rollout.Snapshot) bool { return s.Away != "" })
+			if !strings.HasPrefix(s.Away, "the API server has not answered since ") || s.Lines()[0] != s.Away {
 				t.Error(s.Away)
 			}
 			select {
 			case got := <-done:
-				t.Fatalf("a verdict while nothing is known: %v", got.err)
+				t.Fatalf("Track returned during the outage: %v", got.err)
 			case <-time.After(time.Second):
 			}
-			// Meanwhile it was mended.
+			// The problem was fixed during the outage.
 			a.put(fixture(t, "ready")...)
-			a.do(func() { a.away = false })
+			a.update(func() { a.unreachable = false })
 			if got := <-done; got.err != nil {
 				t.Error(got.err)
 			}
@@ -292,25 +295,25 @@ func TestAPIServerAwayForAWhile(t *testing.T) {
 	}
 }
 
-func TestAPIServerAwayUntilTheDeadline(t *testing.T) {
-	leakFree(t)
+func TestAPIServerUnreachableUntilTheDeadline(t *testing.T) {
+	verifyNoLeaks(t)
 	objs := fixture(t, "pending-creating")
 	begin := time.Now()
-	_, err := rollout.Track(t.Context(), rollout.Options{Config: nowhere(t), Objects: objs[:1], Timeout: 400 * time.Millisecond})
+	_, err := rollout.Track(t.Context(), rollout.Options{Config: unusedAddress(t), Objects: objs[:1], Timeout: 400 * time.Millisecond})
 	f := failure(t, err, rollout.Deadline)
 	if f.Reason != "APIServerAway" || !strings.Contains(f.Message, "connection refused") || time.Since(begin) > 2*time.Second {
 		t.Errorf("%+v", f)
 	}
 }
 
-func TestDeadlineNamesTheCause(t *testing.T) {
+func TestDeadlineReportsTheCause(t *testing.T) {
 	for name, want := range map[string]rollout.Kind{
 		"unschedulable": rollout.Unschedulable, "readiness-no-startup-probe": rollout.Probe,
 		"mount-other": rollout.Volume, "pending-creating": rollout.Deadline, "service-balancer-waits": rollout.Stalled,
 	} {
-		leakFree(t)
+		verifyNoLeaks(t)
 		objs := fixture(t, name)
-		a := newAPIServer(t, objs...)
+		a := newFakeAPIServer(t, objs...)
 		o := options(a, objs...)
 		o.Timeout = 300 * time.Millisecond
 		_, err := rollout.Track(t.Context(), o)
@@ -323,25 +326,25 @@ func TestDeadlineNamesTheCause(t *testing.T) {
 }
 
 func TestContextDeadlineCollectsEvidence(t *testing.T) {
-	leakFree(t)
+	verifyNoLeaks(t)
 	objs := fixture(t, "crash-first")
-	a := newAPIServer(t, objs...)
+	a := newFakeAPIServer(t, objs...)
 	a.logs["order-new-abcde/app/true"] = "why\n"
 	ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
 	defer cancel()
 	_, err := rollout.Track(ctx, options(a, objs...))
 	if f := failure(t, err, rollout.CrashLoop); len(f.Logs) != 1 {
-		t.Errorf("no logs: %+v", f)
+		t.Errorf("the logs are missing: %+v", f)
 	}
 }
 
 func TestCancelIsPrompt(t *testing.T) {
-	leakFree(t)
+	verifyNoLeaks(t)
 	objs := fixture(t, "pending-creating")
-	a := newAPIServer(t, objs...)
+	a := newFakeAPIServer(t, objs...)
 	ctx, cancel := context.WithCancel(t.Context())
 	done, snaps := track(ctx, options(a, objs...))
-	until(t, snaps, listed)
+	waitForSnapshot(t, snaps, hasWorkload)
 	begin := time.Now()
 	cancel()
 	got := <-done
@@ -351,21 +354,21 @@ func TestCancelIsPrompt(t *testing.T) {
 }
 
 func TestDeletedDuringTheRollout(t *testing.T) {
-	leakFree(t)
+	verifyNoLeaks(t)
 	objs := fixture(t, "pending-creating")
-	a := newAPIServer(t, objs...)
+	a := newFakeAPIServer(t, objs...)
 	done, snaps := track(t.Context(), options(a, objs...))
-	until(t, snaps, listed)
+	waitForSnapshot(t, snaps, hasWorkload)
 	a.remove(objs[0])
 	failure(t, (<-done).err, rollout.Deleted)
 }
 
 func TestNotFoundYet(t *testing.T) {
-	leakFree(t)
+	verifyNoLeaks(t)
 	objs := fixture(t, "ready")
-	a := newAPIServer(t)
+	a := newFakeAPIServer(t)
 	done, snaps := track(t.Context(), options(a, objs...))
-	until(t, snaps, func(s rollout.Snapshot) bool { return s.Workloads[0].Message == "not found yet" })
+	waitForSnapshot(t, snaps, func(s rollout.Snapshot) bool { return s.Workloads[0].Message == "not found yet" })
 	a.eventually("watching", func() bool { return a.watches >= 4 })
 	a.put(objs...)
 	if got := <-done; got.err != nil {
@@ -373,16 +376,16 @@ func TestNotFoundYet(t *testing.T) {
 	}
 }
 
-// A Job that ends and is swept away by its time to live while others still
-// roll out has succeeded.
-func TestEndedJobMayGo(t *testing.T) {
-	leakFree(t)
+// A Job that has succeeded may be deleted by its time to live while other objects are not
+// ready yet.
+func TestEndedJobMayBeDeleted(t *testing.T) {
+	verifyNoLeaks(t)
 	job, dep := fixture(t, "job-complete"), fixture(t, "pending-creating")
-	a := newAPIServer(t, append(dep, job...)...)
+	a := newFakeAPIServer(t, append(dep, job...)...)
 	o := options(a, dep...)
 	o.Objects = append(o.Objects, job[0])
 	done, snaps := track(t.Context(), o)
-	until(t, snaps, func(s rollout.Snapshot) bool { return len(s.Workloads) == 2 && s.Workloads[1].Done && listed(s) })
+	waitForSnapshot(t, snaps, func(s rollout.Snapshot) bool { return len(s.Workloads) == 2 && s.Workloads[1].Done && hasWorkload(s) })
 	a.eventually("watching", func() bool { return a.watches >= 6 })
 	a.remove(job[0])
 	a.put(fixture(t, "ready")[0])
@@ -391,44 +394,44 @@ func TestEndedJobMayGo(t *testing.T) {
 	}
 }
 
-func TestLimitedRights(t *testing.T) {
-	leakFree(t)
+func TestLimitedPermissions(t *testing.T) {
+	verifyNoLeaks(t)
 	objs := fixture(t, "crash-loop")
-	a := newAPIServer(t, objs...)
+	a := newFakeAPIServer(t, objs...)
 	a.forbid["events"], a.forbid["pods/log"] = true, true
 	res, err := rollout.Track(t.Context(), options(a, objs...))
 	failure(t, err, rollout.CrashLoop)
 	all := strings.Join(res.Warnings, "\n")
 	if !strings.Contains(all, "reading events in namespace shop is not allowed") || !strings.Contains(all, "reading logs (pods/log) is not allowed") {
-		t.Errorf("warnings %q", res.Warnings)
+		t.Errorf("the warnings are %q", res.Warnings)
 	}
 
 	a.forbid["pods"] = true
 	_, err = rollout.Track(t.Context(), options(a, objs...))
 	if fault.CodeOf(err) != "deploy.forbidden" || !strings.Contains(err.Error(), "pods in namespace shop") {
-		t.Errorf("without the right to read pods: %v", err)
+		t.Errorf("the error without the permission to read pods is %v", err)
 	}
 
 	svc := fixture(t, "service-balancer-waits")
-	a = newAPIServer(t, svc...)
+	a = newFakeAPIServer(t, svc...)
 	a.forbid["services"] = true
 	res, err = rollout.Track(t.Context(), options(a, svc...))
 	if err != nil || len(res.Warnings) == 0 {
-		t.Errorf("a Service that may not be read: %v %q", err, res.Warnings)
+		t.Errorf("for a Service that the user is not allowed to read: %v %q", err, res.Warnings)
 	}
 }
 
-func TestGaveUpNamesTheCause(t *testing.T) {
-	leakFree(t)
+func TestStalledReportsTheCause(t *testing.T) {
+	verifyNoLeaks(t)
 	objs := fixture(t, "progress-deadline")
-	a := newAPIServer(t, append(objs, fixture(t, "unschedulable")[2])...)
-	// The cause is what comes last.
+	a := newFakeAPIServer(t, append(objs, fixture(t, "unschedulable")[2])...)
+	// The pods, which show the cause, are listed last.
 	a.hold["pods"] = make(chan struct{})
 	done, snaps := track(t.Context(), options(a, objs...))
-	until(t, snaps, problem(rollout.Stalled))
+	waitForSnapshot(t, snaps, hasProblem(rollout.Stalled))
 	select {
 	case got := <-done:
-		t.Fatalf("a verdict before its cause could be known: %v", got.err)
+		t.Fatalf("Track returned before the cause was known: %v", got.err)
 	case <-time.After(200 * time.Millisecond):
 	}
 	close(a.hold["pods"])

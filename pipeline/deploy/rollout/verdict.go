@@ -16,24 +16,25 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// standing is a trouble that has been seen and has not gone yet.
-type standing struct {
-	trouble
-	clock time.Time // when patience with it began
+// activeFinding is a problem that persists.
+type activeFinding struct {
+	finding
+	clock time.Time // when its grace began
 }
 
-// due is when it ends the rollout; ok is false where only the deadline does.
-func (s *standing) due() (at time.Time, ok bool) {
-	if s.grace == untilDeadline {
+// due returns when the problem ends the rollout. ok is false if it does so only at the
+// deadline.
+func (f *activeFinding) due() (at time.Time, ok bool) {
+	if f.grace == untilDeadline {
 		return time.Time{}, false
 	}
-	return s.clock.Add(s.grace), true
+	return f.clock.Add(f.grace), true
 }
 
-// state gathers what is known of one object.
+// state returns everything that is known about an object.
 func (t *tracker) state(i int) state {
 	u := t.objects[i]
-	s := state{name: objectName(u), gvk: u.GroupVersionKind(), object: t.live[i], gone: t.gone[i]}
+	s := state{name: objectName(u), gvk: u.GroupVersionKind(), object: t.live[i], deleted: t.deleted[i]}
 	for _, p := range t.pods[i] {
 		s.pods = append(s.pods, p)
 	}
@@ -57,120 +58,130 @@ func (t *tracker) state(i int) state {
 	return s
 }
 
-// assess judges everything anew from what is known now.
+// assess evaluates all objects in their current state.
 func (t *tracker) assess() {
 	seen := map[string]bool{}
 	t.workloads = t.workloads[:0:0]
 	for i := range t.objects {
-		if t.frozen[i] != nil {
-			t.workloads = append(t.workloads, *t.frozen[i])
+		if t.finished[i] != nil {
+			t.workloads = append(t.workloads, *t.finished[i])
 			continue
 		}
 		s := t.state(i)
-		w, troubles := t.workload(s)
-		if t.sourceOf(i).off {
-			w.Done, w.Message, troubles = true, "taken as ready", nil
+		w, findings := t.workload(s)
+		if t.sourceOf(i).disabled {
+			w.Done, w.Message, findings = true, "assumed to be ready, because it cannot be read", nil
 		}
 		w.Message = t.Mask(w.Message)
-		if w.Done && t.took[i] == 0 {
-			t.took[i] = t.now.Sub(t.start)
+		if w.Done && t.readyAfter[i] == 0 {
+			t.readyAfter[i] = t.now.Sub(t.start)
 		} else if !w.Done {
-			t.took[i] = 0
+			t.readyAfter[i] = 0
 		}
-		w.Took = t.took[i]
+		w.Took = t.readyAfter[i]
 		if w.Done && s.object != nil && ended(s.object) {
-			t.frozen[i] = &w
+			t.finished[i] = &w
 		}
 		t.workloads = append(t.workloads, w)
-		for _, tr := range troubles {
-			tr.Object, tr.Message = s.name, t.Mask(tr.Message)
-			key := strings.Join([]string{tr.Object, tr.Pod, tr.Container, string(tr.Kind)}, "\x00")
-			st := t.standing[key]
-			if st == nil {
-				st = &standing{clock: t.now}
-				st.Seen = t.now
-				t.standing[key] = st
-			}
-			if tr.Restarts != st.Restarts {
-				st.Seen = t.now // it happened again
-			}
-			tr.Seen = st.Seen
-			if tr.Known.IsZero() {
-				tr.Known = cmp.Or(st.Known, st.Seen)
-			}
-			// Two of a kind in one container: the one that ends sooner counts.
-			if seen[key] && (tr.grace == untilDeadline || st.grace != untilDeadline && tr.grace >= st.grace) {
-				continue
-			}
-			seen[key] = true
-			st.trouble = tr
+		for _, f := range findings {
+			f.Object, f.Message = s.name, t.Mask(f.Message)
+			t.activate(f, seen)
 		}
 	}
-	maps.DeleteFunc(t.standing, func(key string, _ *standing) bool { return !seen[key] })
+	maps.DeleteFunc(t.active, func(key string, _ *activeFinding) bool { return !seen[key] })
 }
 
-// done says whether everything is ready. It takes present knowledge of every
-// object that has not ended for good.
+// activate adds a problem to the active ones, or updates it. seen contains the keys of the
+// problems that were found in this evaluation.
+func (t *tracker) activate(f finding, seen map[string]bool) {
+	key := strings.Join([]string{f.Object, f.Pod, f.Container, string(f.Kind)}, "\x00")
+	a := t.active[key]
+	if a == nil {
+		a = &activeFinding{clock: t.now}
+		a.Seen = t.now
+		t.active[key] = a
+	}
+	if f.Restarts != a.Restarts {
+		a.Seen = t.now // it occurred again
+	}
+	f.Seen = a.Seen
+	if f.Known.IsZero() {
+		f.Known = cmp.Or(a.Known, a.Seen)
+	}
+	// If a container has two problems of the same kind, the one that ends the rollout
+	// earlier counts.
+	if seen[key] && (f.grace == untilDeadline || a.grace != untilDeadline && f.grace >= a.grace) {
+		return
+	}
+	seen[key] = true
+	a.finding = f
+}
+
+// done reports whether all objects are ready. The state of an object that has not ended
+// must be up to date.
 func (t *tracker) done() bool {
 	for i, w := range t.workloads {
 		if !w.Done {
 			return false
 		}
-		if h := t.sourceOf(i); t.frozen[i] == nil && !h.off && (h.err != nil || !h.listed) {
+		if h := t.sourceOf(i); t.finished[i] == nil && !h.disabled && (h.err != nil || !h.listed) {
 			return false
 		}
 	}
-	// OnDelete is judged by pods as well.
+	// With the update strategy OnDelete, the pods must be up to date as well.
 	for n, s := range t.sources {
-		if s.role == pods && !t.health[n].listed && strings.Contains(t.workloads[s.of].Message, "OnDelete") {
+		if s.role == pods && !t.health[n].listed && strings.Contains(t.workloads[s.object].Message, "OnDelete") {
 			return false
 		}
 	}
 	return true
 }
 
-// verdict returns the trouble that ends the rollout now, or when the next one
-// would. While the API server is away, nothing does.
-func (t *tracker) verdict() (worst *standing, next time.Time) {
-	if _, err := t.lost(); err != nil || !t.heard() {
+// verdict returns the problem that ends the rollout now, or the time at which the next
+// problem would. No problem ends the rollout while the API server does not answer.
+func (t *tracker) verdict() (cause *activeFinding, next time.Time) {
+	if _, err := t.sourceOutage(); err != nil || !t.causesListed() {
 		return nil, time.Time{}
 	}
-	for _, key := range slices.Sorted(maps.Keys(t.standing)) {
-		st := t.standing[key]
-		at, ok := st.due()
+	for _, key := range slices.Sorted(maps.Keys(t.active)) {
+		f := t.active[key]
+		at, ok := f.due()
 		switch {
 		case !ok:
 		case at.After(t.now):
 			if next.IsZero() || at.Before(next) {
 				next = at
 			}
-		case worst == nil || st.Kind.rank() < worst.Kind.rank():
-			worst = st
+		case cause == nil || f.Kind.rank() < cause.Kind.rank():
+			cause = f
 		}
 	}
-	if worst != nil && worst.Kind == Stalled && worst.Reason != "Paused" {
-		// Kubernetes gave up; why is in what stands beside it.
-		for _, st := range t.standing {
-			if st.Object == worst.Object && st.Kind != Stalled && (worst.Kind == Stalled || st.Kind.rank() < worst.Kind.rank()) {
-				better := *st
-				better.Message += " (" + worst.Reason + ")"
-				worst = &better
+	if cause != nil && cause.Kind == Stalled && cause.Reason != "Paused" {
+		// Kubernetes has stopped the rollout. Another problem of the same object is the
+		// reason for that.
+		for _, f := range t.active {
+			if f.Object == cause.Object && f.Kind != Stalled && (cause.Kind == Stalled || f.Kind.rank() < cause.Kind.rank()) {
+				specific := *f
+				specific.Message += " (" + cause.Reason + ")"
+				cause = &specific
 			}
 		}
 	}
-	return worst, next
+	return cause, next
 }
 
-// confirm reads the pod of a verdict once more: a watch may have died without
-// a word. It returns false where the pod is better now or nobody answers.
-func (t *tracker) confirm(ctx context.Context, st *standing) bool {
-	if st.Pod == "" {
+// confirm reads the pod of a problem again before the problem ends the rollout, because a
+// watch can stop without an error. It returns false if the pod no longer has the problem
+// or the API server does not answer.
+func (t *tracker) confirm(ctx context.Context, f *activeFinding) bool {
+	if f.Pod == "" {
 		return true
 	}
 	index := -1
 	for i, s := range t.sources {
-		// Of a bare pod, its own source; else that of the workload's pods.
-		if objectName(t.objects[s.of]) == st.Object && (s.role == pods || s.role == tracked && s.gvk.Kind == "Pod") {
+		// A bare pod is in its own source, and other pods are in a source of their
+		// workload.
+		if objectName(t.objects[s.object]) == f.Object && (s.role == pods || s.role == tracked && s.gvk.Kind == "Pod") {
 			index = i
 		}
 	}
@@ -182,45 +193,45 @@ func (t *tracker) confirm(ctx context.Context, st *standing) bool {
 	err := within(ctx, 2*time.Second, func(ctx context.Context) error {
 		ri, err := t.open(ctx, s.gvk, s.namespace)
 		if err == nil {
-			u, err = ri.Get(ctx, st.Pod, metav1.GetOptions{})
+			u, err = ri.Get(ctx, f.Pod, metav1.GetOptions{})
 		}
 		return err
 	})
 	c := change{source: index, item: u}
 	switch {
 	case apierrors.IsForbidden(err):
-		return true // list and watch are enough
+		return true // the user is only allowed to list and watch pods
 	case apierrors.IsNotFound(err):
-		for _, p := range t.pods[s.of] {
-			if p.Name == st.Pod {
-				delete(t.pods[s.of], p.UID)
+		for _, p := range t.pods[s.object] {
+			if p.Name == f.Pod {
+				delete(t.pods[s.object], p.UID)
 			}
 		}
 		if s.role == tracked {
 			t.applyObject(s, change{full: true})
 		}
 	case err != nil:
-		if t.mute == nil {
-			t.muteSince = time.Now()
+		if t.confirmErr == nil {
+			t.confirmErrSince = time.Now()
 		}
-		t.mute = err
+		t.confirmErr = err
 		return false
 	default:
-		_ = t.apply(c) // fails for errors alone
+		_ = t.apply(c) // it only fails for a change with an error
 	}
-	t.mute = nil
+	t.confirmErr = nil
 	t.assess()
 	again, _ := t.verdict()
-	return again != nil && again.Kind == st.Kind && again.Object == st.Object && again.Pod == st.Pod && again.Container == st.Container
+	return again != nil && again.Kind == f.Kind && again.Object == f.Object && again.Pod == f.Pod && again.Container == f.Container
 }
 
-// overdue names the cause at the deadline: the standing problem that explains
-// most, of what is not ready.
-func (t *tracker) overdue() Problem {
+// deadlineExceeded returns the cause of a rollout that is not ready at the deadline: the
+// active problem with the most specific cause.
+func (t *tracker) deadlineExceeded() Problem {
 	waited := t.now.Sub(t.start).Round(100 * time.Millisecond)
-	if since, err := t.away(); err != nil {
+	if since, err := t.outage(); err != nil {
 		p := Problem{Kind: Deadline, Reason: "APIServerAway", Known: since, Seen: since,
-			Message: t.Mask(fmt.Sprintf("not known after %s: the API server has not answered for %s: %s", waited, t.now.Sub(since).Round(100*time.Millisecond), oneLine(err.Error()))),
+			Message: t.Mask(fmt.Sprintf("is in an unknown state after %s, because the API server has not answered for %s: %s", waited, t.now.Sub(since).Round(100*time.Millisecond), oneLine(err.Error()))),
 			Fix:     "make the API server reachable and deploy again"}
 		p.Object = objectName(t.objects[0])
 		for i, w := range t.workloads {
@@ -231,55 +242,63 @@ func (t *tracker) overdue() Problem {
 		}
 		return p
 	}
-	var best *standing
-	for _, key := range slices.Sorted(maps.Keys(t.standing)) {
-		if st := t.standing[key]; best == nil || st.Kind.rank() < best.Kind.rank() {
-			best = st
+	var cause *activeFinding
+	for _, key := range slices.Sorted(maps.Keys(t.active)) {
+		if f := t.active[key]; cause == nil || f.Kind.rank() < cause.Kind.rank() {
+			cause = f
 		}
 	}
-	if best != nil {
-		p := best.Problem
+	if cause != nil {
+		p := cause.Problem
 		p.Message += fmt.Sprintf(" (not ready after %s)", waited)
 		return p
 	}
-	for _, w := range t.workloads {
-		if w.Done {
-			continue
-		}
-		p := Problem{Kind: Deadline, Reason: "DeadlineExceeded", Object: w.Object, Known: t.now, Seen: t.now,
-			Message: fmt.Sprintf("not ready after %s", waited),
-			Fix:     "raise the timeout if it only needs longer"}
-		if c := w.counts(); c != "" {
-			p.Message += ": " + c
-		} else if w.Message != "" {
-			p.Message += ": " + w.Message
-		}
-		for _, pod := range w.Pods {
-			if !pod.Ready {
-				p.Message += fmt.Sprintf("; pod %s is %s", pod.Name, strings.ToLower(cmp.Or(pod.Reason, pod.Phase)))
-				break
-			}
-		}
-		return p
+	if i := slices.IndexFunc(t.workloads, func(w Workload) bool { return !w.Done }); i >= 0 {
+		return t.notReady(t.workloads[i], waited)
 	}
-	return Problem{Kind: Deadline, Reason: "DeadlineExceeded", Message: fmt.Sprintf("not known after %s", waited), Object: objectName(t.objects[0])}
+	return Problem{
+		Kind: Deadline, Reason: "DeadlineExceeded", Object: objectName(t.objects[0]),
+		Message: fmt.Sprintf("is in an unknown state after %s", waited),
+	}
 }
 
-// snapshot shows the present state.
+// notReady returns the problem of a workload that is not ready at the deadline without a
+// known cause.
+func (t *tracker) notReady(w Workload, waited time.Duration) Problem {
+	p := Problem{
+		Kind: Deadline, Reason: "DeadlineExceeded", Object: w.Object, Known: t.now, Seen: t.now,
+		Message: fmt.Sprintf("is not ready after %s", waited),
+		Fix:     "raise the timeout if the rollout only needs more time",
+	}
+	if c := w.counts(); c != "" {
+		p.Message += ": " + c
+	} else if w.Message != "" {
+		p.Message += ": " + w.Message
+	}
+	for _, pod := range w.Pods {
+		if !pod.Ready {
+			p.Message += fmt.Sprintf("; pod %s is %s", pod.Name, strings.ToLower(cmp.Or(pod.Reason, pod.Phase)))
+			break
+		}
+	}
+	return p
+}
+
+// snapshot returns the current state.
 func (t *tracker) snapshot(done bool) Snapshot {
 	s := Snapshot{Done: done, Workloads: slices.Clone(t.workloads), Warnings: slices.Clone(t.warnings)}
 	for _, w := range t.workloads {
 		s.Warnings = append(s.Warnings, w.Warnings...)
 	}
-	for _, st := range t.standing {
-		s.Problems = append(s.Problems, st.Problem)
+	for _, f := range t.active {
+		s.Problems = append(s.Problems, f.Problem)
 	}
 	slices.SortFunc(s.Problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Kind.rank(), b.Kind.rank()), cmp.Compare(a.Object, b.Object),
 			cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.Container, b.Container))
 	})
-	if since, err := t.away(); err != nil {
-		s.Away = t.Mask(fmt.Sprintf("API server not answering since %s: %s", since.Format(time.TimeOnly), oneLine(err.Error())))
+	if since, err := t.outage(); err != nil {
+		s.Away = t.Mask(fmt.Sprintf("the API server has not answered since %s: %s", since.Format(time.TimeOnly), oneLine(err.Error())))
 	}
 	var all []Event
 	for i := range t.objects {
@@ -293,7 +312,7 @@ func (t *tracker) snapshot(done bool) Snapshot {
 	return s
 }
 
-// observe tells the observer when anything but the time has changed.
+// observe calls the observer if the state has changed since the last snapshot.
 func (t *tracker) observe(done bool) {
 	s := t.snapshot(done)
 	if reflect.DeepEqual(s, t.last) {

@@ -16,16 +16,15 @@ import (
 )
 
 const (
-	// answer is how long the API server may take to answer one request before
-	// it counts as away.
-	answer = 10 * time.Second
-	// The pause between attempts while it is away doubles from the first to
-	// the last.
+	// answerTimeout is how long the API server may take to answer a request.
+	answerTimeout = 10 * time.Second
+	// While the API server does not answer, the pause between two attempts doubles from
+	// firstPause to lastPause.
 	firstPause = 50 * time.Millisecond
 	lastPause  = 2 * time.Second
 )
 
-// role is what a source's objects are to the rollout.
+// role is how the objects of a source are related to the rollout.
 type role int
 
 const (
@@ -35,16 +34,15 @@ const (
 	events               // events of a namespace
 )
 
-// source is one list and watch.
+// source is a set of objects that is listed and watched.
 type source struct {
 	role      role
-	of        int // index of the object it belongs to; of events, nothing
+	object    int // the index of the tracked object; unused for events
 	gvk       schema.GroupVersionKind
 	namespace string
-	label     string // selector
-	field     string // selector
-	// optional: where it is forbidden, tracking goes on without.
-	optional bool
+	label     string // the label selector
+	field     string // the field selector
+	optional  bool   // whether the rollout can be tracked without it, if it is forbidden
 }
 
 func (s source) String() string {
@@ -58,22 +56,22 @@ func (s source) String() string {
 	return kind + " in namespace " + s.namespace
 }
 
-// change is what a source has to tell.
+// change is a change of the objects of a source.
 type change struct {
-	source int
-	// list is the whole content when full; else item was changed or deleted.
+	source int // the index of the source
+	// If full is true, list contains all objects of the source. Otherwise item was changed
+	// or deleted.
 	full    bool
 	list    []unstructured.Unstructured
 	item    *unstructured.Unstructured
 	deleted bool
-	// err says why the source does not know what is so at present; nil says
-	// that it does.
+	// err is not nil if the source failed, so that its known objects may be outdated.
 	err error
 }
 
-// follow lists and watches s until ctx ends, and sends what it learns to out.
-// After a failed request it lists anew rather than resume, so that whatever
-// follows an error is the state of now.
+// follow lists and watches a source until ctx is cancelled, and sends its changes to out.
+// If a request fails, it sends the error, and then lists all objects again instead of
+// resuming the watch, so that the next change is up to date.
 func follow(ctx context.Context, resource func(context.Context) (dynamic.ResourceInterface, error), s source, index int, out chan<- change) {
 	send := func(c change) bool {
 		c.source = index
@@ -85,7 +83,7 @@ func follow(ctx context.Context, resource func(context.Context) (dynamic.Resourc
 		}
 	}
 	pause := time.Duration(0)
-	rest := func() bool {
+	wait := func() bool {
 		pause = min(max(2*pause, firstPause), lastPause)
 		timer := time.NewTimer(pause)
 		defer timer.Stop()
@@ -99,7 +97,7 @@ func follow(ctx context.Context, resource func(context.Context) (dynamic.Resourc
 	version := ""
 	for ctx.Err() == nil {
 		var ri dynamic.ResourceInterface
-		err := within(ctx, answer, func(ctx context.Context) (err error) {
+		err := within(ctx, answerTimeout, func(ctx context.Context) (err error) {
 			if ri, err = resource(ctx); err != nil || version != "" {
 				return err
 			}
@@ -118,10 +116,10 @@ func follow(ctx context.Context, resource func(context.Context) (dynamic.Resourc
 			err = s.watch(ctx, ri, &version, send)
 			if err == nil && time.Since(started) > time.Second {
 				pause = 0
-				continue // API servers end every watch after a while
+				continue // the API server ends every watch after some time
 			}
-			// client-go turns a connection that breaks into a watch that ends in
-			// good order. Only a list tells whether anybody answers.
+			// client-go reports a lost connection as a watch that has ended normally. Only
+			// a list shows whether the API server answers.
 			version = ""
 		}
 		if err != nil {
@@ -130,27 +128,27 @@ func follow(ctx context.Context, resource func(context.Context) (dynamic.Resourc
 				return
 			}
 		}
-		if !rest() {
+		if !wait() {
 			return
 		}
 	}
 }
 
-// within runs f with a time limit that does not outlive it.
+// within runs f with a timeout.
 func within(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return f(ctx)
 }
 
-// watch passes on changes from version on. It returns nil when the server
-// ended the watch in good order.
+// watch sends the changes since a resource version and updates that version. It returns nil
+// if the API server has ended the watch without an error.
 func (s source) watch(ctx context.Context, ri dynamic.ResourceInterface, version *string, send func(change) bool) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	// The watch lives on after its answer began, so the limit for the answer
-	// cannot be a deadline of its context.
-	slow := time.AfterFunc(answer, func() { cancel(errors.New("no answer within " + answer.String())) })
+	// The context of a request is also the context of its watch, so the timeout of the
+	// request cannot be a deadline of that context.
+	slow := time.AfterFunc(answerTimeout, func() { cancel(errors.New("the API server did not answer within " + answerTimeout.String())) })
 	w, err := ri.Watch(ctx, metav1.ListOptions{
 		LabelSelector: s.label, FieldSelector: s.field,
 		ResourceVersion: *version, AllowWatchBookmarks: true,
@@ -176,7 +174,7 @@ func (s source) watch(ctx context.Context, ri dynamic.ResourceInterface, version
 			}
 			u, ok := e.Object.(*unstructured.Unstructured)
 			if !ok {
-				return fmt.Errorf("watch of %s sent a %T", s, e.Object)
+				return fmt.Errorf("watching %s: the API server sent an unexpected %T", s, e.Object)
 			}
 			*version = u.GetResourceVersion()
 			if e.Type == watch.Bookmark {
@@ -189,8 +187,10 @@ func (s source) watch(ctx context.Context, ri dynamic.ResourceInterface, version
 	}
 }
 
-// restart turns "too old a version" (410) into a plain new list: the API
-// server answers, it only forgot.
+// restart returns nil for the error that a resource version is too old (410 Gone), and
+// resets the version, so that the source is listed again. The API server answers and has
+// only discarded the version
+// (https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes).
 func (s source) restart(err error, version *string) error {
 	if apierrors.IsGone(err) || apierrors.IsResourceExpired(err) {
 		*version = ""
@@ -199,24 +199,24 @@ func (s source) restart(err error, version *string) error {
 	return err
 }
 
-// resources opens what sources read.
+// resources makes the interfaces that sources read.
 type resources struct {
 	dynamic dynamic.Interface
 	mapper  meta.RESTMapperWithContext
 }
 
-// open returns the interface of a source's kind. It may ask the API server
-// what the kind is called.
+// open returns the interface for a kind. If the resource of the kind is not well known, it
+// asks the API server for it.
 func (r resources) open(ctx context.Context, gvk schema.GroupVersionKind, namespace string) (dynamic.ResourceInterface, error) {
 	gvr, namespaced, ok := wellKnown(gvk)
 	if !ok {
 		m, err := r.mapper.RESTMappingWithContext(ctx, gvk.GroupKind(), gvk.Version)
 		if err != nil {
-			// Its definition may have been applied a moment ago.
+			// The CustomResourceDefinition may have been applied a moment ago.
 			if again, ok := r.mapper.(meta.ResettableRESTMapperWithContext); ok && meta.IsNoMatchError(err) {
 				again.ResetWithContext(ctx)
 			}
-			return nil, fmt.Errorf("finding the resource of %s: %w", gvk, err)
+			return nil, fmt.Errorf("looking up the resource of %s: %w", gvk, err)
 		}
 		gvr, namespaced = m.Resource, m.Scope.Name() == meta.RESTScopeNameNamespace
 	}
@@ -226,7 +226,8 @@ func (r resources) open(ctx context.Context, gvk schema.GroupVersionKind, namesp
 	return r.dynamic.Resource(gvr), nil
 }
 
-// wellKnown spares the API server the question for the kinds of most charts.
+// wellKnown returns the resource of a kind that most charts contain, without a request to
+// the API server.
 func wellKnown(gvk schema.GroupVersionKind) (gvr schema.GroupVersionResource, namespaced, ok bool) {
 	names := map[string]string{
 		"apps/v1/Deployment": "deployments", "apps/v1/StatefulSet": "statefulsets",

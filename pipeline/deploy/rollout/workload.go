@@ -19,45 +19,45 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Workload is how far one object is.
+// Workload is the state of a tracked object.
 type Workload struct {
-	Object string `json:"object"` // kind/namespace/name, the kind in lower case
-	Done   bool   `json:"done"`
-	// Desired, Updated, Ready and Available are pods; all zero for what has
-	// none. Updated counts those of the new revision; of a Job, Desired counts
-	// completions and Ready those that succeeded.
+	Object string `json:"object"` // kind/namespace/name, with the kind in lower case
+	Done   bool   `json:"done"`   // whether it is ready
+	// Desired, Updated, Ready and Available are numbers of pods, which are 0 for objects
+	// without pods. Updated is the number of pods of the new revision. For a Job, Desired
+	// is the number of completions, and Ready is the number of pods that have succeeded.
 	Desired   int32 `json:"desired"`
 	Updated   int32 `json:"updated"`
 	Ready     int32 `json:"ready"`
 	Available int32 `json:"available"`
-	// Message says what it waits for, or how it is done.
+	// Message is what the object waits for, or why it is done.
 	Message string `json:"message,omitempty"`
-	Pods    []Pod  `json:"pods,omitempty"` // of the new revision
-	// AvailableAt is when Kubernetes says it became available, in whole
-	// seconds; zero where it does not say.
+	Pods    []Pod  `json:"pods,omitempty"` // the pods of the new revision
+	// AvailableAt is when the object became available. It is a condition in the cluster
+	// with a resolution of one second, and zero if there is none.
 	AvailableAt time.Time `json:"available_at,omitzero"`
-	// Took is from the beginning of Track until it was seen done.
+	// Took is the time from the beginning of Track until the object was done.
 	Took time.Duration `json:"took_ns,omitempty"`
-	// Warnings are what was odd without being wrong.
+	// Warnings are unusual states that do not fail the rollout.
 	Warnings []string `json:"warnings,omitempty"`
 
-	pods bool // it is a kind that has pods
+	pods bool // whether objects of this kind have pods
 }
 
-// state is all that is known of one object. The judgement is a pure function
-// of it.
+// state is everything that is known about an object.
 type state struct {
-	name   string // kind/namespace/name
-	gvk    schema.GroupVersionKind
-	object *unstructured.Unstructured // nil: not found (yet)
-	gone   bool                       // it was there and was deleted
-	pods   []*corev1.Pod              // all that its selector matches
-	sets   []*appsv1.ReplicaSet
-	events []Event // about the object, its ReplicaSets and pods, oldest first
+	name    string // kind/namespace/name
+	gvk     schema.GroupVersionKind
+	object  *unstructured.Unstructured // nil if it was not found
+	deleted bool                       // whether it was deleted during the rollout
+	pods    []*corev1.Pod              // all pods that match its selector
+	sets    []*appsv1.ReplicaSet
+	events  []Event // the events about the object, its ReplicaSets and its pods, oldest first
 }
 
-// about returns the events that are about one object.
-func (s state) about(kind, name string) []Event {
+// eventsOf returns the events about one object, which can be the object itself, a
+// ReplicaSet or a pod.
+func (s state) eventsOf(kind, name string) []Event {
 	want := kind + "/" + name
 	var out []Event
 	for _, e := range s.events {
@@ -68,7 +68,7 @@ func (s state) about(kind, name string) []Event {
 	return out
 }
 
-// isWorkload says whether an object is of a kind that has pods.
+// isWorkload reports whether objects of a kind have pods.
 func isWorkload(gvk schema.GroupVersionKind) bool {
 	switch gvk.Group + "/" + gvk.Kind {
 	case "apps/Deployment", "apps/StatefulSet", "apps/DaemonSet", "apps/ReplicaSet", "batch/Job", "/Pod":
@@ -77,8 +77,8 @@ func isWorkload(gvk schema.GroupVersionKind) bool {
 	return false
 }
 
-// hasStatus says whether there is anything to wait for after an object was
-// accepted by the API server. What is not known may have.
+// hasStatus reports whether an object can be not ready after the API server has accepted
+// it. Objects of unknown kinds are assumed to have a status.
 func hasStatus(u *unstructured.Unstructured) bool {
 	gvk := u.GroupVersionKind()
 	switch gvk.Group {
@@ -103,53 +103,55 @@ func hasStatus(u *unstructured.Unstructured) bool {
 	return true
 }
 
-// workload tells how far an object is and what stands in its way.
-func (j judge) workload(s state) (Workload, []trouble) {
+// workload returns the state of an object and its problems.
+func (j judge) workload(s state) (Workload, []finding) {
 	w := Workload{Object: s.name, pods: isWorkload(s.gvk)}
-	fail := func(kind Kind, reason, message, fix string, known time.Time) trouble {
-		return trouble{Problem: Problem{Kind: kind, Reason: reason, Message: message, Fix: fix, Known: known}}
-	}
 	u := s.object
 	switch {
-	case s.gone:
+	case s.deleted:
 		w.Message = "deleted"
-		return w, []trouble{fail(Deleted, "Deleted", "was deleted during the rollout", "find out who deleted it, and deploy again", time.Time{})}
+		return w, []finding{{Problem: Problem{
+			Kind: Deleted, Reason: "Deleted", Message: "was deleted during the rollout", Fix: "find out who deleted it, and deploy again",
+		}}}
 	case u == nil:
 		w.Message = "not found yet"
 		return w, nil
 	case u.GetDeletionTimestamp() != nil && !ended(u):
 		w.Message = "being deleted"
-		return w, []trouble{fail(Deleted, "Terminating", "is being deleted", "find out who deletes it, and deploy again", u.GetDeletionTimestamp().Time)}
+		return w, []finding{{Problem: Problem{
+			Kind: Deleted, Reason: "Terminating", Message: "is being deleted", Fix: "find out who deletes it, and deploy again",
+			Known: u.GetDeletionTimestamp().Time,
+		}}}
 	}
 
-	var ts []trouble
+	var findings []finding
 	switch s.gvk.Group + "/" + s.gvk.Kind {
 	case "apps/Deployment":
-		ts = j.deployment(s, &w)
+		findings = j.deployment(s, &w)
 	case "apps/StatefulSet":
-		ts = j.statefulSet(s, &w)
+		findings = j.statefulSet(s, &w)
 	case "apps/DaemonSet":
-		ts = j.daemonSet(s, &w)
+		findings = j.daemonSet(s, &w)
 	case "apps/ReplicaSet":
-		ts = j.replicaSet(s, &w)
+		findings = j.replicaSet(s, &w)
 	case "batch/Job":
-		ts = j.job(s, &w)
+		findings = j.job(s, &w)
 	case "/Pod":
-		ts = j.barePod(s, &w)
+		findings = j.barePod(s, &w)
 	default:
-		ts = j.other(s, &w)
+		findings = j.generic(s, &w)
 	}
 	if w.Done {
-		ts = nil // what troubles single pods of a workload that is ready is no verdict on it
+		findings = nil // problems of single pods do not matter if the workload is ready
 	}
-	for i := range ts {
-		ts[i].Message = oneLine(ts[i].Message)
+	for i := range findings {
+		findings[i].Message = oneLine(findings[i].Message)
 	}
-	return w, ts
+	return w, findings
 }
 
-// ended says whether a Job or Pod has run to its end; its deletion afterwards,
-// by a time to live or a hook's delete policy, means nothing.
+// ended reports whether a Job or Pod has finished. If it is deleted after that, for example
+// because of its time to live or the delete policy of a hook, that is no failure.
 func ended(u *unstructured.Unstructured) bool {
 	switch u.GetKind() {
 	case "Pod":
@@ -169,55 +171,56 @@ func decode(u *unstructured.Unstructured, into any) error {
 	return runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, into)
 }
 
-// undecodable stands for an object that is not what its kind says; the API
-// server does not hand out such.
-func undecodable(w *Workload, err error) []trouble {
+// unreadable returns the problem of an object that does not match the Go type of its kind.
+// The API server does not return objects of that sort.
+func unreadable(w *Workload, err error) []finding {
 	w.Message = oneLine("cannot be read: " + err.Error())
-	return []trouble{{grace: untilDeadline, Problem: Problem{Kind: Stalled, Reason: "Unreadable", Message: w.Message}}}
+	return []finding{{grace: untilDeadline, Problem: Problem{Kind: Stalled, Reason: "Unreadable", Message: w.Message}}}
 }
 
-func number(p *int32, otherwise int32) int32 {
+func valueOr(p *int32, defaultValue int32) int32 {
 	if p == nil {
-		return otherwise
+		return defaultValue
 	}
 	return *p
 }
 
-// owned says whether owner controls the object.
+// owned reports whether owner is the controller of the object.
 func owned(o metav1.Object, owner types.UID) bool {
 	ref := metav1.GetControllerOf(o)
 	return ref != nil && ref.UID == owner
 }
 
-// judgePods fills in the pods of the new revision and collects their troubles.
-func (j judge) judgePods(s state, w *Workload, mine func(*corev1.Pod) bool) []trouble {
-	var ts []trouble
+// judgePods sets the pods of the workload to those for which belongs returns true, and
+// returns their problems.
+func (j judge) judgePods(s state, w *Workload, belongs func(*corev1.Pod) bool) []finding {
+	var findings []finding
 	for _, pod := range s.pods {
-		if !mine(pod) {
+		if !belongs(pod) {
 			continue
 		}
-		p, more := j.pod(pod, s.about("pod", pod.Name))
+		p, more := j.pod(pod, s.eventsOf("pod", pod.Name))
 		w.Pods = append(w.Pods, p)
-		ts = append(ts, more...)
+		findings = append(findings, more...)
 	}
 	slices.SortFunc(w.Pods, func(a, b Pod) int { return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Name, b.Name)) })
-	// The node throws each pod out and the controller makes the next: once may
-	// be chance.
+	// After an eviction the controller creates another pod. A single eviction may be a
+	// coincidence.
 	evicted := int32(0)
-	for _, t := range ts {
+	for _, t := range findings {
 		if t.Kind == Evicted {
 			evicted++
 		}
 	}
-	for i := range ts {
-		if ts[i].Kind == Evicted && evicted >= j.patience.Restarts {
-			ts[i].grace = 0
+	for i := range findings {
+		if findings[i].Kind == Evicted && evicted >= j.patience.Restarts {
+			findings[i].grace = 0
 		}
 	}
-	return ts
+	return findings
 }
 
-// namespaceOf reads the namespace out of kind/namespace/name.
+// namespaceOf returns the namespace in kind/namespace/name, or an empty text.
 func namespaceOf(name string) string {
 	parts := strings.Split(name, "/")
 	if len(parts) != 3 {
@@ -226,75 +229,77 @@ func namespaceOf(name string) string {
 	return parts[1]
 }
 
+// kindName returns the kind and the name in kind/namespace/name.
 func kindName(object string) (kind, name string) {
 	kind, _, _ = strings.Cut(object, "/")
 	return kind, object[strings.LastIndex(object, "/")+1:]
 }
 
-// kstatus fills in the verdict of kstatus and returns the trouble where it is
-// that Kubernetes gave up.
-func (j judge) kstatus(s state, w *Workload) []trouble {
+// kstatus sets the state of the workload to the result of kstatus. If kstatus reports a
+// failure, it returns that as a problem.
+func (j judge) kstatus(s state, w *Workload) []finding {
 	res, err := status.Compute(s.object)
 	if err != nil {
-		return undecodable(w, err)
+		return unreadable(w, err)
 	}
 	w.Message = res.Message
 	switch res.Status {
 	case status.CurrentStatus:
 		w.Done = true
 	case status.FailedStatus:
-		t := trouble{Problem: Problem{Kind: Stalled, Reason: "Failed", Message: "will not become ready: " + res.Message}}
+		t := finding{Problem: Problem{Kind: Stalled, Reason: "Failed", Message: "will not become ready: " + res.Message}}
 		for _, c := range res.Conditions {
 			t.Reason = cmp.Or(c.Reason, t.Reason)
 			if c.Message != "" && c.Message != res.Message {
 				t.Message = "will not become ready: " + c.Message
 			}
 		}
-		return []trouble{t}
+		return []finding{t}
 	default:
 	}
 	return nil
 }
 
-// other judges everything without pods by kstatus, and where kstatus is
-// content before the object can be used, by what it can be used for.
-func (j judge) other(s state, w *Workload) []trouble {
-	ts := j.kstatus(s, w)
+// generic examines an object without pods with kstatus. A Service of type LoadBalancer and
+// a PersistentVolumeClaim are examined further, because kstatus does not reflect whether
+// they can be used.
+func (j judge) generic(s state, w *Workload) []finding {
+	findings := j.kstatus(s, w)
 	u := s.object
 	switch s.gvk.Group + "/" + s.gvk.Kind {
 	case "/Service":
-		if balanced(u) {
+		if hasAddress(u) {
 			break
 		}
 		w.Done, w.Message = false, "waiting for the load balancer's address"
-		ts = append(ts, trouble{grace: untilDeadline, Problem: Problem{
-			Kind: Stalled, Reason: "NoLoadBalancer", Message: "got no address from a load balancer",
-			Fix: "see whether the cluster has a load balancer for Services, or use another type",
+		findings = append(findings, finding{grace: untilDeadline, Problem: Problem{
+			Kind: Stalled, Reason: "NoLoadBalancer", Message: "has no address from a load balancer",
+			Fix: "check that the cluster provides load balancers for Services, or use another type of Service",
 		}})
 	case "/PersistentVolumeClaim":
 		if w.Done {
 			break
 		}
 		_, name := kindName(s.name)
-		for _, e := range slices.Backward(s.about("persistentvolumeclaim", name)) {
+		for _, e := range slices.Backward(s.eventsOf("persistentvolumeclaim", name)) {
 			switch e.Reason {
 			case "WaitForFirstConsumer":
-				// It binds when a pod uses it, and then the pod's workload waits.
-				w.Done, w.Message = true, "bound when the first pod uses it"
+				// It is bound when a pod uses it, and the workload of that pod waits for it.
+				w.Done, w.Message = true, "will be bound when the first pod uses it"
 				return nil
 			case "ProvisioningFailed", "FailedBinding":
-				return append(ts, trouble{grace: untilDeadline, Problem: Problem{
+				return append(findings, finding{grace: untilDeadline, Problem: Problem{
 					Kind: Volume, Reason: e.Reason, Message: "is not bound: " + e.Message, Known: e.First,
 				}})
 			}
 		}
 	}
-	return ts
+	return findings
 }
 
-// balanced says whether a Service of type LoadBalancer can be reached. Others
-// have nothing to wait for.
-func balanced(u *unstructured.Unstructured) bool {
+// hasAddress reports whether a Service of type LoadBalancer has an address. It returns true
+// for Services of other types.
+func hasAddress(u *unstructured.Unstructured) bool {
 	var svc corev1.Service
 	if decode(u, &svc) != nil || svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
 		return true
@@ -302,7 +307,8 @@ func balanced(u *unstructured.Unstructured) bool {
 	return len(svc.Status.LoadBalancer.Ingress) > 0 || len(svc.Spec.ExternalIPs) > 0
 }
 
-// counts is the short form of how far a workload is.
+// counts returns the numbers of pods of a workload as text, or an empty text if the object
+// has no pods.
 func (w Workload) counts() string {
 	switch {
 	case strings.HasPrefix(w.Object, "job/"):

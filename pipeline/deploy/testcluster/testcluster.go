@@ -1,6 +1,8 @@
-// Package testcluster is the real cluster that the tests of deployments run on.
-// scripts/with-cluster starts one, with a registry its node pulls from, and
-// names both in the environment.
+// Package testcluster gives tests access to a real cluster. The script
+// scripts/with-cluster starts a cluster and a registry that its node pulls from, and
+// passes both to the tests in environment variables.
+//
+// The package promises no compatibility to programs other than slipway.
 package testcluster
 
 import (
@@ -32,10 +34,10 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// Variables that name the cluster.
+// The environment variables that scripts/with-cluster sets.
 const (
-	KubeconfigVariable = "SLIPWAY_TEST_KUBECONFIG"
-	RegistryVariable   = "SLIPWAY_TEST_REGISTRY"
+	KubeconfigVariable = "SLIPWAY_TEST_KUBECONFIG" // the path of the kubeconfig
+	RegistryVariable   = "SLIPWAY_TEST_REGISTRY"   // the host and port of the registry
 )
 
 // Cluster is a cluster for tests.
@@ -46,12 +48,12 @@ type Cluster struct {
 	Client     *kubernetes.Clientset
 }
 
-// Need returns the cluster, or skips the test and says what is missing.
+// Need returns the cluster. If there is none, it skips the test.
 func Need(tb testing.TB) *Cluster {
 	tb.Helper()
 	c := &Cluster{Kubeconfig: os.Getenv(KubeconfigVariable), Registry: os.Getenv(RegistryVariable)}
 	if c.Kubeconfig == "" || c.Registry == "" {
-		tb.Skipf("no cluster: %s and %s are not set; run scripts/with-cluster go test ./pipeline/deploy/...", KubeconfigVariable, RegistryVariable)
+		tb.Skipf("there is no cluster, because %s or %s is not set; run scripts/with-cluster go test ./pipeline/deploy/...", KubeconfigVariable, RegistryVariable)
 	}
 	var err error
 	if c.Config, err = clientcmd.BuildConfigFromFlags("", c.Kubeconfig); err != nil {
@@ -64,7 +66,8 @@ func Need(tb testing.TB) *Cluster {
 	return c
 }
 
-// Namespace makes a namespace for one test, deleted at its end.
+// Namespace creates a namespace for a test and returns its name. The namespace is
+// deleted when the test ends.
 func (c *Cluster) Namespace(tb testing.TB) string {
 	tb.Helper()
 	n := c.Name(tb)
@@ -75,8 +78,8 @@ func (c *Cluster) Namespace(tb testing.TB) string {
 	return n
 }
 
-// Name is a name for a namespace that somebody else makes; it is deleted at the
-// test's end.
+// Name returns a name for a namespace that the test creates. The namespace is deleted
+// when the test ends.
 func (c *Cluster) Name(tb testing.TB) string {
 	tb.Helper()
 	n := strings.Trim(strings.Map(func(r rune) rune {
@@ -97,35 +100,37 @@ func (c *Cluster) Name(tb testing.TB) string {
 	return n
 }
 
-// app is a program, built once.
-type app struct {
+// Apps builds the test program and pushes images of it. The program is built once for each
+// value of this type.
+type Apps struct {
+	// Source is the folder of the program. Default: testdata/app of this package.
+	Source string
+
 	once   sync.Once
 	binary []byte
 	err    error
 }
 
-// Apps builds and pushes the test image. Make one for a package's tests.
-type Apps struct {
-	// Source is the program's folder. Default: testdata/app of this package.
-	Source string
-	app    app
-}
-
-// Image pushes the test image and returns its reference by digest. Images of
-// different versions differ in their digest.
+// Image pushes an image of the test program and returns its reference by digest. Images of
+// different versions have different digests.
 func (a *Apps) Image(tb testing.TB, c *Cluster, version string) name.Digest {
 	tb.Helper()
-	a.app.once.Do(func() { a.app.binary, a.app.err = build(tb.Context(), a.Source) })
-	if a.app.err != nil {
-		tb.Fatal(a.app.err)
+	a.once.Do(func() { a.binary, a.err = build(tb.Context(), a.Source) })
+	if a.err != nil {
+		tb.Fatalf("building the test program: %v", a.err)
 	}
-	ref, err := push(tb.Context(), c.Registry+"/testapp", a.app.binary, version)
+	image, err := assemble(a.binary, version)
 	if err != nil {
-		tb.Fatal(err)
+		tb.Fatalf("assembling the test image: %v", err)
+	}
+	ref, err := push(tb.Context(), image, c.Registry+"/testapp")
+	if err != nil {
+		tb.Fatalf("pushing the test image: %v", err)
 	}
 	return ref
 }
 
+// build compiles the test program.
 func build(ctx context.Context, source string) ([]byte, error) {
 	if source == "" {
 		out, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
@@ -136,63 +141,59 @@ func build(ctx context.Context, source string) ([]byte, error) {
 	}
 	dir, err := os.MkdirTemp("", "testapp")
 	if err != nil {
-		return nil, fmt.Errorf("building the test image: %w", err)
+		return nil, err
 	}
 	defer os.RemoveAll(dir)
 	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags", "-s -w", "-o", filepath.Join(dir, "app"), ".")
 	cmd.Dir = source
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("building the test image: %w\n%s", err, text)
+		return nil, fmt.Errorf("go build: %w\n%s", err, text)
 	}
-	binary, err := os.ReadFile(filepath.Join(dir, "app"))
-	if err != nil {
-		return nil, fmt.Errorf("building the test image: %w", err)
-	}
-	return binary, nil
+	return os.ReadFile(filepath.Join(dir, "app"))
 }
 
-func push(ctx context.Context, repository string, binary []byte, version string) (name.Digest, error) {
+// assemble returns an image that contains the test program and nothing else.
+func assemble(binary []byte, version string) (v1.Image, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	if err := w.WriteHeader(&tar.Header{Name: "app", Mode: 0o755, Size: int64(len(binary))}); err != nil {
-		return name.Digest{}, fmt.Errorf("making the test image: %w", err)
+		return nil, err
 	}
 	if _, err := w.Write(binary); err != nil {
-		return name.Digest{}, fmt.Errorf("making the test image: %w", err)
+		return nil, err
 	}
 	if err := w.Close(); err != nil {
-		return name.Digest{}, fmt.Errorf("making the test image: %w", err)
+		return nil, err
 	}
 	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil })
 	if err != nil {
-		return name.Digest{}, fmt.Errorf("making the test image: %w", err)
+		return nil, err
 	}
 	image, err := mutate.AppendLayers(empty.Image, layer)
 	if err != nil {
-		return name.Digest{}, fmt.Errorf("making the test image: %w", err)
+		return nil, err
 	}
 	file, err := image.ConfigFile()
 	if err != nil {
-		return name.Digest{}, fmt.Errorf("making the test image: %w", err)
+		return nil, err
 	}
 	file = file.DeepCopy()
 	file.OS, file.Architecture = "linux", runtime.GOARCH
 	file.Config = v1.Config{Entrypoint: []string{"/app"}, User: "65534:65534", Env: []string{"VERSION=" + version}}
-	if image, err = mutate.ConfigFile(image, file); err != nil {
-		return name.Digest{}, fmt.Errorf("making the test image: %w", err)
-	}
+	return mutate.ConfigFile(image, file)
+}
+
+// push pushes an image to a repository without TLS.
+func push(ctx context.Context, image v1.Image, repository string) (name.Digest, error) {
 	repo, err := name.NewRepository(repository, name.Insecure)
 	if err != nil {
-		return name.Digest{}, fmt.Errorf("making the test image: %w", err)
+		return name.Digest{}, err
 	}
 	digest, err := image.Digest()
 	if err != nil {
-		return name.Digest{}, fmt.Errorf("making the test image: %w", err)
+		return name.Digest{}, err
 	}
 	ref := repo.Digest(digest.String())
-	if err := remote.Write(ref, image, remote.WithContext(ctx)); err != nil {
-		return name.Digest{}, fmt.Errorf("pushing the test image: %w", err)
-	}
-	return ref, nil
+	return ref, remote.Write(ref, image, remote.WithContext(ctx))
 }

@@ -1,12 +1,12 @@
-// Command app is what the tests on a real cluster roll out. Its argument says
-// how it behaves:
+// Command app is the program that the tests roll out on a real cluster. Its argument
+// selects how it behaves:
 //
-//	serve    answers 200 to everything on :8080
-//	unready  the same, but 503 to /readyz
-//	broken   answers 500 to everything
+//	serve    answers every request on port 8080 with status 200
+//	unready  is the same as serve, but answers /readyz with status 503
+//	broken   answers every request on port 8080 with status 500
 //	crash    writes a line and ends with exit code 3
-//	oom      takes memory until it is killed
-//	exit0    ends well
+//	oom      allocates memory until it is killed
+//	exit0    ends with exit code 0
 package main
 
 import (
@@ -32,7 +32,7 @@ func main() {
 		for {
 			b := make([]byte, 4<<20)
 			for i := range b {
-				b[i] = 1 // an untouched page takes no memory
+				b[i] = 1 // a page uses memory only after it was written
 			}
 			all = append(all, b)
 			_ = len(all)

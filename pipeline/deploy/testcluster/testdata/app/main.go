@@ -1,6 +1,14 @@
-// Command app is what the tests of deployments run. MODE or else its first
-// argument says how it behaves: serve (the default), crash, exit0, oom, unready,
-// unstarted.
+// Command app is the program in the image that the tests of deployments use. The
+// environment variable MODE, or the first argument if MODE is not set, selects how it
+// behaves:
+//
+//	serve      serves HTTP on port 8080 until SIGTERM; this is the default
+//	unready    serves HTTP, but its readiness probe fails
+//	unstarted  serves HTTP, but its startup probe fails
+//	crash      writes a line and ends with exit code 7
+//	oom        allocates memory until it is killed
+//	exit0      ends with exit code 0
+//	health     ends with exit code 0, as the health check of a real app does
 package main
 
 import (
@@ -26,7 +34,7 @@ func main() {
 	case "crash":
 		fmt.Println("panic: the flux capacitor is missing, password", os.Getenv("PASSWORD"))
 		os.Exit(7)
-	case "exit0", "health": // a chart tests with the app's own image
+	case "exit0", "health": // the test of the order service's chart runs its own image with "health"
 		return
 	case "oom":
 		debug.SetGCPercent(-1)
@@ -41,10 +49,10 @@ func main() {
 		}
 	}
 	var draining atomic.Bool
-	probe := func(bad bool) http.HandlerFunc {
+	probe := func(failing bool) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
-			if bad || draining.Load() {
-				http.Error(w, "no", http.StatusInternalServerError)
+			if failing || draining.Load() {
+				http.Error(w, "the probe fails", http.StatusInternalServerError)
 				return
 			}
 			fmt.Fprintln(w, os.Getenv("VERSION"))
@@ -66,7 +74,7 @@ func main() {
 	go func() {
 		<-ctx.Done()
 		draining.Store(true)
-		// Endpoints take a moment to forget this pod.
+		// Endpoints take a moment to remove this pod.
 		time.Sleep(5 * time.Second)
 		end, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
