@@ -30,7 +30,6 @@ type badInput struct {
 	want  string
 }
 
-//nolint:funlen // a table
 func badInputs() map[string]badInput {
 	with := func(more map[string]string, without ...string) map[string]string {
 		files := hello()

@@ -52,7 +52,7 @@ Exit codes: 0 success, 1 a gate or stage failed, 2 wrong usage or configuration,
 3 a plan found changes, 130 interrupted.`,
 		Example: `  slipway init                        write a slipway.yaml for this repository
   slipway check                       run lint and tests, as before a push
-  slipway build                       build the image into .slipway/image
+  slipway build                       write the image to .slipway/image
   slipway publish --repository ghcr.io/acme/orders
   slipway ship --env staging          run everything, to running pods
   slipway rollback --env staging      roll back to the revision before`,

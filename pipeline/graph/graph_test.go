@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -312,7 +313,7 @@ func TestPanic(t *testing.T) {
 	results, err := graph.Run(t.Context(), s, []graph.Step{
 		{Name: "lint", Verdict: true, Run: passes},
 		{Name: "scan", Verdict: true, Run: func(context.Context) (graph.Outcome, error) {
-			return graph.Outcome{Kind: progress.Passed, Summary: fmt.Sprint(crash(nil))}, nil
+			return graph.Outcome{Kind: progress.Passed, Summary: strconv.Itoa(crash(nil))}, nil
 		}},
 		{Name: "push", After: []graph.Name{"scan"}, Run: passes},
 	})

@@ -56,21 +56,29 @@ func Preflight(steps []Step) error {
 // cancelled, it is the error of ctx. Progress goes to sink.
 func Run(ctx context.Context, sink progress.Sink, steps []Step) ([]Result, error) {
 	if err := check(steps, Names(steps), false); err != nil {
-		return nil, err // a step would wait for ever
+		return nil, err // a step would wait forever
 	}
 	// rest is the context of every step that the first failure cancels.
 	rest, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	w := &walk{sink: sink, ctx: ctx, rest: rest, nodes: map[Name]*node{}}
+	nodes := map[Name]*node{}
 	for _, s := range steps {
-		w.nodes[s.Name] = &node{Step: s, ended: make(chan struct{})}
+		nodes[s.Name] = &node{Step: s, ended: make(chan struct{})}
 	}
 	var running sync.WaitGroup
 	for _, s := range steps {
-		n := w.nodes[s.Name]
+		n := nodes[s.Name]
 		running.Go(func() {
 			defer close(n.ended)
-			w.visit(n)
+			own := rest
+			if n.Verdict {
+				own = ctx
+			}
+			if n.awaited(nodes) {
+				n.result, n.err = execute(own, sink, n.Step)
+			} else {
+				n.result = cancelled(progress.With(ctx, sink, string(n.Name)), n.Name, cancelReason(rest))
+			}
 			if n.err != nil && !errors.Is(n.err, context.Canceled) {
 				cancel(fmt.Errorf("%s failed", n.Name))
 			}
@@ -80,7 +88,7 @@ func Run(ctx context.Context, sink progress.Sink, steps []Step) ([]Result, error
 	results := make([]Result, 0, len(steps))
 	var failures []error
 	for _, s := range steps {
-		n := w.nodes[s.Name]
+		n := nodes[s.Name]
 		results = append(results, n.result)
 		// That other steps were cancelled because of a failure is not news.
 		if n.err != nil && !errors.Is(n.err, context.Canceled) {
@@ -91,14 +99,6 @@ func Run(ctx context.Context, sink progress.Sink, steps []Step) ([]Result, error
 		return results, ctx.Err()
 	}
 	return results, errors.Join(failures...)
-}
-
-// walk is one run over the graph.
-type walk struct {
-	sink  progress.Sink
-	ctx   context.Context //nolint:containedctx // both contexts live exactly as long as the walk
-	rest  context.Context //nolint:containedctx // see above
-	nodes map[Name]*node
 }
 
 // node is a step together with how it ended. The fields result and err may be
@@ -112,29 +112,24 @@ type node struct {
 
 func (n *node) passed() bool { return n.err == nil && n.result.Outcome != progress.Cancelled }
 
-// visit waits for the steps before n and then runs it, or records why it was
-// not run.
-func (w *walk) visit(n *node) {
-	ready := true
+// awaited waits for the steps before n and reports whether all of them have passed.
+func (n *node) awaited(nodes map[Name]*node) bool {
+	passed := true
 	for _, name := range n.before() {
-		before, ok := w.nodes[name]
+		before, ok := nodes[name]
 		if !ok {
-			continue // this run does without it
+			continue // the step is not part of this run
 		}
 		<-before.ended
-		ready = ready && before.passed()
+		passed = passed && before.passed()
 	}
-	if !ready {
-		n.result = Result{Name: n.Name, Outcome: progress.Cancelled, Reason: cancelReason(w.rest)}
-		progress.Emit(progress.With(w.ctx, w.sink, string(n.Name)),
-			progress.Event{Kind: progress.Finished, Outcome: progress.Cancelled, Text: n.result.Reason})
-		return
-	}
-	ctx := w.rest
-	if n.Verdict {
-		ctx = w.ctx
-	}
-	n.result, n.err = execute(ctx, w.sink, n.Step)
+	return passed
+}
+
+// cancelled reports that a step was not started, and why.
+func cancelled(ctx context.Context, name Name, reason string) Result {
+	progress.Emit(ctx, progress.Event{Kind: progress.Finished, Outcome: progress.Cancelled, Text: reason})
+	return Result{Name: name, Outcome: progress.Cancelled, Reason: reason}
 }
 
 // execute runs one step and reports to the display, and to the trace if there is
