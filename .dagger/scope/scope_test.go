@@ -17,7 +17,6 @@ type layout struct {
 	policies, hidden []string
 }
 
-//nolint:funlen // a table
 func layouts() []layout {
 	return []layout{
 		{

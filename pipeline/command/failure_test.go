@@ -125,6 +125,21 @@ func TestWithoutGitAndWithoutConfiguration(t *testing.T) {
 	}
 }
 
+// TestLibrary: lint and tests accept a module without a main package. A build does
+// not.
+func TestLibrary(t *testing.T) {
+	p := here(t, testkit.Repository(t, map[string]string{"go.mod": "module example.com/x\n\ngo 1.26\n", "x.go": "// Package x is a library.\npackage x\n"}))
+	withLinter(t, p)
+	for _, command := range []string{"lint", "check"} {
+		if e := p.run(t, command); e.code != fault.ExitOK {
+			t.Errorf("%s: exit %d\n%s", command, e.code, e.stderr)
+		}
+	}
+	if e := p.run(t, "build"); e.code != fault.ExitInput || !strings.Contains(e.stderr, "has no main package") {
+		t.Errorf("build: exit %d\n%s", e.code, e.stderr)
+	}
+}
+
 func TestCompilerErrorsExit1AndAreShown(t *testing.T) {
 	files := hello()
 	files["main.go"] = "package main\n\nfunc main() { undefined() }\n"

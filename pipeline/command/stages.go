@@ -134,7 +134,7 @@ same digest. Signing an image again adds nothing.`,
 	}
 }
 
-// clusterCommands bring an image to a cluster.
+// clusterCommands deploy an image to a cluster, or show what that would change.
 func clusterCommands() []stageCommand {
 	return []stageCommand{
 		{

@@ -211,7 +211,7 @@ func (p *run) prepare(ctx context.Context) (err error) {
 		})
 		p.source, err = source.Open(ctx, source.Options{
 			Root: p.Root, Dir: p.Config.App.Dir, Main: p.Config.App.Main, Name: p.Config.App.Name, Tags: p.Config.App.Tags,
-			Version: p.Version, Revision: p.Revision, Epoch: p.Epoch,
+			Version: p.Version, Revision: p.Revision, Epoch: p.Epoch, NoMain: !p.includes(Build),
 		})
 		finding.Wait()
 		if err != nil {

@@ -38,11 +38,14 @@ const Unversioned = "v0.0.0-unversioned"
 
 // Options are the options of [Open], [Name] and [Mains].
 type Options struct {
-	Root string   // folder of slipway.yaml, absolute
-	Dir  string   // folder of the app's module, relative to Root; default "."
-	Main string   // main package, relative to Dir; default: the only one
-	Name string   // the app's name; default: the last element of the module path
-	Tags []string // build tags
+	Root string // folder of slipway.yaml, absolute
+	Dir  string // folder of the app's module, relative to Root; default "."
+	Main string // main package, relative to Dir; default: the only one
+	Name string // the app's name; default: the last element of the module path
+	// NoMain accepts a module without a main package and a module with several, for
+	// runs that compile no program. Source.Main is then empty.
+	NoMain bool
+	Tags   []string // build tags
 	// Version is stamped instead of the version derived from the commit.
 	Version string
 	// Revision is used instead of the git repository, for example in a container
@@ -61,7 +64,7 @@ type Source struct {
 	Dir      string    `json:"-"`                  // folder of the app's module
 	Name     string    `json:"name"`               // the app's name
 	Module   string    `json:"module"`             // module path
-	Main     string    `json:"main"`               // main package, relative to Dir: "." or "./cmd/x"
+	Main     string    `json:"main,omitempty"`     // main package, relative to Dir: "." or "./cmd/x"
 	Revision string    `json:"revision,omitempty"` // commit hash; empty without a git repository
 	Dirty    bool      `json:"dirty"`              // whether files of the app differ from the commit
 	Changed  []string  `json:"changed,omitempty"`  // the files that differ, relative to the repository; after ten of them "..."

@@ -119,6 +119,31 @@ func TestWithoutGit(t *testing.T) {
 	}
 }
 
+// TestNoMain: lint and tests need no program, so a library and a module with several
+// programs are accepted. A configured main package must exist.
+func TestNoMain(t *testing.T) {
+	several := map[string]string{"go.mod": goMod, "cmd/a/a.go": goMain, "cmd/b/b.go": goMain}
+	for name, tt := range map[string]struct {
+		files map[string]string
+		main  string
+		want  string
+		fails bool
+	}{
+		"library":      {map[string]string{"go.mod": goMod, "a.go": "package a\n"}, "", "", false},
+		"several":      {several, "", "", false},
+		"one":          {map[string]string{"go.mod": goMod, "cmd/a/a.go": goMain}, "", "./cmd/a", false},
+		"configured":   {several, "./cmd/b", "./cmd/b", false},
+		"not existing": {several, "./cmd/c", "", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := source.Open(t.Context(), source.Options{Root: testkit.Tree(t, tt.files), Main: tt.main, NoMain: true})
+			if tt.fails != (err != nil) || !tt.fails && s.Main != tt.want {
+				t.Errorf("got %q, %v", s.Main, err)
+			}
+		})
+	}
+}
+
 func TestBadInput(t *testing.T) {
 	tests := map[string]struct {
 		files map[string]string

@@ -114,6 +114,9 @@ func (s *Source) findMain(o Options, files []string) error {
 			WithFix("%s", s.suggest(&bc, files))
 	}
 	mains := s.mains(&bc, files)
+	if o.NoMain && len(mains) != 1 {
+		return nil
+	}
 	switch len(mains) {
 	case 0:
 		return fault.Inputf("source.no-main", "module %s has no main package", s.Module).
