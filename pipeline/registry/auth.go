@@ -12,18 +12,25 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// Credentials are a name and a password or token for one registry.
+// Credentials are a user name and a password or token for one registry.
 type Credentials struct {
 	Username string
 	Password string // never printed
 }
 
-// Keychain finds credentials in this order: those given for the registry of
-// the target (a host, or any reference on it), Docker's configuration with its credential helpers, and the
-// variables of GitHub Actions and GitLab CI for their own registries. getenv
-// is [os.Getenv] but in tests.
+// Keychain returns a keychain that searches for credentials in this order:
 //
-// It returns a [fault.Input] error when only half of the credentials is given.
+//  1. the given credentials, or else SLIPWAY_REGISTRY_USERNAME and
+//     SLIPWAY_REGISTRY_PASSWORD, for the registry of target only. The target is
+//     a host or any reference on it.
+//  2. Docker's configuration and its credential helpers.
+//  3. the variables of GitHub Actions and GitLab CI, each for the registry of
+//     that service.
+//
+// Variables are read with getenv, by default [os.Getenv].
+//
+// Keychain returns a [fault.Input] error if a user name is given without a
+// password or the reverse.
 func Keychain(target string, given Credentials, getenv func(string) string) (authn.Keychain, error) {
 	if getenv == nil {
 		getenv = os.Getenv
@@ -40,24 +47,24 @@ func Keychain(target string, given Credentials, getenv func(string) string) (aut
 	}
 	var chain []authn.Keychain
 	if given.Username != "" {
-		chain = append(chain, fixed{registryOf(target), given})
+		chain = append(chain, hostKeychain{registryOf(target), given})
 	}
-	chain = append(chain, docker{})
+	chain = append(chain, dockerKeychain{})
 	if user, token := getenv("GITHUB_ACTOR"), getenv("GITHUB_TOKEN"); user != "" && token != "" {
-		chain = append(chain, fixed{"ghcr.io", Credentials{user, token}})
+		chain = append(chain, hostKeychain{"ghcr.io", Credentials{user, token}})
 	}
 	if host := getenv("CI_REGISTRY"); host != "" {
 		if user, password := getenv("CI_REGISTRY_USER"), getenv("CI_REGISTRY_PASSWORD"); user != "" && password != "" {
-			chain = append(chain, fixed{registryOf(host), Credentials{user, password}})
+			chain = append(chain, hostKeychain{registryOf(host), Credentials{user, password}})
 		} else if token := getenv("CI_JOB_TOKEN"); token != "" {
-			chain = append(chain, fixed{registryOf(host), Credentials{"gitlab-ci-token", token}})
+			chain = append(chain, hostKeychain{registryOf(host), Credentials{"gitlab-ci-token", token}})
 		}
 	}
 	return authn.NewMultiKeychain(chain...), nil
 }
 
-// Login is the user name and password for a registry, found as [Keychain]
-// does; both are empty where there are none or only a token.
+// Login returns the user name and password for a registry, which it finds as
+// [Keychain] does. Both are empty if there are no credentials, or only a token.
 func Login(ctx context.Context, host string, given Credentials) (username, password string, err error) {
 	keychain, err := Keychain(host, given, nil)
 	if err != nil {
@@ -69,18 +76,18 @@ func Login(ctx context.Context, host string, given Credentials) (username, passw
 	}
 	auth, err := authn.Resolve(ctx, keychain, registry)
 	if err != nil {
-		return "", "", fmt.Errorf("finding the login of %s: %w", host, err)
+		return "", "", fmt.Errorf("finding the credentials for %s: %w", host, err)
 	}
 	c, err := authn.Authorization(ctx, auth)
 	if err != nil {
-		return "", "", fmt.Errorf("finding the login of %s: %w", host, err)
+		return "", "", fmt.Errorf("finding the credentials for %s: %w", host, err)
 	}
 	return c.Username, c.Password, nil
 }
 
-// registryOf is the registry of a host or reference, by the rules of Docker:
-// what is before the first slash is a host when it looks like one, and Docker
-// Hub goes by several names.
+// registryOf returns the registry of a host or reference by Docker's rules: the
+// part before the first slash is a host only if it contains a dot or a colon or
+// is localhost, and "docker.io" stands for [name.DefaultRegistry].
 func registryOf(target string) string {
 	host, _, _ := strings.Cut(target, "/")
 	switch {
@@ -92,29 +99,30 @@ func registryOf(target string) string {
 	return host
 }
 
-// docker is Docker's configuration with its credential helpers.
-type docker struct{}
+// dockerKeychain reads Docker's configuration and runs its credential helpers.
+type dockerKeychain struct{}
 
-// Resolve returns the credentials of Docker's configuration.
-func (docker) Resolve(r authn.Resource) (authn.Authenticator, error) {
+// Resolve returns the credentials that Docker's configuration has for r.
+func (dockerKeychain) Resolve(r authn.Resource) (authn.Authenticator, error) {
 	a, err := authn.DefaultKeychain.Resolve(r)
 	if err != nil {
 		return nil, fault.Inputf("registry.docker-config", "reading Docker's credentials for %s: %s", r.RegistryStr(), strings.Join(strings.Fields(err.Error()), " ")).
-			WithFix("mend or remove its config.json or credential helper, or run docker login %s", r.RegistryStr())
+			WithFix("correct or remove Docker's config.json or the credential helper, or run docker login %s", r.RegistryStr())
 	}
 	return a, nil
 }
 
-// fixed are credentials that go to one registry and to no other.
-type fixed struct {
+// hostKeychain holds credentials that are sent to one registry only.
+type hostKeychain struct {
 	host string
 	Credentials
 }
 
-// Resolve returns the credentials for their own registry.
-func (f fixed) Resolve(r authn.Resource) (authn.Authenticator, error) {
-	if r.RegistryStr() != f.host {
+// Resolve returns the credentials if r is on their registry, and
+// [authn.Anonymous] otherwise.
+func (k hostKeychain) Resolve(r authn.Resource) (authn.Authenticator, error) {
+	if r.RegistryStr() != k.host {
 		return authn.Anonymous, nil
 	}
-	return &authn.Basic{Username: f.Username, Password: f.Password}, nil
+	return &authn.Basic{Username: k.Username, Password: k.Password}, nil
 }

@@ -2,7 +2,6 @@ package registry_test
 
 import (
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,12 +11,14 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 
+	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/registry"
 )
 
-// dockerConfig makes Docker's configuration of the test's process.
+// dockerConfig makes text the Docker configuration of the test process. If text
+// is empty, there is no configuration.
 func dockerConfig(t *testing.T, text string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -26,7 +27,7 @@ func dockerConfig(t *testing.T, text string) {
 	t.Setenv("REGISTRY_AUTH_FILE", "")
 	t.Setenv("XDG_RUNTIME_DIR", dir)
 	if text != "" {
-		writeFile(t, filepath.Join(dir, "config.json"), []byte(text))
+		testkit.Write(t, dir, map[string]string{"config.json": text})
 	}
 }
 
@@ -34,7 +35,7 @@ func basic(user, password string) string {
 	return base64.StdEncoding.EncodeToString([]byte(user + ":" + password))
 }
 
-// helper puts a credential helper on the path that knows one registry.
+// helper puts the credential helper docker-credential-test on PATH.
 func helper(t *testing.T, script string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -44,32 +45,33 @@ func helper(t *testing.T, script string) {
 	t.Setenv("PATH", dir+string(os.PathListSeparator)+os.Getenv("PATH"))
 }
 
-// Each credential goes to its own registry and to no other, and the nearest
-// one wins.
-func TestKeychainOrderAndScope(t *testing.T) {
+// keychainCase is a test of which credentials are sent to which registry.
+type keychainCase struct {
+	name   string
+	target string
+	given  registry.Credentials
+	env    map[string]string
+	docker string            // config.json; AUTH stands for file:filepw
+	want   map[string]string // user:password by registry; empty for anonymous
+}
+
+func keychainCases() []keychainCase {
 	ci := map[string]string{
 		"GITHUB_ACTOR": "octo", "GITHUB_TOKEN": "gh",
 		"CI_REGISTRY": "registry.gitlab.example", "CI_REGISTRY_USER": "gl", "CI_REGISTRY_PASSWORD": "glpw", "CI_JOB_TOKEN": "job",
 	}
 	given := registry.Credentials{Username: "given", Password: "pw"}
-	for _, tt := range []struct {
-		name   string
-		target string
-		given  registry.Credentials
-		env    map[string]string
-		docker string // config.json; AUTH stands for file:filepw
-		want   map[string]string
-	}{
+	return []keychainCase{
 		{
-			name: "nothing", target: "ghcr.io",
+			name: "no credentials", target: "ghcr.io",
 			want: map[string]string{"ghcr.io": "", "docker.io": ""},
 		},
 		{
-			name: "given go to the target alone", target: "r.example", given: given,
+			name: "given credentials are sent only to the target", target: "r.example", given: given,
 			want: map[string]string{"r.example": "given:pw", "r.example:5000": "", "sub.r.example": "", "ghcr.io": "", "docker.io": ""},
 		},
 		{
-			name: "given by variable", target: "r.example",
+			name: "given by variables", target: "r.example",
 			env:  map[string]string{"SLIPWAY_REGISTRY_USERNAME": "v", "SLIPWAY_REGISTRY_PASSWORD": "vpw"},
 			want: map[string]string{"r.example": "v:vpw", "ghcr.io": ""},
 		},
@@ -82,7 +84,7 @@ func TestKeychainOrderAndScope(t *testing.T) {
 			want: map[string]string{"docker.io": "given:pw", "index.docker.io": "given:pw", "ghcr.io": ""},
 		},
 		{
-			name: "given for Docker Hub without saying so", target: "acme", given: given,
+			name: "given for Docker Hub implicitly", target: "acme", given: given,
 			want: map[string]string{"docker.io": "given:pw", "acme.example": ""},
 		},
 		{
@@ -90,21 +92,21 @@ func TestKeychainOrderAndScope(t *testing.T) {
 			want: map[string]string{"localhost:5000": "given:pw", "localhost:5001": ""},
 		},
 		{
-			name: "given before the file", target: "r.example", given: given,
+			name: "given credentials take precedence over the file", target: "r.example", given: given,
 			docker: `{"auths":{"r.example":{"auth":"AUTH"},"q.example":{"auth":"AUTH"}}}`,
 			want:   map[string]string{"r.example": "given:pw", "q.example": "file:filepw", "ghcr.io": ""},
 		},
 		{
-			name: "file before CI", target: "r.example", env: ci,
+			name: "file takes precedence over CI variables", target: "r.example", env: ci,
 			docker: `{"auths":{"ghcr.io":{"auth":"AUTH"},"registry.gitlab.example":{"auth":"AUTH"}}}`,
 			want:   map[string]string{"ghcr.io": "file:filepw", "registry.gitlab.example": "file:filepw"},
 		},
 		{
-			name: "CI to its own registry alone", target: "r.example", env: ci,
+			name: "CI variables are sent only to the registry of the service", target: "r.example", env: ci,
 			want: map[string]string{"ghcr.io": "octo:gh", "registry.gitlab.example": "gl:glpw", "r.example": "", "docker.io": "", "gitlab.example": "", "docker.pkg.github.com": ""},
 		},
 		{
-			name: "GitLab's job token", target: "r.example",
+			name: "GitLab job token", target: "r.example",
 			env:  map[string]string{"CI_REGISTRY": "registry.gitlab.example:5050", "CI_JOB_TOKEN": "job"},
 			want: map[string]string{"registry.gitlab.example:5050": "gitlab-ci-token:job", "registry.gitlab.example": "", "ghcr.io": ""},
 		},
@@ -119,11 +121,17 @@ func TestKeychainOrderAndScope(t *testing.T) {
 			want:   map[string]string{"helped.example": "helper:helped.example", "r.example": "", "ghcr.io": ""},
 		},
 		{
-			name: "helper for all", target: "r.example",
+			name: "helper for all registries", target: "r.example",
 			docker: `{"credsStore":"test"}`,
 			want:   map[string]string{"helped.example": "helper:helped.example", "r.example": ""},
 		},
-	} {
+	}
+}
+
+// Credentials are sent only to the registry that they are for, and the source
+// that comes first in the documented order takes precedence.
+func TestKeychainOrderAndScope(t *testing.T) {
+	for _, tt := range keychainCases() {
 		t.Run(tt.name, func(t *testing.T) {
 			dockerConfig(t, strings.ReplaceAll(tt.docker, "AUTH", basic("file", "filepw")))
 			helper(t, `read host
@@ -147,48 +155,47 @@ esac
 					got = c.Username + ":" + c.Password
 				}
 				if got != want {
-					t.Errorf("%s gets %q, want %q", host, got, want)
+					t.Errorf("credentials for %s are %q, want %q", host, got, want)
 				}
 			}
 		})
 	}
 }
 
-func TestKeychainWantsBothHalves(t *testing.T) {
+func TestKeychainRequiresUserAndPassword(t *testing.T) {
 	for _, c := range []registry.Credentials{{Username: "me"}, {Password: "s3cret"}} {
-		_, err := registry.Keychain("r.example", c, none)
-		wantFault(t, err, fault.Input, "registry.half-credentials")
+		_, err := registry.Keychain("r.example", c, noEnv)
+		testkit.WantInput(t, err, "registry.half-credentials")
 		if strings.Contains(fmt.Sprint(err), "s3cret") {
-			t.Errorf("the password is in %v", err)
+			t.Errorf("the error contains the password: %v", err)
 		}
 	}
 }
 
-// Credentials that cannot be read stop a push with advice, not with a guess
-// about the network.
+// If credentials cannot be read, a push fails with an error about them, and not
+// with one about the network.
 func TestBrokenDockerConfigIsExplained(t *testing.T) {
 	for name, config := range map[string]string{
 		"not JSON":       `{"auths":`,
-		"missing helper": `{"credHelpers":{"HOST":"that-is-not-there"}}`,
+		"missing helper": `{"credHelpers":{"HOST":"missing"}}`,
 		"failing helper": `{"credHelpers":{"HOST":"test"}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, memory(t))
 			dockerConfig(t, strings.ReplaceAll(config, "HOST", p.host()))
 			helper(t, "echo 'the keyring is\nlocked'; exit 3\n")
-			k, err := registry.Keychain(p.host(), registry.Credentials{}, none)
+			k, err := registry.Keychain(p.host(), registry.Credentials{}, noEnv)
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = push(t, client(t, registry.Options{Keychain: k}), p.host(), "acme/orders", aSingle(t, 10, 1), cache.Dir(t.TempDir()))
+			_, err = push(t, client(t, registry.Options{Keychain: k}), p.host(), "acme/orders", newSingle(t, 10, 1), cache.Dir(t.TempDir()))
 			if err == nil {
-				t.Fatalf("the push goes on anonymously with a configuration that is: %s", name)
+				t.Fatalf("the push succeeded anonymously with a Docker configuration that is broken: %s", name)
 			}
-			var f *fault.Error
-			if !errors.As(err, &f) || f.Code != "registry.docker-config" {
-				t.Errorf("got %v", err)
+			if code := fault.CodeOf(err); code != "registry.docker-config" {
+				t.Errorf("got error %s: %v, want registry.docker-config", code, err)
 			}
-			oneLine(t, err, p.host())
+			wantOneLine(t, err, p.host())
 		})
 	}
 }

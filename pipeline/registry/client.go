@@ -1,6 +1,8 @@
-// Package registry talks to OCI registries: it finds credentials, pulls base
-// images through mirrors, and pushes images so that every tag points at one
-// digest.
+// Package registry talks to OCI registries. It finds credentials, pulls base
+// images through mirrors, and pushes images in an order in which a tag never
+// points at an incomplete image.
+//
+// The package promises no compatibility to programs other than slipway.
 package registry
 
 import (
@@ -26,32 +28,34 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// Options says how registries are reached.
+// Options configures a [Client].
 type Options struct {
-	// Settings are the section registry of slipway.yaml. Without a number of
-	// uploads or downloads the one of [config.Default] counts.
+	// Settings is the section "registry" of slipway.yaml. If the number of
+	// uploads or downloads is zero, the one of [config.Default] is used.
 	Settings  config.Registry
 	Root      string         // folder of slipway.yaml, absolute
-	Keychain  authn.Keychain // default: none, everything is anonymous
+	Keychain  authn.Keychain // default: every request is anonymous
 	UserAgent string         // default "slipway"
-	// Backoff spaces the tries of a request that failed for a passing reason.
-	// Default: 5 tries, 0.5 s before the second, doubling.
+	// Backoff sets the number of attempts for a request that fails for a
+	// transient reason, and the time between them. Default: 5 attempts, 0.5 s
+	// before the second, twice as long before each further one.
 	Backoff remote.Backoff
-	// Servers are the addresses at which registries are reached in place of
-	// their own, by host:port; one without a port keeps the registry's.
+	// Servers maps the host:port of a registry to the address to connect to
+	// instead. An address without a port keeps the port of the registry.
 	Servers map[string]string
-	// Stall is how long a transfer may stand still. Default 60 s.
+	// Stall is how long a transfer may make no progress before it is cancelled.
+	// Default 60 s.
 	Stall time.Duration
 }
 
-// Client reaches registries.
+// Client sends requests to registries. Use [New] to create one.
 type Client struct {
 	opts Options
 	base *http.Transport
 }
 
-// New returns a client. It returns a [fault.Input] error when the file of
-// certificate authorities cannot be used.
+// New returns a client. It returns a [fault.Input] error if the file of
+// certificate authorities is missing or holds no certificate.
 func New(o Options) (*Client, error) {
 	o.Settings.Uploads = cmp.Or(o.Settings.Uploads, config.Default().Registry.Uploads)
 	o.Settings.Downloads = cmp.Or(o.Settings.Downloads, config.Default().Registry.Downloads)
@@ -98,7 +102,7 @@ func New(o Options) (*Client, error) {
 	return &Client{opts: o, base: base}, nil
 }
 
-// Close ends idle connections.
+// Close closes idle connections.
 func (c *Client) Close() { c.base.CloseIdleConnections() }
 
 func authorities(file string) (*x509.CertPool, error) {
@@ -116,25 +120,26 @@ func authorities(file string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// Repository reads a repository name such as ghcr.io/acme/orders. It returns
-// a [fault.Input] error for anything else, tags and digests among it.
+// Repository parses a repository name, for example ghcr.io/acme/orders. It
+// returns a [fault.Input] error for anything else, including a reference with a
+// tag or digest.
 func (c *Client) Repository(s string) (name.Repository, error) {
-	opts, err := c.naming(s)
+	opts, err := c.nameOptions(s)
 	if err != nil {
 		return name.Repository{}, err
 	}
 	repo, err := name.NewRepository(s, opts...)
 	if err != nil {
 		return name.Repository{}, fault.Inputf("reference.malformed", "%q is not a repository: %w", s, err).
-			WithFix("for example ghcr.io/acme/orders; tags go to --tag")
+			WithFix("use a name like ghcr.io/acme/orders, and --tag for tags")
 	}
 	return repo, nil
 }
 
-// Reference reads an image reference. It returns a [fault.Input] error for a
-// malformed one.
+// Reference parses an image reference. It returns a [fault.Input] error if s is
+// malformed.
 func (c *Client) Reference(s string) (name.Reference, error) {
-	opts, err := c.naming(s)
+	opts, err := c.nameOptions(s)
 	if err != nil {
 		return nil, err
 	}
@@ -145,34 +150,37 @@ func (c *Client) Reference(s string) (name.Reference, error) {
 	return ref, nil
 }
 
-// Tag reads a tag and puts it on a repository.
+// Tag returns the tag with the name tag in a repository. It returns a
+// [fault.Input] error if the name is malformed.
 func (c *Client) Tag(repo name.Repository, tag string) (name.Tag, error) {
-	opts, err := c.naming(repo.Name())
+	opts, err := c.nameOptions(repo.Name())
 	if err != nil {
 		return name.Tag{}, err
 	}
 	t, err := name.NewTag(repo.Name()+":"+tag, append(opts, name.StrictValidation)...)
-	if err != nil || !tagForm.MatchString(tag) {
+	if err != nil || !validTag.MatchString(tag) {
 		return name.Tag{}, fault.Inputf("reference.malformed", "%q is not a tag", tag).
-			WithFix("a tag has at most 128 letters, digits, dots, dashes and underscores, no dot or dash first")
+			WithFix("a tag has at most 128 letters, digits, dots, dashes and underscores, and does not start with a dot or a dash")
 	}
 	return t, nil
 }
 
-// tagForm is what registries take
+// validTag matches the tags that the OCI distribution specification permits
 // (https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pulling-manifests).
-var tagForm = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
+var validTag = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
 
-func (c *Client) naming(s string) ([]name.Option, error) {
+// nameOptions returns the options for parsing s. It rejects what the library
+// accepts although no registry does.
+func (c *Client) nameOptions(s string) ([]name.Option, error) {
 	if s == "" || len(s) > 1024 {
 		return nil, fault.Inputf("reference.malformed", "an image reference must have 1 to 1024 characters")
 	}
 	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return nil, fault.Inputf("reference.malformed", "%q is not an image reference: it holds characters that none has", s)
+		return nil, fault.Inputf("reference.malformed", "%q is not an image reference: it contains a control character or another character that cannot be printed", s)
 	}
 	if slices.Contains(strings.Split(s, "/"), "") {
-		return nil, fault.Inputf("reference.malformed", "%q is not an image reference: it has an empty part", s).
-			WithFix("write it without a scheme, for example ghcr.io/acme/orders")
+		return nil, fault.Inputf("reference.malformed", "%q is not an image reference: it has nothing before or after a slash", s).
+			WithFix("remove a scheme such as https://; a reference is, for example, ghcr.io/acme/orders")
 	}
 	host, _, _ := strings.Cut(s, "/")
 	if slices.Contains(c.opts.Settings.Insecure, host) {
@@ -181,23 +189,25 @@ func (c *Client) naming(s string) ([]name.Option, error) {
 	return nil, nil
 }
 
-// pulling are the options of a pull. What a pull hands out is read long after
-// the call, so every request is tried again by itself.
-func (c *Client) pulling(ctx context.Context, p v1.Platform) []remote.Option {
+// pullOptions returns the library's options for a pull of one platform's image.
+// The layers are read long after the pull returns, so the transport itself
+// retries every request.
+func (c *Client) pullOptions(ctx context.Context, p v1.Platform) []remote.Option {
 	rt := &retrying{base: c.transport(), backoff: c.opts.Backoff}
 	return append(c.options(ctx, c.opts.Settings.Downloads, rt), remote.WithPlatform(p))
 }
 
 func (c *Client) transport() http.RoundTripper {
-	return &patient{base: &stalling{base: c.base, limit: c.opts.Stall}}
+	return &throttled{base: &stallGuard{base: c.base, limit: c.opts.Stall}}
 }
 
-// options are what every call needs. The library's own retries are off: they
-// sleep through the end of a run, and judge an answer by the codes in its body.
+// options returns the library's options that every call needs. The library's
+// own retries are off: they do not stop when the context ends, and they judge a
+// response by the error codes in its body and not by its status.
 func (c *Client) options(ctx context.Context, jobs int, rt http.RoundTripper) []remote.Option {
 	return []remote.Option{
-		remote.WithContext(ctx), remote.WithJobs(jobs), remote.WithTransport(&renewing{base: rt}),
+		remote.WithContext(ctx), remote.WithJobs(jobs), remote.WithTransport(&rewinding{base: rt}),
 		remote.WithAuthFromKeychain(c.opts.Keychain), remote.WithUserAgent(c.opts.UserAgent),
-		remote.WithRetryBackoff(remote.Backoff{Steps: 1}), remote.WithRetryPredicate(passing), remote.WithRetryStatusCodes(),
+		remote.WithRetryBackoff(remote.Backoff{Steps: 1}), remote.WithRetryPredicate(transient), remote.WithRetryStatusCodes(),
 	}
 }

@@ -6,8 +6,9 @@ import (
 	"net/http"
 )
 
-// Resolve makes the client reach a host name at an address, as a name server
-// would. Hosts that are not loopback are treated otherwise: TLS is a must.
+// Resolve makes the client connect to other addresses for some host:port pairs,
+// as a name server would. Tests use it to give a registry on this machine a name
+// that is not a loopback address, because the library requires TLS for those.
 func (c *Client) Resolve(hosts map[string]string) {
 	dial := c.base.DialContext
 	c.base.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -18,5 +19,5 @@ func (c *Client) Resolve(hosts map[string]string) {
 	}
 }
 
-// Transport is the client's, for what a test does beside it.
+// Transport returns the client's transport for requests that a test sends itself.
 func (c *Client) Transport() *http.Transport { return c.base }

@@ -3,7 +3,6 @@ package registry_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -37,9 +36,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	log.SetOutput(io.Discard) // the registry in memory reports refused uploads
+	log.SetOutput(io.Discard) // the registry in memory logs rejected uploads
 	goleak.VerifyTestMain(m,
-		// Distribution has no way to end the one goroutine of its event queue.
+		// Distribution provides no way to stop the goroutine of its event queue.
 		goleak.IgnoreTopFunction("github.com/docker/go-events.(*Broadcaster).run"),
 		goleak.Cleanup(func(code int) {
 			http.DefaultTransport.(*http.Transport).CloseIdleConnections()
@@ -47,7 +46,7 @@ func TestMain(m *testing.M) {
 		}))
 }
 
-// Steps of a push or a pull, as a registry sees them.
+// The requests of a push or a pull.
 const (
 	ping         = "GET /v2/"
 	headBlob     = "HEAD blob"
@@ -61,6 +60,7 @@ const (
 	token        = "GET token"
 )
 
+// step returns the constant for a request.
 func step(r *http.Request) string {
 	p := r.URL.Path
 	switch {
@@ -80,28 +80,29 @@ func step(r *http.Request) string {
 	return r.Method + " " + p
 }
 
-// fail is what happens to a request in place of, or around, the real answer.
+// fail handles a request instead of the registry, or changes its response.
 type fail func(p *proxy, w http.ResponseWriter, r *http.Request)
 
-// proxy stands before a real registry and injects faults that a real one
-// cannot be asked for.
+// proxy is a proxy in front of a real registry. It injects faults that a real
+// registry cannot be made to show.
 type proxy struct {
 	*httptest.Server
 	next http.Handler
-	down chan struct{} // closed when the test ends; lets stalled requests go
+	down chan struct{} // closed when the test ends, to release stalled requests
 
 	mu    sync.Mutex
 	rules []rule
 	seen  map[string]int
 }
 
+// rule injects a fault into the next requests of one step.
 type rule struct {
 	step  string
-	times int // how often; below zero for ever
+	times int // the number of requests; negative for all
 	fail  fail
 }
 
-// handlers are the registries everything is tried against.
+// handlers returns the registries that the tests run against.
 func handlers() map[string]func(*testing.T) http.Handler {
 	return map[string]func(*testing.T) http.Handler{
 		"memory":       memory,
@@ -111,7 +112,7 @@ func handlers() map[string]func(*testing.T) http.Handler {
 
 func memory(*testing.T) http.Handler { return ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0))) }
 
-// distribution is a real CNCF Distribution on a port of its own.
+// distribution starts CNCF Distribution on a free port.
 func distribution(t *testing.T) http.Handler {
 	t.Helper()
 	s, err := embedded.Start(t.Context(), t.TempDir(), 0)
@@ -129,7 +130,7 @@ func distribution(t *testing.T) http.Handler {
 		Transport: tr, ErrorLog: log.New(io.Discard, "", 0),
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(&url.URL{Scheme: "http", Host: s.Addr})
-			r.Out.Host = r.In.Host // upload locations must lead through here
+			r.Out.Host = r.In.Host // so that upload locations point at the proxy
 		},
 	}
 }
@@ -154,6 +155,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.next.ServeHTTP(w, r)
 }
 
+// pick counts the request and returns the fault for it, or nil.
 func (p *proxy) pick(step string) fail {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -167,6 +169,7 @@ func (p *proxy) pick(step string) fail {
 	return nil
 }
 
+// set replaces the rules and resets the counts.
 func (p *proxy) set(rules ...rule) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -179,8 +182,8 @@ func (p *proxy) count(step string) int {
 	return p.seen[step]
 }
 
-// answer gives a status, headers in pairs, and a body.
-func answer(status int, body string, header ...string) fail {
+// respond sends a status, headers in pairs, and a body.
+func respond(status int, body string, header ...string) fail {
 	return func(_ *proxy, w http.ResponseWriter, _ *http.Request) {
 		for i := 0; i < len(header); i += 2 {
 			w.Header().Set(header[i], header[i+1])
@@ -190,12 +193,14 @@ func answer(status int, body string, header ...string) fail {
 	}
 }
 
-// diagnosis is an error body as registries write them.
-func diagnosis(code, message string) string {
+// errorBody returns the body of an error response in the form of the OCI
+// distribution specification.
+func errorBody(code, message string) string {
 	return fmt.Sprintf(`{"errors":[{"code":%q,"message":%q}]}`, code, message)
 }
 
-// reset reads some of the request and drops the connection with a TCP reset.
+// reset reads the beginning of the request and closes the connection with a TCP
+// reset.
 func reset(p *proxy, w http.ResponseWriter, r *http.Request) {
 	_, _ = io.CopyN(io.Discard, r.Body, 10)
 	conn, _, err := http.NewResponseController(w).Hijack()
@@ -208,7 +213,8 @@ func reset(p *proxy, w http.ResponseWriter, r *http.Request) {
 	_ = conn.Close()
 }
 
-// cutUpload hands half of what is sent to the registry, which takes it.
+// cutUpload passes only the first half of the body to the registry, which accepts
+// it.
 func cutUpload(p *proxy, w http.ResponseWriter, r *http.Request) {
 	data, _ := io.ReadAll(r.Body)
 	data = data[:len(data)/2]
@@ -216,25 +222,27 @@ func cutUpload(p *proxy, w http.ResponseWriter, r *http.Request) {
 	p.next.ServeHTTP(w, r)
 }
 
-// cutAnswer sends half of the real answer's body and ends the connection.
-func cutAnswer(p *proxy, w http.ResponseWriter, r *http.Request) {
+// cutResponse sends the first half of the registry's response and closes the
+// connection.
+func cutResponse(p *proxy, w http.ResponseWriter, r *http.Request) {
 	rec := httptest.NewRecorder()
 	p.next.ServeHTTP(rec, r)
-	head(w, rec)
+	writeHeader(w, rec)
 	_, _ = w.Write(rec.Body.Bytes()[:rec.Body.Len()/2])
 	panic(http.ErrAbortHandler)
 }
 
-func head(w http.ResponseWriter, rec *httptest.ResponseRecorder) {
+// writeHeader writes the status and the headers of a recorded response.
+func writeHeader(w http.ResponseWriter, rec *httptest.ResponseRecorder) {
 	maps.Copy(w.Header(), rec.Header())
 	w.Header().Set("Content-Length", strconv.Itoa(rec.Body.Len()))
 	w.WriteHeader(rec.Code)
 }
 
-// stall never answers.
+// stall never responds.
 func stall(p *proxy, _ http.ResponseWriter, r *http.Request) { p.hold(r) }
 
-// stallReading takes the first bytes of the request and no more.
+// stallReading reads the first bytes of the request and then stalls.
 func stallReading(p *proxy, _ http.ResponseWriter, r *http.Request) {
 	_, _ = io.CopyN(io.Discard, r.Body, 10)
 	p.hold(r)
@@ -248,13 +256,13 @@ func (p *proxy) hold(r *http.Request) {
 	panic(http.ErrAbortHandler)
 }
 
-// doneButReset does what is asked and loses the answer.
+// doneButReset lets the registry process the request and loses the response.
 func doneButReset(p *proxy, w http.ResponseWriter, r *http.Request) {
 	p.next.ServeHTTP(httptest.NewRecorder(), r)
 	reset(p, w, r)
 }
 
-// quick is a backoff that spends no time.
+// quick is a backoff that hardly waits.
 var quick = remote.Backoff{Duration: time.Millisecond, Factor: 1, Steps: 5}
 
 func client(t *testing.T, o registry.Options) *registry.Client {
@@ -270,7 +278,7 @@ func client(t *testing.T, o registry.Options) *registry.Client {
 	return c
 }
 
-// must ends the test on an error.
+// must returns a function that returns v, or ends the test if err is not nil.
 func must[T any](v T, err error) func(*testing.T) T {
 	return func(t *testing.T) T {
 		t.Helper()
@@ -281,14 +289,15 @@ func must[T any](v T, err error) func(*testing.T) T {
 	}
 }
 
-// anIndex is a small image for two platforms; blobs are larger than a socket
-// takes at once only where size says so.
-func anIndex(t *testing.T, size int64) image.Image {
+// newIndex returns an index with random images for two platforms, each with two
+// layers of the size.
+func newIndex(t *testing.T, size int64) image.Image {
 	t.Helper()
 	return image.Image{Index: must(random.Index(size, 2, 2))(t)}
 }
 
-func aSingle(t *testing.T, size, layers int64) image.Image {
+// newSingle returns a random image without an index.
+func newSingle(t *testing.T, size, layers int64) image.Image {
 	t.Helper()
 	return image.Image{Single: must(random.Image(size, layers))(t)}
 }
@@ -308,12 +317,13 @@ func pushWith(ctx context.Context, t *testing.T, c *registry.Client, host, repo 
 	return c.Push(ctx, o)
 }
 
-// holds pulls what a reference points at, all of it, and returns its digest.
-func holds(t *testing.T, rt http.RoundTripper, ref string) v1.Hash {
+// pullDigest pulls and validates the complete image or index at a reference, and
+// returns its digest.
+func pullDigest(t *testing.T, rt http.RoundTripper, ref string) v1.Hash {
 	t.Helper()
 	desc, err := remote.Get(must(name.ParseReference(ref))(t), remote.WithTransport(rt), remote.WithContext(t.Context()))
 	if err != nil {
-		t.Fatalf("pulling %s back: %v", ref, err)
+		t.Fatalf("pulling %s: %v", ref, err)
 	}
 	if desc.MediaType.IsIndex() {
 		err = validate.Index(must(desc.ImageIndex())(t))
@@ -321,18 +331,18 @@ func holds(t *testing.T, rt http.RoundTripper, ref string) v1.Hash {
 		err = validate.Image(must(desc.Image())(t))
 	}
 	if err != nil {
-		t.Errorf("%s is not whole: %v", ref, err)
+		t.Errorf("%s is incomplete: %v", ref, err)
 	}
 	return desc.Digest
 }
 
-// whole checks that every tag of the repository points at a whole image, and
-// returns the digests by tag.
-func whole(t *testing.T, p *proxy, repo string) map[string]v1.Hash {
+// tagDigests checks that every tag of the repository points at a complete image,
+// and returns the digests by tag. It removes the rules of the proxy.
+func tagDigests(t *testing.T, p *proxy, repo string) map[string]v1.Hash {
 	t.Helper()
 	tr := &http.Transport{}
 	defer tr.CloseIdleConnections()
-	p.set() // from here on the registry is well
+	p.set()
 	r := must(name.NewRepository(p.host() + "/" + repo))(t)
 	tags, err := remote.List(r, remote.WithTransport(tr), remote.WithContext(t.Context()))
 	if err != nil && !strings.Contains(err.Error(), "NAME_UNKNOWN") {
@@ -340,22 +350,22 @@ func whole(t *testing.T, p *proxy, repo string) map[string]v1.Hash {
 	}
 	digests := map[string]v1.Hash{}
 	for _, tag := range tags {
-		digests[tag] = holds(t, tr, r.Tag(tag).Name())
+		digests[tag] = pullDigest(t, tr, r.Tag(tag).Name())
 	}
 	return digests
 }
 
-// wantPushed checks a push that worked against what the registry now holds.
+// wantPushed checks that the result of a push matches the contents of the registry.
 func wantPushed(t *testing.T, p *proxy, repo string, img image.Image, r registry.PushResult, tags ...string) {
 	t.Helper()
 	want := must(img.Artifact().Digest())(t)
 	if r.Digest != want.String() || r.Reference != p.host()+"/"+repo+"@"+want.String() {
-		t.Errorf("result says %s %s, want digest %s", r.Digest, r.Reference, want)
+		t.Errorf("result has digest %s and reference %s, want digest %s", r.Digest, r.Reference, want)
 	}
 	if !slices.Equal(r.Tags, tags) {
-		t.Errorf("result says tags %v, want %v", r.Tags, tags)
+		t.Errorf("result has tags %v, want %v", r.Tags, tags)
 	}
-	have := whole(t, p, repo)
+	have := tagDigests(t, p, repo)
 	for _, tag := range tags {
 		if have[tag] != want {
 			t.Errorf("tag %s points at %s, want %s", tag, have[tag], want)
@@ -363,12 +373,12 @@ func wantPushed(t *testing.T, p *proxy, repo string, img image.Image, r registry
 	}
 	tr := &http.Transport{}
 	defer tr.CloseIdleConnections()
-	if got := holds(t, tr, r.Reference); got != want {
+	if got := pullDigest(t, tr, r.Reference); got != want {
 		t.Errorf("the registry holds %s, want %s", got, want)
 	}
 }
 
-// events records progress.
+// events records progress events.
 type events struct {
 	mu  sync.Mutex
 	all []progress.Event
@@ -386,25 +396,19 @@ func (e *events) text() string {
 	return fmt.Sprintf("%+v", e.all)
 }
 
-var errNone = errors.New("no error")
-
-// oneLine checks the form of an error for people.
-func oneLine(t *testing.T, err error, parts ...string) {
+// wantOneLine checks that an error is on one line and contains the parts.
+func wantOneLine(t *testing.T, err error, parts ...string) {
 	t.Helper()
 	if err == nil {
-		err = errNone
+		t.Error("got no error")
+		return
 	}
 	if strings.ContainsAny(err.Error(), "\r\n") {
 		t.Errorf("more than one line: %q", err)
 	}
 	for _, part := range parts {
 		if !strings.Contains(err.Error(), part) {
-			t.Errorf("error %q does not say %q", err, part)
+			t.Errorf("error %q does not contain %q", err, part)
 		}
 	}
 }
-
-type (
-	httpWriter  = http.ResponseWriter
-	httpRequest = http.Request
-)

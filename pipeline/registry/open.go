@@ -13,30 +13,33 @@ import (
 
 // Remote is an image in a registry.
 type Remote struct {
-	Reference name.Digest
-	Platforms []RemotePlatform
+	Reference name.Digest      // of the index, or of the single image
+	Platforms []RemotePlatform // one entry for a single image
 }
 
-// RemotePlatform is one platform's image of a [Remote].
+// RemotePlatform is the image for one platform of a [Remote].
 type RemotePlatform struct {
 	Platform  v1.Platform
 	Reference name.Digest
-	Image     v1.Image // read when it is used, for as long as the context of Open lasts
+	Image     v1.Image // read lazily, with the context that was given to Open
 }
 
-// Open finds an image. A tag is resolved once: what the result names is fixed
-// by digest. Manifests that are for no platform, such as the attestations that
-// BuildKit puts into an index, are left out. Mirrors are not asked: they may be
-// behind.
+// Open finds an image. It resolves a tag once, so all references in the result
+// have a digest. It skips manifests that are for no platform, for example the
+// attestations that BuildKit adds to an index. It does not use mirrors, because
+// a mirror may have an older image under the same tag.
+//
+// Open returns a [fault.Input] error if the reference is malformed or the index
+// has no image.
 func (c *Client) Open(ctx context.Context, reference string) (Remote, error) {
 	ref, err := c.Reference(reference)
 	if err != nil {
 		return Remote{}, err
 	}
-	// What is read later is tried again by the transport.
+	// The images are read after Open returns, so the transport itself retries.
 	opts := c.options(ctx, c.opts.Settings.Downloads, &retrying{base: c.transport(), backoff: c.opts.Backoff})
 	var desc *remote.Descriptor
-	err = Again(ctx, c.opts.Backoff, brokenOff, func() (err error) {
+	err = Again(ctx, c.opts.Backoff, connectionLost, func() (err error) {
 		desc, err = remote.Get(ref, opts...)
 		return err
 	})
@@ -79,14 +82,15 @@ func (c *Client) Open(ctx context.Context, reference string) (Remote, error) {
 		r.Platforms = append(r.Platforms, RemotePlatform{*m.Platform, ref.Context().Digest(m.Digest.String()), img})
 	}
 	if len(r.Platforms) == 0 {
-		return Remote{}, fault.Inputf("registry.no-image", "%s is an index without images", r.Reference)
+		return Remote{}, fault.Inputf("registry.no-image", "%s is an index that contains no image", r.Reference)
 	}
 	return r, nil
 }
 
-// Options are the library's options for calls that slipway's own do not cover:
-// with the client's credentials, certificate authorities and patience. Nothing
-// is tried again: that is for the caller, by [Again], and not for both.
+// Options returns options with which a caller can use the go-containerregistry
+// library directly: they carry the client's credentials, certificate authorities
+// and limits on stalled transfers. They do not retry, so that a caller who
+// retries with [Again] does not multiply the attempts.
 func (c *Client) Options(ctx context.Context) []remote.Option {
 	return c.options(ctx, c.opts.Settings.Uploads, c.transport())
 }

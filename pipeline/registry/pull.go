@@ -15,9 +15,10 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
-// wellKnown are the bases that have a short name. They are tags, so a build
-// that must be reproducible names them by digest; the image stage says how.
-func wellKnown(base string) string {
+// expandBase returns the reference that a short name of a base image stands for,
+// and other names unchanged. The references are tags. For a reproducible build
+// the base must be given by digest; the image stage warns and shows the digest.
+func expandBase(base string) string {
 	switch base {
 	case "alpine":
 		return "docker.io/library/alpine:3.22"
@@ -27,14 +28,18 @@ func wellKnown(base string) string {
 	return base
 }
 
-// Base finds a base image, at a mirror first where there is one.
+// Base finds the base image for a platform. It tries the mirrors of the registry
+// before the registry itself. "alpine" and "distroless" are short names.
+//
+// Base returns a [fault.Input] error if the reference or a mirror is malformed,
+// or if the base has no image for the platform.
 func (c *Client) Base(ctx context.Context, base string, p v1.Platform) (image.Base, error) {
-	full := wellKnown(base)
+	full := expandBase(base)
 	ref, err := c.Reference(full)
 	if err != nil {
 		return image.Base{}, err
 	}
-	progress.Statusf(ctx, "finding base %s", full)
+	progress.Statusf(ctx, "resolving base image %s", full)
 	candidates, err := c.candidates(ref)
 	if err != nil {
 		return image.Base{}, err
@@ -48,19 +53,19 @@ func (c *Client) Base(ctx context.Context, base string, p v1.Platform) (image.Ba
 		}
 		var input *fault.Error
 		if ctx.Err() != nil || errors.As(err, &input) && input.Kind == fault.Input {
-			return image.Base{}, explain(ctx, "pulling base", candidate, err)
+			return image.Base{}, explain(ctx, "pulling base image", candidate, err)
 		}
-		errs = append(errs, explain(ctx, "pulling base", candidate, err))
+		errs = append(errs, explain(ctx, "pulling base image", candidate, err))
 	}
 	return image.Base{}, errs[len(errs)-1] // the registry itself comes last
 }
 
 func (c *Client) get(ctx context.Context, ref name.Reference, p v1.Platform) (image.Base, error) {
 	var desc *remote.Descriptor
-	// The transport repeats what fails before the answer; a manifest that ends
-	// early is fetched again from here.
-	err := Again(ctx, c.opts.Backoff, brokenOff, func() (err error) {
-		desc, err = remote.Get(ref, c.pulling(ctx, p)...)
+	// The transport retries a request that gets no response. A manifest that is
+	// cut off while it is read is fetched again here.
+	err := Again(ctx, c.opts.Backoff, connectionLost, func() (err error) {
+		desc, err = remote.Get(ref, c.pullOptions(ctx, p)...)
 		return err
 	})
 	if err != nil {
@@ -75,33 +80,33 @@ func (c *Client) get(ctx context.Context, ref name.Reference, p v1.Platform) (im
 		if err != nil {
 			return image.Base{}, err
 		}
-		var have []string
+		var available []string
 		for _, m := range manifest.Manifests {
 			if m.Platform != nil && m.Platform.OS != "unknown" {
-				have = append(have, m.Platform.String())
+				available = append(available, m.Platform.String())
 			}
 			if m.Platform != nil && m.Platform.Satisfies(p) {
 				var img v1.Image
-				err := Again(ctx, c.opts.Backoff, brokenOff, func() (err error) {
+				err := Again(ctx, c.opts.Backoff, connectionLost, func() (err error) {
 					img, err = idx.Image(m.Digest)
 					return err
 				})
 				return image.Base{Image: img, Digest: desc.Digest}, err
 			}
 		}
-		return image.Base{}, fault.Inputf("image.base-platform", "base %s has no image for %s", ref.Name(), p).
-			WithFix("it has %s", strings.Join(have, ", "))
+		return image.Base{}, fault.Inputf("image.base-platform", "base image %s has no image for %s", ref.Name(), p).
+			WithFix("choose another base image, or one of its platforms: %s", strings.Join(available, ", "))
 	}
 	img, err := desc.Image()
 	return image.Base{Image: img, Digest: desc.Digest}, err
 }
 
-// AnyHost stands for every registry in [Options.Mirrors] that has no mirrors of
-// its own.
+// AnyHost is the key in [config.Registry.Mirrors] for every registry that has no
+// entry.
 const AnyHost = "*"
 
-// candidates are the places a reference can be pulled from, the registry
-// itself last.
+// candidates returns the references from which an image can be pulled: on each
+// mirror, and on the registry itself last.
 func (c *Client) candidates(ref name.Reference) ([]name.Reference, error) {
 	host := ref.Context().RegistryStr()
 	mirrors := c.opts.Settings.Mirrors[host]

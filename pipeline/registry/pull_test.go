@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 
+	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/registry"
@@ -30,9 +31,9 @@ var (
 	armv7   = v1.Platform{OS: "linux", Architecture: "arm", Variant: "v7"}
 )
 
-// aBase is an index with an image and an attestation for each platform, as
-// public bases have.
-func aBase(t *testing.T, platforms ...v1.Platform) v1.ImageIndex {
+// newBase returns an index with an image and an attestation for each platform,
+// as public base images have.
+func newBase(t *testing.T, platforms ...v1.Platform) v1.ImageIndex {
 	t.Helper()
 	idx := v1.ImageIndex(empty.Index)
 	for _, p := range platforms {
@@ -44,6 +45,7 @@ func aBase(t *testing.T, platforms ...v1.Platform) v1.ImageIndex {
 	return idx
 }
 
+// put pushes an image or index with the library and resets the counts of p.
 func put(t *testing.T, p *proxy, ref string, what remote.Taggable) {
 	t.Helper()
 	r := must(name.ParseReference(p.host() + "/" + ref))(t)
@@ -55,7 +57,7 @@ func put(t *testing.T, p *proxy, ref string, what remote.Taggable) {
 
 func TestBaseSelectsThePlatform(t *testing.T) {
 	p := newProxy(t, distribution(t))
-	idx := aBase(t, amd64, arm64v8, armv7)
+	idx := newBase(t, amd64, arm64v8, armv7)
 	put(t, p, "base:1", idx)
 	single := must(random.Image(100, 1))(t)
 	put(t, p, "single:1", single)
@@ -67,7 +69,7 @@ func TestBaseSelectsThePlatform(t *testing.T) {
 			t.Fatal(err)
 		}
 		if want := must(idx.Digest())(t); b.Digest != want {
-			t.Errorf("%s: digest %s, want the index's, %s", platform, b.Digest, want)
+			t.Errorf("%s: digest %s, want the digest of the index, %s", platform, b.Digest, want)
 		}
 		if got, want := must(b.Image.Digest())(t), manifest.Manifests[2*i].Digest; got != want {
 			t.Errorf("%s: image %s, want %s", platform, got, want)
@@ -87,36 +89,41 @@ func TestBaseSelectsThePlatform(t *testing.T) {
 		t.Errorf("an image without an index: %+v, %v", b, err)
 	}
 	_, err = c.Base(t.Context(), p.host()+"/base:1", v1.Platform{OS: "linux", Architecture: "s390x"})
-	wantFault(t, err, fault.Input, "image.base-platform")
-	oneLine(t, err, "linux/s390x", "it has linux/amd64, linux/arm64/v8, linux/arm/v7")
+	testkit.WantInput(t, err, "image.base-platform")
+	wantOneLine(t, err, "linux/s390x", "linux/amd64, linux/arm64/v8, linux/arm/v7")
 	if strings.Contains(err.Error(), "unknown") {
-		t.Errorf("attestations are offered as platforms: %v", err)
+		t.Errorf("the error lists attestations as platforms: %v", err)
 	}
 }
 
-func TestBaseThroughMirrors(t *testing.T) {
-	idx := aBase(t, amd64)
+// through returns a client that pulls from origin through the mirrors.
+func through(t *testing.T, origin *proxy, mirrors ...string) *registry.Client {
+	t.Helper()
+	return client(t, registry.Options{Settings: config.Registry{Mirrors: map[string][]string{origin.host(): mirrors}}})
+}
+
+func TestBaseTriesMirrorsInOrder(t *testing.T) {
+	idx := newBase(t, amd64)
 	want := must(idx.Digest())(t)
-	wrong := aBase(t, amd64)
 	free := must(net.Listen("tcp", "127.0.0.1:0"))(t)
-	nobody := free.Addr().String()
+	closedAddr := free.Addr().String()
 	free.Close()
 	for _, tt := range []struct {
-		name    string
-		first   []rule
-		lacks   bool
-		down    bool
-		used    bool // the first mirror's image is taken
-		another bool // the second mirror answers
+		name   string
+		rules  []rule // of the first mirror
+		lacks  bool   // the first mirror does not have the image
+		down   bool   // the first mirror is unreachable
+		used   bool   // the image comes from the first mirror
+		second bool   // the second mirror works
 	}{
-		{name: "mirror answers", used: true, another: true},
-		{name: "mirror lacks it", lacks: true, another: true},
-		{name: "mirror fails", first: []rule{{getManifest, -1, answer(500, "")}}, another: true},
-		{name: "mirror refuses", first: []rule{{getManifest, -1, answer(403, "")}}, another: true},
-		{name: "mirror refuses at the door", first: []rule{{ping, -1, answer(401, "")}}, another: true, used: true},
-		{name: "mirror cuts", first: []rule{{getManifest, -1, cutAnswer}}, another: true},
-		{name: "mirror cuts once", first: []rule{{getManifest, 1, cutAnswer}}, another: true, used: true},
-		{name: "mirror is down", down: true, another: true},
+		{name: "first mirror works", used: true, second: true},
+		{name: "first mirror lacks the image", lacks: true, second: true},
+		{name: "first mirror fails", rules: []rule{{getManifest, -1, respond(500, "")}}, second: true},
+		{name: "first mirror denies access", rules: []rule{{getManifest, -1, respond(403, "")}}, second: true},
+		{name: "first mirror denies the ping", rules: []rule{{ping, -1, respond(401, "")}}, second: true, used: true},
+		{name: "first mirror cuts off responses", rules: []rule{{getManifest, -1, cutResponse}}, second: true},
+		{name: "first mirror cuts off one response", rules: []rule{{getManifest, 1, cutResponse}}, second: true, used: true},
+		{name: "first mirror is unreachable", down: true, second: true},
 		{name: "all mirrors fail", lacks: true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -126,15 +133,15 @@ func TestBaseThroughMirrors(t *testing.T) {
 			if !tt.lacks {
 				put(t, first, "library/base:1", idx)
 			}
-			first.set(tt.first...)
-			if !tt.another {
-				second.set(rule{getManifest, -1, answer(500, "")})
+			first.set(tt.rules...)
+			if !tt.second {
+				second.set(rule{getManifest, -1, respond(500, "")})
 			}
 			at := first.host()
 			if tt.down {
-				at = nobody
+				at = closedAddr
 			}
-			c := client(t, registry.Options{Settings: config.Registry{Mirrors: map[string][]string{origin.host(): {at, second.host() + "/hub/"}}}})
+			c := through(t, origin, at, second.host()+"/hub/")
 			b, err := c.Base(t.Context(), origin.host()+"/library/base:1", amd64)
 			if err != nil {
 				t.Fatal(err)
@@ -143,77 +150,85 @@ func TestBaseThroughMirrors(t *testing.T) {
 				t.Errorf("digest %s, want %s", b.Digest, want)
 			}
 			if b.Name != origin.host()+"/library/base:1" {
-				t.Errorf("name is %s; a mirror must not show", b.Name)
+				t.Errorf("name is %s, want the name without the mirror", b.Name)
 			}
 			if err := validate.Image(b.Image); err != nil {
 				t.Error(err)
 			}
 			if tt.used == (second.count(getManifest) > 0) {
-				t.Errorf("the second mirror was asked %d times", second.count(getManifest))
+				t.Errorf("the second mirror received %d requests", second.count(getManifest))
 			}
-			if tt.another == (origin.count(getManifest) > 0) {
-				t.Errorf("the registry itself was asked %d times", origin.count(getManifest))
+			if tt.second == (origin.count(getManifest) > 0) {
+				t.Errorf("the registry itself received %d requests", origin.count(getManifest))
 			}
 		})
 	}
-	t.Run("a mirror with another image", func(t *testing.T) {
-		first, origin := newProxy(t, memory(t)), newProxy(t, memory(t))
-		put(t, first, "base:1", wrong)
-		put(t, origin, "base:1", idx)
-		// By digest it is not believed.
-		first.set(rule{getManifest, -1, func(p *proxy, w httpWriter, r *httpRequest) {
-			r.URL.Path = "/v2/base/manifests/1"
-			p.next.ServeHTTP(w, r)
-		}})
-		c := client(t, registry.Options{Settings: config.Registry{Mirrors: map[string][]string{origin.host(): {first.host()}}}})
-		b, err := c.Base(t.Context(), origin.host()+"/base@"+want.String(), amd64)
-		if err != nil || b.Digest != want {
-			t.Errorf("%+v, %v", b, err)
+}
+
+// If a mirror returns another image than the digest requires, the image comes
+// from the registry itself.
+func TestBaseChecksTheDigestOfAMirror(t *testing.T) {
+	idx := newBase(t, amd64)
+	want := must(idx.Digest())(t)
+	mirror, origin := newProxy(t, memory(t)), newProxy(t, memory(t))
+	put(t, mirror, "base:1", newBase(t, amd64))
+	put(t, origin, "base:1", idx)
+	mirror.set(rule{getManifest, -1, func(p *proxy, w http.ResponseWriter, r *http.Request) {
+		r.URL.Path = "/v2/base/manifests/1"
+		p.next.ServeHTTP(w, r)
+	}})
+	b, err := through(t, origin, mirror.host()).Base(t.Context(), origin.host()+"/base@"+want.String(), amd64)
+	if err != nil || b.Digest != want {
+		t.Errorf("got %+v, %v, want digest %s", b, err, want)
+	}
+}
+
+// The mirrors of AnyHost are used only if the registry has no mirrors.
+func TestBaseUsesTheMirrorOfAllRegistries(t *testing.T) {
+	idx := newBase(t, amd64)
+	want := must(idx.Digest())(t)
+	all, own, origin := newProxy(t, memory(t)), newProxy(t, memory(t)), newProxy(t, memory(t))
+	put(t, all, "base:1", idx)
+	put(t, own, "base:1", idx)
+	for _, tt := range []struct {
+		mirrors map[string][]string
+		used    *proxy
+	}{
+		{map[string][]string{registry.AnyHost: {all.host()}}, all},
+		{map[string][]string{registry.AnyHost: {all.host()}, origin.host(): {own.host()}}, own},
+	} {
+		before := tt.used.count(getManifest)
+		b, err := client(t, registry.Options{Settings: config.Registry{Mirrors: tt.mirrors}}).Base(t.Context(), origin.host()+"/base:1", amd64)
+		if err != nil || b.Digest != want || tt.used.count(getManifest) == before || origin.count(getManifest) > 0 {
+			t.Errorf("%v: %v, %v; the registry itself received %d requests", tt.mirrors, b.Digest, err, origin.count(getManifest))
 		}
-	})
-	t.Run("a mirror of all registries", func(t *testing.T) {
-		all, own, origin := newProxy(t, memory(t)), newProxy(t, memory(t)), newProxy(t, memory(t))
-		put(t, all, "base:1", idx)
-		put(t, own, "base:1", idx)
-		for _, tt := range []struct {
-			mirrors map[string][]string
-			asked   *proxy
-		}{
-			{map[string][]string{registry.AnyHost: {all.host()}}, all},
-			{map[string][]string{registry.AnyHost: {all.host()}, origin.host(): {own.host()}}, own},
-		} {
-			before := tt.asked.count(getManifest)
-			b, err := client(t, registry.Options{Settings: config.Registry{Mirrors: tt.mirrors}}).Base(t.Context(), origin.host()+"/base:1", amd64)
-			if err != nil || b.Digest != want || tt.asked.count(getManifest) == before || origin.count(getManifest) > 0 {
-				t.Errorf("%v: %v, %v; the registry itself was asked %d times", tt.mirrors, b.Digest, err, origin.count(getManifest))
-			}
-		}
-	})
-	t.Run("a mirror that is none", func(t *testing.T) {
-		c := client(t, registry.Options{Settings: config.Registry{Mirrors: map[string][]string{"docker.io": {"https://mirror example"}}}})
-		_, err := c.Base(t.Context(), "alpine", amd64)
-		wantFault(t, err, fault.Input, "registry.mirror")
-		oneLine(t, err, "mirror example")
-	})
+	}
+}
+
+func TestBaseRejectsAMalformedMirror(t *testing.T) {
+	c := client(t, registry.Options{Settings: config.Registry{Mirrors: map[string][]string{"docker.io": {"https://mirror example"}}}})
+	_, err := c.Base(t.Context(), "alpine", amd64)
+	testkit.WantInput(t, err, "registry.mirror")
+	wantOneLine(t, err, "mirror example")
 }
 
 func TestBaseFaults(t *testing.T) {
-	idx := aBase(t, amd64)
+	idx := newBase(t, amd64)
 	for _, tt := range []struct {
 		name string
 		rule rule
-		code string // empty: it works
+		code string // empty if the pull succeeds
 	}{
-		{"500 thrice", rule{getManifest, 3, answer(500, diagnosis("INTERNAL", "x"))}, ""},
+		{"500 three times", rule{getManifest, 3, respond(500, errorBody("INTERNAL", "x"))}, ""},
 		{"reset twice", rule{getManifest, 2, reset}, ""},
-		{"blob 503 twice", rule{getBlob, 2, answer(503, "")}, ""},
-		{"cut twice", rule{getManifest, 2, cutAnswer}, ""},
-		{"cut for ever", rule{getManifest, -1, cutAnswer}, "registry.unreachable"},
-		{"500 for ever", rule{getManifest, -1, answer(500, "")}, "registry.unavailable"},
-		{"404", rule{getManifest, -1, answer(404, diagnosis("MANIFEST_UNKNOWN", "no"))}, "registry.not-found"},
-		{"401", rule{getManifest, -1, answer(401, "")}, "registry.unauthorized"},
-		{"429", rule{getManifest, -1, answer(429, "")}, "registry.rate-limited"},
-		{"another manifest", rule{getManifest, -1, answer(200, "{}", "Content-Type", "application/vnd.oci.image.index.v1+json")}, "image.base-platform"},
+		{"blob 503 twice", rule{getBlob, 2, respond(503, "")}, ""},
+		{"cut off twice", rule{getManifest, 2, cutResponse}, ""},
+		{"cut off always", rule{getManifest, -1, cutResponse}, "registry.unreachable"},
+		{"500 always", rule{getManifest, -1, respond(500, "")}, "registry.unavailable"},
+		{"404", rule{getManifest, -1, respond(404, errorBody("MANIFEST_UNKNOWN", "no"))}, "registry.not-found"},
+		{"401", rule{getManifest, -1, respond(401, "")}, "registry.unauthorized"},
+		{"429", rule{getManifest, -1, respond(429, "")}, "registry.rate-limited"},
+		{"another manifest", rule{getManifest, -1, respond(200, "{}", "Content-Type", "application/vnd.oci.image.index.v1+json")}, "image.base-platform"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := newProxy(t, memory(t))
@@ -232,15 +247,16 @@ func TestBaseFaults(t *testing.T) {
 			if fault.CodeOf(err) != tt.code {
 				t.Errorf("got %s: %v, want %s", fault.CodeOf(err), err, tt.code)
 			}
-			oneLine(t, err, p.host(), "base")
-			if n := p.count(getManifest); n > 2*quick.Steps { // a connection that breaks while idle is replaced without being a try
-				t.Errorf("%d requests for %d tries", n, quick.Steps)
+			wantOneLine(t, err, p.host(), "base")
+			// net/http replaces an idle connection that breaks. That is not an attempt.
+			if n := p.count(getManifest); n > 2*quick.Steps {
+				t.Errorf("%d requests for %d attempts", n, quick.Steps)
 			}
 		})
 	}
-	t.Run("the run ends", func(t *testing.T) {
+	t.Run("context is cancelled", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		p := newProxy(t, memory(t), rule{getManifest, -1, func(p *proxy, w httpWriter, r *httpRequest) { cancel(); stall(p, w, r) }})
+		p := newProxy(t, memory(t), rule{getManifest, -1, func(p *proxy, w http.ResponseWriter, r *http.Request) { cancel(); stall(p, w, r) }})
 		_, err := client(t, registry.Options{}).Base(ctx, p.host()+"/base:1", amd64)
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v", err)
@@ -248,15 +264,15 @@ func TestBaseFaults(t *testing.T) {
 	})
 }
 
-// TestOpenFixesTheDigest: a tag is resolved once, an index gives the images of
-// its platforms and leaves attestations out, a single image gives itself.
-func TestOpenFixesTheDigest(t *testing.T) {
+// Open resolves a tag once. It returns the images of an index without the
+// attestations, or the single image.
+func TestOpenResolvesTheDigest(t *testing.T) {
 	p := newProxy(t, distribution(t))
-	idx := aBase(t, amd64, arm64v8)
+	idx := newBase(t, amd64, arm64v8)
 	put(t, p, "open:1", idx)
 	single := must(random.Image(100, 1))(t)
 	put(t, p, "single:1", single)
-	put(t, p, "none:1", empty.Index)
+	put(t, p, "empty:1", empty.Index)
 	c := client(t, registry.Options{})
 	r, err := c.Open(t.Context(), p.host()+"/open:1")
 	if err != nil {
@@ -277,16 +293,16 @@ func TestOpenFixesTheDigest(t *testing.T) {
 	if r, err := c.Open(t.Context(), p.host()+"/single:1"); err != nil || len(r.Platforms) != 1 || r.Platforms[0].Reference != r.Reference {
 		t.Errorf("a single image: %+v, %v", r, err)
 	}
-	for reference, code := range map[string]string{"none:1": "registry.no-image", "absent:1": "registry.not-found"} {
+	for reference, code := range map[string]string{"empty:1": "registry.no-image", "absent:1": "registry.not-found"} {
 		if _, err := c.Open(t.Context(), p.host()+"/"+reference); fault.CodeOf(err) != code {
 			t.Errorf("%s: %v (%s), want %s", reference, err, fault.CodeOf(err), code)
 		}
 	}
 }
 
-// TestOptionsTryOnce: who uses them tries again itself, and tries on top of
-// tries would keep a run waiting for minutes.
-func TestOptionsTryOnce(t *testing.T) {
+// Requests with Options are not retried. Their callers retry, and retries of
+// retries would take minutes.
+func TestOptionsDoNotRetry(t *testing.T) {
 	var requests atomic.Int64
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.Contains(r.URL.Path, "/manifests/") {

@@ -24,53 +24,55 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
-// PushOptions says what goes where.
+// PushOptions is the input of [Client.Push].
 type PushOptions struct {
 	Image      image.Image
 	Repository name.Repository
-	Tags       []name.Tag // all on Repository; may be empty: the digest is enough
-	Cache      cache.Dir  // remembers which repository holds a layer, for mounting
+	Tags       []name.Tag // in Repository; if empty, the image has only its digest
+	Cache      cache.Dir  // records which repositories hold a layer, for mounting
 }
 
-// PushResult is what was pushed.
+// PushResult describes a completed push.
 type PushResult struct {
 	Reference string   `json:"reference"` // repository@sha256:...
 	Digest    string   `json:"digest"`
 	Tags      []string `json:"tags,omitempty"`
 	Sent      int64    `json:"blobs_sent"`
-	Mounted   int64    `json:"blobs_mounted"`  // taken over from another repository
-	Existing  int64    `json:"blobs_existing"` // were there already
+	Mounted   int64    `json:"blobs_mounted"`  // from another repository of the registry
+	Existing  int64    `json:"blobs_existing"` // already in the repository
 	Bytes     int64    `json:"bytes_sent"`
-	Unchanged bool     `json:"unchanged"` // the registry had all of it, tags too
+	Unchanged bool     `json:"unchanged"` // the registry already had the image and the tags
 	Seconds   float64  `json:"seconds"`
 }
 
-// Push pushes an image and then its tags, so that no tag ever points at an
-// image that is not whole. Pushing the same again sends nothing.
+// Push pushes an image and sets its tags last, so that a tag never points at an
+// incomplete image. It sends nothing that the registry already has.
 func (c *Client) Push(ctx context.Context, o PushOptions) (PushResult, error) {
 	start := time.Now()
 	digest, err := o.Image.Artifact().Digest()
 	if err != nil {
 		return PushResult{}, fmt.Errorf("computing the image's digest: %w", err)
 	}
-	log := &audit{onBytes: func(total int64) { progress.Count(ctx, total, 0, progress.Bytes) }}
-	log.base = c.transport()
+	log := &audit{
+		base:    c.transport(),
+		onBytes: func(total int64) { progress.Count(ctx, total, 0, progress.Bytes) },
+	}
 	ref := o.Repository.Digest(digest.String())
 	progress.Statusf(ctx, "pushing to %s", o.Repository.Name())
-	s := &sending{client: c, PushOptions: o, log: log, mount: true}
-	err = s.image(ctx, ref)
-	if denied(err) && s.marked.Load() {
-		// Credentials that do not reach the repository a layer could be taken
-		// from must not stop the push.
-		s = &sending{client: c, PushOptions: o, log: log}
-		err = s.image(ctx, ref)
+	u := &upload{client: c, PushOptions: o, log: log, mount: true}
+	err = u.image(ctx, ref)
+	if denied(err) && u.mountable.Load() {
+		// The credentials may not permit reading the repository that a layer
+		// would be mounted from. Push again without mounting.
+		u = &upload{client: c, PushOptions: o, log: log}
+		err = u.image(ctx, ref)
 	}
 	if err != nil {
 		return PushResult{}, explain(ctx, "pushing to", ref, err)
 	}
 	r := PushResult{Reference: ref.Name(), Digest: digest.String()}
 	for _, tag := range o.Tags {
-		if err := s.manifest(ctx, tag, o.Image.Artifact()); err != nil {
+		if err := u.manifest(ctx, tag, o.Image.Artifact()); err != nil {
 			return PushResult{}, explain(ctx, "tagging", tag, err)
 		}
 		r.Tags = append(r.Tags, tag.TagStr())
@@ -79,82 +81,83 @@ func (c *Client) Push(ctx context.Context, o PushOptions) (PushResult, error) {
 	r.Unchanged = log.manifests.Load() == 0
 	r.Seconds = time.Since(start).Seconds()
 	if !r.Unchanged {
-		remember(ctx, o)
+		recordMounts(ctx, o)
 	}
 	return r, nil
 }
 
-// sending is one push.
-type sending struct {
+// upload is the state of one push.
+type upload struct {
 	PushOptions
-	client *Client
-	log    *audit
-	pusher *remote.Pusher
-	mount  bool        // take layers over from other repositories
-	marked atomic.Bool // there was one to take over
+	client    *Client
+	log       *audit
+	pusher    *remote.Pusher
+	mount     bool        // mount layers from other repositories
+	mountable atomic.Bool // at least one layer can be mounted
 }
 
-// image sends what the registry lacks of the image, its own manifest last.
-func (s *sending) image(ctx context.Context, ref name.Digest) error {
-	opts := s.client.options(ctx, s.client.opts.Settings.Uploads, s.log)
+// image sends the parts of the image that the registry does not have. The
+// manifest of the image itself is the last one.
+func (u *upload) image(ctx context.Context, ref name.Digest) error {
+	opts := u.client.options(ctx, u.client.opts.Settings.Uploads, u.log)
 	pusher, err := remote.NewPusher(opts...)
 	if err != nil {
 		return err
 	}
-	s.pusher = pusher
-	if there, err := s.there(ctx, ref, opts); err != nil || there {
+	u.pusher = pusher
+	if exists, err := u.exists(ctx, ref, opts); err != nil || exists {
 		return err
 	}
-	all, err := images(s.Image)
+	all, err := images(u.Image)
 	if err != nil {
 		return err
 	}
-	if err := s.blobs(ctx, all); err != nil {
+	if err := u.blobs(ctx, all); err != nil {
 		return err
 	}
-	if s.Image.Index != nil {
+	if u.Image.Index != nil {
 		for _, img := range all {
 			digest, err := img.Digest()
 			if err != nil {
 				return err
 			}
-			if err := s.manifest(ctx, s.Repository.Digest(digest.String()), img); err != nil {
+			if err := u.manifest(ctx, u.Repository.Digest(digest.String()), img); err != nil {
 				return err
 			}
 		}
 	}
-	return s.manifest(ctx, ref, s.Image.Artifact())
+	return u.manifest(ctx, ref, u.Image.Artifact())
 }
 
-func (s *sending) there(ctx context.Context, ref name.Digest, opts []remote.Option) (there bool, err error) {
-	err = Again(ctx, s.client.opts.Backoff, passing, func() error {
+func (u *upload) exists(ctx context.Context, ref name.Digest, opts []remote.Option) (exists bool, err error) {
+	err = Again(ctx, u.client.opts.Backoff, transient, func() error {
 		_, err := remote.Head(ref, opts...)
-		there = err == nil
+		exists = err == nil
 		var te *transport.Error
-		// Some registries answer 403 for what does not exist.
+		// Some registries respond with 403 if the manifest does not exist.
 		if errors.As(err, &te) && (te.StatusCode == http.StatusNotFound || te.StatusCode == http.StatusForbidden) {
 			return nil
 		}
 		return err
 	})
-	return there, err
+	return exists, err
 }
 
-// blobs sends layers and configurations side by side, each until it is there.
-func (s *sending) blobs(ctx context.Context, all []v1.Image) error {
+// blobs sends layers and image configurations concurrently and retries each.
+func (u *upload) blobs(ctx context.Context, all []v1.Image) error {
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(s.client.opts.Settings.Uploads)
+	g.SetLimit(u.client.opts.Settings.Uploads)
 	seen := map[v1.Hash]bool{}
 	for _, img := range all {
 		layers, err := img.Layers()
 		if err != nil {
 			return err
 		}
-		settings, err := partial.ConfigLayer(img)
+		configuration, err := partial.ConfigLayer(img)
 		if err != nil {
 			return err
 		}
-		for _, l := range append(slices.Clone(layers), settings) {
+		for _, l := range append(slices.Clone(layers), configuration) {
 			digest, err := l.Digest()
 			if err != nil {
 				return err
@@ -163,25 +166,27 @@ func (s *sending) blobs(ctx context.Context, all []v1.Image) error {
 				continue
 			}
 			seen[digest] = true
-			l := s.mark(l, digest)
+			l := u.mountableLayer(l, digest)
 			g.Go(func() error {
-				return Again(gctx, s.client.opts.Backoff, passing, func() error { return s.pusher.Upload(gctx, s.Repository, l) })
+				return Again(gctx, u.client.opts.Backoff, transient, func() error { return u.pusher.Upload(gctx, u.Repository, l) })
 			})
 		}
 	}
 	return g.Wait()
 }
 
-// described is a manifest without what it refers to.
-type described interface {
+// manifestOnly hides from the library that a manifest refers to blobs or other
+// manifests. They have been sent already, and the library would send a request
+// for each of them again.
+type manifestOnly interface {
 	remote.Taggable
 	partial.Describable
 }
 
-// manifest puts a manifest in place, unless it is there.
-func (s *sending) manifest(ctx context.Context, ref name.Reference, m described) error {
-	alone := struct{ described }{m} // its blobs are there; the library would ask for each again
-	return Again(ctx, s.client.opts.Backoff, passing, func() error { return s.pusher.Push(ctx, ref, alone) })
+// manifest stores a manifest under ref, unless the registry has it there.
+func (u *upload) manifest(ctx context.Context, ref name.Reference, m manifestOnly) error {
+	only := struct{ manifestOnly }{m}
+	return Again(ctx, u.client.opts.Backoff, transient, func() error { return u.pusher.Push(ctx, ref, only) })
 }
 
 func denied(err error) bool {
@@ -189,7 +194,9 @@ func denied(err error) bool {
 	return errors.As(err, &te) && (te.StatusCode == http.StatusUnauthorized || te.StatusCode == http.StatusForbidden)
 }
 
-// explain says which registry refused what, and what to do.
+// explain turns an error of the library into a [fault.Error] with the registry,
+// what was being done, a code and a fix. Errors that are a [fault.Error] already
+// are returned unchanged.
 func explain(ctx context.Context, doing string, ref name.Reference, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -199,52 +206,52 @@ func explain(ctx context.Context, doing string, ref name.Reference, err error) e
 	if _, ok := errors.AsType[*fault.Error](err); ok {
 		return err
 	}
-	text := tell(err.Error(), ref.Context().Scheme())
+	text := redact(err.Error(), ref.Context().Scheme())
 	var te *transport.Error
 	if errors.As(err, &te) && !strings.Contains(text, "x509:") {
-		text = answer(te)
+		text = diagnostics(te)
 		switch code := te.StatusCode; {
-		case quota(te):
-			return fault.Failedf("registry.quota", "%s: registry %s is out of quota: %s", what, host, text).
+		case quotaExceeded(te):
+			return fault.Failedf("registry.quota", "%s: the storage quota of registry %s is exceeded: %s", what, host, text).
 				WithFix("delete old images of %s or raise its quota", repo)
 		case code == http.StatusUnauthorized:
-			return fault.Failedf("registry.unauthorized", "%s: registry %s wants credentials for %s: %s", what, host, repo, text).
+			return fault.Failedf("registry.unauthorized", "%s: registry %s requires credentials for %s: %s", what, host, repo, text).
 				WithFix("run docker login %s, or set SLIPWAY_REGISTRY_USERNAME and SLIPWAY_REGISTRY_PASSWORD", host)
 		case code == http.StatusForbidden:
-			return fault.Failedf("registry.forbidden", "%s: registry %s does not let these credentials do that in %s: %s", what, host, repo, text).
-				WithFix("ask for the right to use %s/%s", host, repo)
+			return fault.Failedf("registry.forbidden", "%s: registry %s does not grant these credentials access to %s: %s", what, host, repo, text).
+				WithFix("request access to %s/%s from its administrator", host, repo)
 		case code == http.StatusNotFound:
-			return fault.Failedf("registry.not-found", "%s: registry %s does not know %s: %s", what, host, repo, text).
+			return fault.Failedf("registry.not-found", "%s: registry %s cannot find it in %s: %s", what, host, repo, text).
 				WithFix("check the name, or create the project or repository on %s first", host)
 		case code == http.StatusTooManyRequests:
-			return fault.Failedf("registry.rate-limited", "%s: registry %s still answers 429 after all tries: %s", what, host, text).
-				WithFix("try later, log in, or set a mirror under registry.mirrors")
+			return fault.Failedf("registry.rate-limited", "%s: registry %s still responds with status 429 after all retries: %s", what, host, text).
+				WithFix("retry later, log in, or set a mirror under registry.mirrors in slipway.yaml")
 		case code >= 500:
-			return fault.Failedf("registry.unavailable", "%s: registry %s still answers %d after all tries: %s", what, host, code, text).
-				WithFix("try again; nothing half-pushed is visible")
+			return fault.Failedf("registry.unavailable", "%s: registry %s still responds with status %d after all retries: %s", what, host, code, text).
+				WithFix("retry later; no tag points at an incomplete image")
 		default:
-			return fault.Failedf("registry.refused", "%s: registry %s answers %d: %s", what, host, code, text)
+			return fault.Failedf("registry.refused", "%s: registry %s responds with status %d: %s", what, host, code, text)
 		}
 	}
-	if lie, ok := errors.AsType[*lieError](err); ok {
-		return fault.Failedf("registry.digest", "%s: registry %s cannot be trusted: %w", what, host, lie).
-			WithFix("no tag was moved; something between here and %s changes what is sent", host)
+	if mismatch, ok := errors.AsType[*digestMismatchError](err); ok {
+		return fault.Failedf("registry.digest", "%s: digest mismatch at registry %s: %w", what, host, mismatch).
+			WithFix("check for a proxy between this machine and %s that changes manifests; no tag was set", host)
 	}
 	cause := &causeError{text, err}
 	e := fault.Failedf("registry.unreachable", "%s: registry %s: %w", what, host, cause)
 	switch {
 	case strings.Contains(text, "x509:"):
-		return e.WithFix("name its certificate authority under registry.ca in slipway.yaml")
+		return e.WithFix("set registry.ca in slipway.yaml to the file of its certificate authority")
 	case strings.Contains(text, plainHTTP):
-		return e.WithFix("it speaks plain HTTP: list %s under registry.insecure in slipway.yaml", host)
+		return e.WithFix("%s serves plain HTTP: list it under registry.insecure in slipway.yaml", host)
 	}
-	return e.WithFix("check that %s can be reached from here", host)
+	return e.WithFix("check that %s can be reached from this machine", host)
 }
 
-// plainHTTP is what [net/http] says when TLS meets a server without it.
+// plainHTTP is the error of [net/http] for a server that does not use TLS.
 const plainHTTP = "http: server gave HTTP response to HTTPS client"
 
-// causeError is a cause told in one line without secrets.
+// causeError is an error whose text is on one line and contains no secrets.
 type causeError struct {
 	text  string
 	cause error
@@ -255,25 +262,27 @@ func (e *causeError) Error() string { return e.text }
 func (e *causeError) Unwrap() error { return e.cause }
 
 var (
-	requested  = regexp.MustCompile(`[A-Za-z]+ "[^"\s]*": `)        // how [url.Error] begins
-	parameters = regexp.MustCompile(`(https?://[^\s"?]*)\?[^\s"]*`) // they sign uploads and redirects
-	tokenReply = regexp.MustCompile(`(no token in bearer response).*`)
+	requested  = regexp.MustCompile(`[A-Za-z]+ "[^"\s]*": `)           // the beginning of a [url.Error]
+	parameters = regexp.MustCompile(`(https?://[^\s"?]*)\?[^\s"]*`)    // may hold the signature of an upload or a redirect
+	tokenReply = regexp.MustCompile(`(no token in bearer response).*`) // the library quotes the response
 )
 
-// tell puts an error in one line and leaves out what may be secret in it.
-func tell(s string, scheme string) string {
+// redact puts an error on one line and removes the parts that may be secret.
+func redact(s string, scheme string) string {
 	s = strings.Join(strings.Fields(s), " ")
 	s = requested.ReplaceAllString(s, "")
 	s = tokenReply.ReplaceAllString(s, "$1")
 	s = parameters.ReplaceAllString(s, "$1")
 	if scheme == "http" {
-		// Where plain HTTP is allowed, TLS is tried before it.
+		// If plain HTTP is allowed, the library tries TLS first.
 		s = strings.TrimPrefix(s, plainHTTP+"; ")
 	}
 	return s
 }
 
-func answer(te *transport.Error) string {
+// diagnostics returns the errors that the registry gives in its response, or
+// the text of the status if it gives none.
+func diagnostics(te *transport.Error) string {
 	var parts []string
 	for _, d := range te.Errors {
 		parts = append(parts, strings.TrimSuffix(strings.TrimSpace(string(d.Code)+": "+d.Message), ":"))
@@ -281,11 +290,12 @@ func answer(te *transport.Error) string {
 	if len(parts) == 0 {
 		return http.StatusText(te.StatusCode)
 	}
-	return tell(strings.Join(slices.Compact(parts), "; "), "")
+	return redact(strings.Join(slices.Compact(parts), "; "), "")
 }
 
-// quota tells a full project; Harbor answers 403 or 412, others 413 or 507.
-func quota(te *transport.Error) bool {
+// quotaExceeded reports whether the storage quota is exceeded. Harbor responds
+// with 403 or 412 and a message about it, other registries with 413 or 507.
+func quotaExceeded(te *transport.Error) bool {
 	if te.StatusCode == http.StatusInsufficientStorage || te.StatusCode == http.StatusRequestEntityTooLarge {
 		return true
 	}
@@ -294,13 +304,16 @@ func quota(te *transport.Error) bool {
 	})
 }
 
-// slot is where it is remembered which repositories of a registry hold a blob.
-func slot(repo name.Repository, h v1.Hash) []string {
+// mountKey is the cache key of the list of a registry's repositories that hold a
+// blob.
+func mountKey(repo name.Repository, h v1.Hash) []string {
 	return []string{"mounts", strings.ReplaceAll(repo.RegistryStr(), ":", "_"), h.Hex + ".json"}
 }
 
-// remember notes that the repository now holds the image's layers.
-func remember(ctx context.Context, o PushOptions) {
+// recordMounts records in the cache that the repository now holds the layers of
+// the image. If that fails, later pushes only send more than necessary, so it
+// warns.
+func recordMounts(ctx context.Context, o PushOptions) {
 	all, err := images(o.Image)
 	if err != nil {
 		return
@@ -316,19 +329,20 @@ func remember(ctx context.Context, o PushOptions) {
 				continue
 			}
 			var repos []string
-			o.Cache.Load(&repos, slot(o.Repository, h)...)
+			o.Cache.Load(&repos, mountKey(o.Repository, h)...)
 			if slices.Contains(repos, o.Repository.RepositoryStr()) {
 				continue
 			}
 			repos = append([]string{o.Repository.RepositoryStr()}, repos[:min(len(repos), 3)]...)
-			if err := o.Cache.Store(repos, slot(o.Repository, h)...); err != nil {
-				progress.Warnf(ctx, "remembering where layers are: %v", err)
+			if err := o.Cache.Store(repos, mountKey(o.Repository, h)...); err != nil {
+				progress.Warnf(ctx, "recording in the cache which repository holds a layer: %v", err)
 				return
 			}
 		}
 	}
 }
 
+// images returns the images of an index, or the single image.
 func images(i image.Image) ([]v1.Image, error) {
 	if i.Index == nil {
 		return []v1.Image{i.Single}, nil
@@ -348,22 +362,23 @@ func images(i image.Image) ([]v1.Image, error) {
 	return all, nil
 }
 
-// mark marks a layer to be taken over from another repository of the same
-// registry. A registry that has lost it gets it sent.
-func (s *sending) mark(l v1.Layer, h v1.Hash) v1.Layer {
+// mountableLayer returns a layer that the library mounts from another repository
+// of the same registry, or l if no other repository is known to hold it. If the
+// registry cannot mount the layer, the library sends it.
+func (u *upload) mountableLayer(l v1.Layer, h v1.Hash) v1.Layer {
 	if m, ok := l.(*remote.MountableLayer); ok {
-		if !s.mount {
+		if !u.mount {
 			return m.Layer
 		}
-		s.marked.Store(true)
-		return l // a base's layer knows where it is from
+		u.mountable.Store(true)
+		return l // a layer of a base image carries the repository it was pulled from
 	}
 	var repos []string
-	s.Cache.Load(&repos, slot(s.Repository, h)...)
+	u.Cache.Load(&repos, mountKey(u.Repository, h)...)
 	for _, r := range repos {
-		if s.mount && r != s.Repository.RepositoryStr() {
-			s.marked.Store(true)
-			return &remote.MountableLayer{Layer: l, Reference: s.Repository.Registry.Repo(r).Tag("latest")}
+		if u.mount && r != u.Repository.RepositoryStr() {
+			u.mountable.Store(true)
+			return &remote.MountableLayer{Layer: l, Reference: u.Repository.Registry.Repo(r).Tag("latest")}
 		}
 	}
 	return l

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 
+	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/registry"
@@ -24,11 +25,10 @@ func TestTagsAndRepositories(t *testing.T) {
 			t.Errorf("tag %q: %v", tag, err)
 		}
 		if ok && got.Name() != "ghcr.io/acme/orders:"+tag {
-			t.Errorf("tag %q became %s", tag, got.Name())
+			t.Errorf("tag %q was parsed as %s", tag, got.Name())
 		}
 		if !ok {
-			wantFault(t, err, fault.Input, "reference.malformed")
-			oneLine(t, err)
+			testkit.WantInput(t, err, "reference.malformed")
 		}
 	}
 	for s, ok := range map[string]bool{
@@ -41,15 +41,16 @@ func TestTagsAndRepositories(t *testing.T) {
 		}
 	}
 	if s := must(c.Repository("plain.example/x"))(t).Scheme(); s != "http" {
-		t.Errorf("plain.example is spoken to over %s", s)
+		t.Errorf("the scheme of plain.example is %s, want http", s)
 	}
 	if s := must(c.Repository("tls.example/x"))(t).Scheme(); s != "https" {
-		t.Errorf("tls.example is spoken to over %s", s)
+		t.Errorf("the scheme of tls.example is %s, want https", s)
 	}
 }
 
-// FuzzReference: nothing panics, a refusal is an input error in one line, and
-// what is accepted reads the same when written out.
+// FuzzReference checks that parsing does not panic, that errors are input errors
+// on one line, and that an accepted reference is parsed to the same reference
+// after it is written out.
 func FuzzReference(f *testing.F) {
 	for _, s := range []string{
 		"alpine", "alpine:3.22", "ghcr.io/acme/orders:v1", "localhost:5000/x", "127.0.0.1:5077/a/b@sha256:" + strings.Repeat("0", 64),
@@ -64,33 +65,33 @@ func FuzzReference(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, s, tag string) {
-		refused := func(err error) bool {
+		rejected := func(err error) bool {
 			var input *fault.Error
 			if err != nil && (!errors.As(err, &input) || input.Kind != fault.Input) {
-				t.Errorf("%q, %q: %v is no input error", s, tag, err)
+				t.Errorf("%q, %q: %v is not an input error", s, tag, err)
 			}
 			if err != nil && strings.ContainsAny(err.Error(), "\n\r\x1b\x00") {
-				t.Errorf("%q, %q: %q is not fit to print", s, tag, err)
+				t.Errorf("%q, %q: the error contains control characters: %q", s, tag, err)
 			}
 			return err != nil
 		}
-		if ref, err := c.Reference(s); !refused(err) {
+		if ref, err := c.Reference(s); !rejected(err) {
 			again, err := c.Reference(ref.Name())
 			if err != nil || again.Name() != ref.Name() {
-				t.Errorf("%q reads as %q and that as %v, %v", s, ref.Name(), again, err)
+				t.Errorf("reference %q is parsed as %q, and that as %v, %v", s, ref.Name(), again, err)
 			}
 		}
 		repo, err := c.Repository(s)
-		if refused(err) {
+		if rejected(err) {
 			return
 		}
 		if again, err := c.Repository(repo.Name()); err != nil || again.Name() != repo.Name() {
-			t.Errorf("%q reads as %q and that as %v, %v", s, repo.Name(), again, err)
+			t.Errorf("repository %q is parsed as %q, and that as %v, %v", s, repo.Name(), again, err)
 		}
-		if tg, err := c.Tag(repo, tag); !refused(err) {
+		if tg, err := c.Tag(repo, tag); !rejected(err) {
 			again, err := name.NewTag(tg.Name(), name.StrictValidation)
 			if err != nil || again.TagStr() != tag || again.Context().Name() != repo.Name() {
-				t.Errorf("tag %q on %q reads as %v, %v", tag, repo.Name(), again, err)
+				t.Errorf("tag %q in %q is parsed as %v, %v", tag, repo.Name(), again, err)
 			}
 		}
 	})

@@ -14,21 +14,23 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
-// Again does something until it works, fails for a reason that does not pass,
-// or has had all its tries.
-func Again(ctx context.Context, b remote.Backoff, worth func(error) bool, do func() error) error {
+// Again calls do until it succeeds, until it returns an error for which retriable
+// is false, or until it has been called b.Steps times. Between calls it waits for
+// the next duration of b. It returns the last error of do, also if ctx ends during
+// a wait, so callers check ctx.Err() first.
+func Again(ctx context.Context, b remote.Backoff, retriable func(error) bool, do func() error) error {
 	for tries := b.Steps; ; tries-- {
 		err := do()
-		if err == nil || tries <= 1 || !worth(err) {
+		if err == nil || tries <= 1 || !retriable(err) {
 			return err
 		}
 		if Wait(ctx, b.Step()) != nil {
-			return err // the caller looks at ctx first
+			return err
 		}
 	}
 }
 
-// Wait sleeps unless the run ends; then it returns why.
+// Wait returns nil after d, or ctx.Err() as soon as ctx ends.
 func Wait(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -40,8 +42,8 @@ func Wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// passing tells a failure that another try may mend.
-func passing(err error) bool {
+// transient reports whether a retry may succeed after err.
+func transient(err error) bool {
 	if errors.Is(err, context.Canceled) && !errors.Is(err, errStalled) {
 		return false
 	}
@@ -49,25 +51,25 @@ func passing(err error) bool {
 		for _, d := range te.Errors {
 			switch d.Code {
 			case transport.BlobUploadUnknownErrorCode, transport.BlobUploadInvalidErrorCode, transport.DigestInvalidErrorCode, transport.SizeInvalidErrorCode:
-				return true // the upload was cut or lost; a fresh one starts over
+				return true // the upload was cut off or lost; a retry starts a new one
 			default:
 			}
 		}
-		// The status says it. The codes beside it are many and registries
-		// make up their own.
-		return passingStatus(te.StatusCode)
+		// Only the status decides. Many registries invent other error codes.
+		return transientStatus(te.StatusCode)
 	}
-	return brokenOff(err)
+	return connectionLost(err)
 }
 
-func passingStatus(code int) bool {
-	// 499 and 522 are nginx's and Cloudflare's for a connection that was lost.
+func transientStatus(code int) bool {
+	// nginx and Cloudflare report a lost connection as 499 and 522.
 	return slices.Contains([]int{408, 429, 499, 500, 502, 503, 504, 522}, code)
 }
 
-// brokenOff tells a connection that was lost or stood still.
-func brokenOff(err error) bool {
-	if _, ok := errors.AsType[*spentError](err); ok {
+// connectionLost reports whether err is a connection that broke, timed out or
+// stalled.
+func connectionLost(err error) bool {
+	if _, ok := errors.AsType[*exhaustedError](err); ok {
 		return false
 	}
 	var ne net.Error
@@ -76,12 +78,13 @@ func brokenOff(err error) bool {
 		errors.As(err, &ne) && ne.Timeout()
 }
 
-// spentError is a failure that had all its tries.
-type spentError struct{ error }
+// exhaustedError is an error after which no attempts are left.
+type exhaustedError struct{ error }
 
-func (e *spentError) Unwrap() error { return e.error }
+func (e *exhaustedError) Unwrap() error { return e.error }
 
-// retrying tries requests that only read until one is answered.
+// retrying is a transport that retries GET and HEAD requests after transient
+// errors.
 type retrying struct {
 	base    http.RoundTripper
 	backoff remote.Backoff
@@ -95,15 +98,15 @@ func (r *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 	for tries := b.Steps; ; tries-- {
 		resp, err := r.base.RoundTrip(req)
 		switch {
-		case err == nil && !passingStatus(resp.StatusCode):
+		case err == nil && !transientStatus(resp.StatusCode):
 			return resp, nil
-		case err != nil && (!passing(err) || tries <= 1):
-			return nil, &spentError{err}
+		case err != nil && (!transient(err) || tries <= 1):
+			return nil, &exhaustedError{err}
 		case tries <= 1:
 			return resp, nil
 		}
 		if err == nil {
-			_ = resp.Body.Close() // nobody reads it
+			_ = resp.Body.Close()
 		}
 		if err := Wait(req.Context(), b.Step()); err != nil {
 			return nil, err

@@ -15,16 +15,17 @@ import (
 	"time"
 )
 
-var errStalled = errors.New("the transfer stood still")
+var errStalled = errors.New("the transfer stalled")
 
-// stalling ends a request on which nothing moves for the limit, either way.
-// A deadline for the whole request would end large uploads over slow lines.
-type stalling struct {
+// stallGuard is a transport that cancels a request if no byte is sent or received
+// for the limit. A deadline for the whole request would cancel large uploads over
+// slow connections.
+type stallGuard struct {
 	base  http.RoundTripper
 	limit time.Duration
 }
 
-func (s *stalling) RoundTrip(req *http.Request) (*http.Response, error) {
+func (s *stallGuard) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
 	timer := time.AfterFunc(s.limit, func() { cancel(errStalled) })
 	watch := &watch{timer: timer, limit: s.limit, ctx: ctx, cancel: cancel}
@@ -39,11 +40,12 @@ func (s *stalling) RoundTrip(req *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, err
 	}
-	watch.moved()
-	resp.Body = &watched{ReadCloser: resp.Body, watch: watch, last: true}
+	watch.progressed()
+	resp.Body = &watched{ReadCloser: resp.Body, watch: watch, response: true}
 	return resp, nil
 }
 
+// watch is the timer of one request.
 type watch struct {
 	timer  *time.Timer
 	limit  time.Duration
@@ -51,8 +53,9 @@ type watch struct {
 	cancel context.CancelCauseFunc
 }
 
-func (w *watch) moved() { w.timer.Reset(w.limit) }
+func (w *watch) progressed() { w.timer.Reset(w.limit) }
 
+// cause replaces the error of a request that was cancelled because it stalled.
 func (w *watch) cause(err error) error {
 	if err != nil && !errors.Is(err, io.EOF) && errors.Is(context.Cause(w.ctx), errStalled) {
 		return fmt.Errorf("%w for %s", errStalled, w.limit)
@@ -60,34 +63,35 @@ func (w *watch) cause(err error) error {
 	return err
 }
 
+// watched is a body that resets the timer of its request whenever it is read.
 type watched struct {
 	io.ReadCloser
-	watch *watch
-	last  bool // closing it ends the request
+	watch    *watch
+	response bool // closing the body of the response ends the request
 }
 
 func (b *watched) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if n > 0 {
-		b.watch.moved()
+		b.watch.progressed()
 	}
 	return n, b.watch.cause(err)
 }
 
 func (b *watched) Close() error {
 	err := b.ReadCloser.Close()
-	if b.last {
+	if b.response {
 		b.watch.timer.Stop()
 		b.watch.cancel(nil)
 	}
 	return err
 }
 
-// maxRedirects is what [http.Client] allows; the library's own clients allow
-// any number.
+// maxRedirects is the default limit of [http.Client]. The library's own clients
+// have no limit.
 const maxRedirects = 10
 
-// redirects counts the redirects that led to a request.
+// redirects returns the number of redirects that led to a request.
 func redirects(req *http.Request) int {
 	n := 0
 	for ; req != nil && req.Response != nil; req = req.Response.Request {
@@ -96,17 +100,17 @@ func redirects(req *http.Request) int {
 	return n
 }
 
-// renewing sends a request's body from its start each time the request is
-// sent. A request is sent twice when a token ended in the middle of it: by then
-// the library has used the body up.
-type renewing struct{ base http.RoundTripper }
+// rewinding is a transport that sends the body of a request from its start every
+// time the request is sent. If a token expires during a request, the library
+// sends the request again, although it has already read the body to its end.
+type rewinding struct{ base http.RoundTripper }
 
-func (r *renewing) RoundTrip(req *http.Request) (*http.Response, error) {
+func (r *rewinding) RoundTrip(req *http.Request) (*http.Response, error) {
 	if redirects(req) > maxRedirects {
 		if req.Body != nil {
 			_ = req.Body.Close()
 		}
-		return nil, fmt.Errorf("it redirects more than %d times", maxRedirects)
+		return nil, fmt.Errorf("stopped after %d redirects", maxRedirects)
 	}
 	if req.GetBody == nil || req.Body == nil || req.Body == http.NoBody {
 		return r.base.RoundTrip(req)
@@ -120,23 +124,24 @@ func (r *renewing) RoundTrip(req *http.Request) (*http.Response, error) {
 	return r.base.RoundTrip(req)
 }
 
-// maxPatience bounds how long a registry may tell us to wait.
-const maxPatience = 30 * time.Second
+// maxRetryAfter limits the time that a registry can request with Retry-After.
+const maxRetryAfter = 30 * time.Second
 
-// patient does what Retry-After says before the next request (RFC 9110,
-// section 10.2.3; the form in seconds). The registry counts all of a client's
-// requests, so all of them wait.
-type patient struct {
+// throttled is a transport that waits as long as the last Retry-After header
+// requires before it sends the next request (RFC 9110, section 10.2.3; only the
+// form in seconds). Registries limit the rate of all requests of a client
+// together, so every request waits.
+type throttled struct {
 	base http.RoundTripper
 
 	mu    sync.Mutex
 	until time.Time
 }
 
-func (p *patient) RoundTrip(req *http.Request) (*http.Response, error) {
-	p.mu.Lock()
-	left := time.Until(p.until)
-	p.mu.Unlock()
+func (t *throttled) RoundTrip(req *http.Request) (*http.Response, error) {
+	t.mu.Lock()
+	left := time.Until(t.until)
+	t.mu.Unlock()
 	if left > 0 {
 		if err := Wait(req.Context(), left); err != nil {
 			if req.Body != nil {
@@ -145,21 +150,22 @@ func (p *patient) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 	}
-	resp, err := p.base.RoundTrip(req)
+	resp, err := t.base.RoundTrip(req)
 	if err != nil || resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable {
 		return resp, err
 	}
 	seconds, err := strconv.Atoi(resp.Header.Get("Retry-After"))
 	if err == nil && seconds > 0 {
-		p.mu.Lock()
-		p.until = time.Now().Add(min(time.Duration(min(seconds, 3600))*time.Second, maxPatience))
-		p.mu.Unlock()
+		t.mu.Lock()
+		t.until = time.Now().Add(min(time.Duration(min(seconds, 3600))*time.Second, maxRetryAfter))
+		t.mu.Unlock()
 	}
 	return resp, nil
 }
 
-// audit counts what a push sends and refuses a registry that stores a manifest
-// under another digest than ours.
+// audit is a transport that counts what a push sends, and that returns an error
+// if the registry reports another digest for a manifest than the one that was
+// sent.
 type audit struct {
 	base                               http.RoundTripper
 	sent, mounted, existing, manifests atomic.Int64
@@ -180,11 +186,11 @@ func (a *audit) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		want = "sha256:" + hex.EncodeToString(h.Sum(nil))
-		a.manifests.Add(1) // also where the answer is lost: the registry may have it
+		a.manifests.Add(1) // before the response, which may be lost after the manifest is stored
 	}
 	if req.Method == http.MethodPatch && req.Body != nil {
 		req = req.Clone(req.Context())
-		req.Body = &tally{ReadCloser: req.Body, audit: a}
+		req.Body = &countedBody{ReadCloser: req.Body, audit: a}
 	}
 	resp, err := a.base.RoundTrip(req)
 	if err != nil {
@@ -194,7 +200,7 @@ func (a *audit) RoundTrip(req *http.Request) (*http.Response, error) {
 	switch {
 	case want != "" && resp.StatusCode < 300:
 		if got := resp.Header.Get("Docker-Content-Digest"); got != "" && got != want {
-			return nil, errors.Join(&lieError{want, got}, resp.Body.Close())
+			return nil, errors.Join(&digestMismatchError{want, got}, resp.Body.Close())
 		}
 	case req.Method == http.MethodHead && blob && resp.StatusCode == http.StatusOK:
 		a.existing.Add(1)
@@ -206,24 +212,26 @@ func (a *audit) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// lieError is a registry that holds something else than it was given.
-type lieError struct{ want, got string }
+// digestMismatchError reports that a registry stored a manifest under another
+// digest than the one of the bytes that were sent.
+type digestMismatchError struct{ want, got string }
 
-func (e *lieError) Error() string {
+func (e *digestMismatchError) Error() string {
 	return fmt.Sprintf("it stored manifest %s as %s", e.want, e.got)
 }
 
-type tally struct {
+// countedBody is the body of an upload that counts the bytes that are read from it.
+type countedBody struct {
 	io.ReadCloser
 	audit *audit
 }
 
-func (t *tally) Read(p []byte) (int, error) {
-	n, err := t.ReadCloser.Read(p)
+func (b *countedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
 	if n > 0 {
-		total := t.audit.bytes.Add(int64(n))
-		if t.audit.onBytes != nil {
-			t.audit.onBytes(total)
+		total := b.audit.bytes.Add(int64(n))
+		if b.audit.onBytes != nil {
+			b.audit.onBytes(total)
 		}
 	}
 	return n, err

@@ -13,8 +13,8 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// spdx is what of an SPDX 2.3 document has to be understood to combine it
-// (https://spdx.github.io/spdx-spec/v2.3/).
+// spdx is an SPDX 2.3 document (https://spdx.github.io/spdx-spec/v2.3/). It has
+// only the fields that are needed to combine documents.
 type spdx struct {
 	Version       string           `json:"spdxVersion"`
 	License       string           `json:"dataLicense"`
@@ -33,12 +33,14 @@ const (
 	spdxIndex    = "SPDXRef-Index"
 )
 
-// CombineSPDX makes one SPDX document of an index from those of its images.
-// What several images hold is listed once. The same documents give the same
-// bytes. It returns a [fault.Input] error for what is no SPDX document.
+// CombineSPDX combines the SPDX documents of the images of an index into one
+// document for the index, which has the given name and digest. A package that
+// several images contain is listed once. The same documents give the same bytes.
+// CombineSPDX returns a [fault.Input] error if there is no document, or if one is
+// not an SPDX 2 document.
 func CombineSPDX(name, digest string, documents [][]byte) ([]byte, error) {
 	if len(documents) == 0 {
-		return nil, fault.Inputf("scan.sbom", "there is no SBOM to combine for %s", name)
+		return nil, fault.Inputf("scan.sbom", "combining the SBOMs of %s: it has no SBOM", name)
 	}
 	algorithm, hex, _ := strings.Cut(digest, ":")
 	all := spdx{ID: spdxDocument, Name: name, Packages: []map[string]any{{
@@ -58,7 +60,7 @@ func CombineSPDX(name, digest string, documents [][]byte) ([]byte, error) {
 			err = fmt.Errorf("its version is %q", d.Version)
 		}
 		if err != nil {
-			return nil, fault.Inputf("scan.sbom", "an SBOM of %s is not an SPDX 2 document: %w", name, err)
+			return nil, fault.Inputf("scan.sbom", "combining the SBOMs of %s: SBOM %d is not an SPDX 2 document: %w", name, i+1, err)
 		}
 		sum.Write(text)
 		if i == 0 {
@@ -74,14 +76,14 @@ func CombineSPDX(name, digest string, documents [][]byte) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// merger adds documents to a combined one.
+// merger adds documents to the combined document.
 type merger struct {
 	all      *spdx
-	elements map[string]map[string]any // packages and files by their names
+	elements map[string]map[string]any // packages and files by identifier
 	seen     map[string]bool           // licences and relationships
 }
 
-// add adds the document with the number n.
+// add adds the n-th document.
 func (m *merger) add(d spdx, n int) {
 	renamed := m.addElements(&m.all.Packages, d.Packages, n)
 	maps.Copy(renamed, m.addElements(&m.all.Files, d.Files, n))
@@ -106,9 +108,9 @@ func (m *merger) add(d spdx, n int) {
 	}
 }
 
-// addElements adds packages or files. An element is named after what it holds, so
-// an element whose name already stands for something else gets the number of its
-// document. The new names are returned by the old ones.
+// addElements adds packages or files of the n-th document. If an identifier is
+// already used for a different element, n is appended to it. addElements returns
+// the new identifiers by the old ones.
 func (m *merger) addElements(to *[]map[string]any, elements []map[string]any, n int) (renamed map[string]string) {
 	renamed = map[string]string{}
 	for _, e := range elements {

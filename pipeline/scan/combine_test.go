@@ -13,7 +13,8 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/scan"
 )
 
-// document is the SPDX of an image with one package.
+// document returns the SPDX document of an image. Two documents have one package
+// in common, and one package with the same identifier but another version.
 func document(t *testing.T, image, version string) []byte {
 	t.Helper()
 	text := fmt.Sprintf(`{
@@ -37,8 +38,8 @@ func document(t *testing.T, image, version string) []byte {
 	return []byte(text)
 }
 
-// TestCombineSPDX: an index lists what its images hold, each thing once, and
-// keeps apart what goes by one name in two of them.
+// The combined document lists each package of the images once. Different packages
+// with the same identifier get different identifiers.
 func TestCombineSPDX(t *testing.T) {
 	documents := [][]byte{document(t, "amd64", "v1"), document(t, "arm64", "v2")}
 	text, err := scan.CombineSPDX("orders", "sha256:00aa", documents)
@@ -46,7 +47,7 @@ func TestCombineSPDX(t *testing.T) {
 		t.Fatal(err)
 	}
 	if again, err := scan.CombineSPDX("orders", "sha256:00aa", documents); err != nil || !bytes.Equal(again, text) {
-		t.Errorf("not the same again: %v", err)
+		t.Errorf("the same documents give a different result, error %v", err)
 	}
 	d, err := spdxjson.Read(bytes.NewReader(text))
 	if err != nil {

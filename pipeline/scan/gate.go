@@ -12,26 +12,27 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
-// rank orders severities, the worst last.
+// rank returns the position of a severity in the order from UNKNOWN to CRITICAL.
 func rank(severity string) int {
 	return slices.Index([]string{"UNKNOWN", "LOW", "MEDIUM", "HIGH", "CRITICAL"}, severity)
 }
 
-// IsGo tells whether the finding is about a Go module or Go's own library.
+// IsGo reports whether the finding is a vulnerability of a Go module or of Go's
+// standard library.
 func (f Finding) IsGo() bool {
 	return f.Kind == Vulnerability && (f.Type == "gobinary" || f.Type == "gomod")
 }
 
-// Judge turns r's findings, which may name the same thing once per image, into
-// the verdict: it merges them, applies the ignore rules and o.Settings, counts,
-// and returns a [fault.Gate] error when something fails. What VEX documents
-// excuse must already be in r.Ignored.
+// Judge applies the gate to the findings in r. It merges findings that several
+// images have in common, applies the ignore rules and o.Settings, and sets the
+// counts. It returns a [fault.Gate] error if a finding fails the gate. Findings
+// that a VEX document excludes must already be in r.Ignored.
 func Judge(ctx context.Context, o Options, rules Rules, r *Result) error {
 	now := cmp.Or(o.Now, time.Now())
 	findings := merge(r.Findings)
 	r.Findings = []Finding{}
 	for _, f := range findings {
-		switch by, rule := o.excuse(f, rules, now); {
+		switch by, rule := o.exclude(f, rules, now); {
 		case rule != nil:
 			r.Ignored = append(r.Ignored, Ignored{Finding: f, By: rule.Place(), Reason: rule.Statement, Expires: rule.date()})
 		case by != "":
@@ -43,9 +44,9 @@ func Judge(ctx context.Context, o Options, rules Rules, r *Result) error {
 	}
 	for _, rule := range rules {
 		if rule.expired(now) {
-			r.warn(ctx, "%s: the entry for %s expired on %s and no longer ignores it", rule.Place(), rule.ID, rule.date())
+			r.Warn(ctx, "%s: the entry for %s expired on %s and no longer has an effect", rule.Place(), rule.ID, rule.date())
 		} else if !rule.used {
-			progress.Statusf(ctx, "%s: nothing matches the entry for %s", rule.Place(), rule.ID)
+			progress.Statusf(ctx, "%s: the entry for %s matches no finding", rule.Place(), rule.ID)
 		}
 	}
 	r.Ignored = mergeIgnored(r.Ignored)
@@ -58,13 +59,12 @@ func Judge(ctx context.Context, o Options, rules Rules, r *Result) error {
 	if r.Passed {
 		return nil
 	}
-	return refusal(r.Findings)
+	return gateError(r.Findings)
 }
 
-// Warn keeps a sentence in the result and shows it.
-func (r *Result) Warn(ctx context.Context, format string, args ...any) { r.warn(ctx, format, args...) }
-
-func (r *Result) warn(ctx context.Context, format string, args ...any) {
+// Warn adds a warning to the result and reports it, unless the result already has
+// it.
+func (r *Result) Warn(ctx context.Context, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	if !slices.Contains(r.Warnings, text) {
 		r.Warnings = append(r.Warnings, text)
@@ -72,8 +72,9 @@ func (r *Result) warn(ctx context.Context, format string, args ...any) {
 	}
 }
 
-// excuse says why a finding does not count, by a setting or by a rule.
-func (o Options) excuse(f Finding, rules Rules, now time.Time) (by string, rule *Rule) {
+// exclude returns the setting or the rule because of which a finding does not
+// count. It returns "" and nil if the finding counts.
+func (o Options) exclude(f Finding, rules Rules, now time.Time) (by string, rule *Rule) {
 	if rule := rules.match(f, now); rule != nil {
 		return "", rule
 	}
@@ -109,7 +110,7 @@ func (r *Result) count() {
 	r.Counts = c
 }
 
-// merge makes one finding of those that differ only in the image they are in.
+// merge combines findings that differ only in the image into one.
 func merge(findings []Finding) []Finding {
 	type key struct {
 		kind                                         Kind
@@ -157,6 +158,7 @@ func mergeIgnored(all []Ignored) []Ignored {
 	return merged
 }
 
+// worse reports whether a is a stronger reason for concern than b.
 func worse(a, b Reachability) bool {
 	order := []Reachability{"", NotCalled, Unknown, Called}
 	return slices.Index(order, a) > slices.Index(order, b)
@@ -189,11 +191,11 @@ func compareBool(a, b bool) int {
 	return -1
 }
 
-// named is how many failing findings the error itself names.
+// named is the maximal number of findings, and of fixes, in the text of the error.
 const named = 3
 
-// refusal is the gate's no.
-func refusal(findings []Finding) error {
+// gateError returns the error for findings that fail the gate.
+func gateError(findings []Finding) error {
 	var failing []Finding
 	for _, f := range findings {
 		if f.Fails {
@@ -219,7 +221,7 @@ func refusal(findings []Finding) error {
 	return err.WithFix("%s", remedy(failing))
 }
 
-// Short is the finding on one line.
+// Short returns the finding on one line.
 func (f Finding) Short() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s (%s)", f.ID, f.Severity)
@@ -249,7 +251,8 @@ func (f Finding) Short() string {
 	return b.String()
 }
 
-// Place is where the finding is: a line of the source, or a file of the image.
+// Place returns the location of the finding: file:line in the source, or the path
+// of a file in the image. It returns "" if neither is known.
 func (f Finding) Place() string {
 	switch {
 	case f.Path != "" && f.Line > 0:
@@ -262,8 +265,8 @@ func (f Finding) Place() string {
 	return ""
 }
 
-// remedy says what to do about the failing findings: the upgrades that are
-// known, then what is left.
+// remedy returns the fix for the failing findings: the upgrades of modules first,
+// then everything else.
 func remedy(failing []Finding) string {
 	var modules []string
 	var others []string
@@ -275,7 +278,7 @@ func remedy(failing []Finding) string {
 	for _, f := range failing {
 		switch {
 		case f.Kind == Secret:
-			add(&others, "revoke the secret and take it out of the history")
+			add(&others, "revoke the secret and remove it from the git history")
 		case f.Kind == Misconfiguration:
 			add(&others, "correct the chart")
 		case f.IsGo() && f.Package == "stdlib" && f.Fixed != "":
@@ -283,7 +286,7 @@ func remedy(failing []Finding) string {
 		case f.IsGo() && f.Fixed != "":
 			add(&modules, f.Package+"@v"+strings.TrimPrefix(f.bestFix(), "v"))
 		case f.Fixed != "":
-			add(&others, "take a base image with "+f.Package+" "+f.bestFix())
+			add(&others, "use a base image with "+f.Package+" "+f.bestFix())
 		}
 	}
 	var advice []string
@@ -314,8 +317,8 @@ func latest(modules []string) []string {
 	return kept
 }
 
-// bestFix is the lowest fixing version above the installed one. An advisory
-// lists one for every line of releases it was fixed in.
+// bestFix returns the lowest fixed version that is higher than the installed one.
+// An advisory lists a fixed version for each release line.
 func (f Finding) bestFix() string {
 	best := ""
 	for fix := range strings.SplitSeq(f.Fixed, ", ") {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// GitLab's container scanning report
+// The types of GitLab's container scanning report
 // (https://gitlab.com/gitlab-org/security-products/security-report-schemas, schema 15).
 type (
 	gitlabReport struct {
@@ -65,7 +65,7 @@ type (
 )
 
 func writeGitLab(w io.Writer, r Result) error {
-	at := r.Time.UTC().Format("2006-01-02T15:04:05") // the schema's form: no zone, and UTC is meant
+	at := r.Time.UTC().Format("2006-01-02T15:04:05") // the schema requires UTC without a zone
 	report := gitlabReport{Version: "15.2.1", Vulnerabilities: []gitlabVulnerability{}, Scan: gitlabScan{
 		Scanner:  gitlabTool{ID: "trivy", Name: "Trivy", URL: "https://github.com/aquasecurity/trivy", Vendor: gitlabVendor{"Aqua Security"}, Version: r.Scanner.Version},
 		Analyzer: gitlabTool{ID: "slipway", Name: "slipway", URL: "https://github.com/slipway-ci/slipway", Vendor: gitlabVendor{"slipway"}, Version: r.Scanner.Version},
@@ -77,7 +77,7 @@ func writeGitLab(w io.Writer, r Result) error {
 	}
 	for _, f := range r.Findings {
 		if f.Kind != Vulnerability {
-			continue // the schema has no place for them: they go to SARIF
+			continue // the schema has only vulnerabilities; SARIF has the other kinds
 		}
 		images := f.Targets
 		if len(images) == 0 {
@@ -121,13 +121,13 @@ func gitlabFinding(f Finding, image, system string) gitlabVulnerability {
 	v.Location.Dependency.Version = f.Installed
 	v.Location.OperatingSystem = system
 	if system == "" {
-		v.Location.OperatingSystem = "none" // scratch: the schema wants a word
+		v.Location.OperatingSystem = "none" // the schema requires a value, also for a scratch image
 	}
 	v.Location.Image = image
 	return v
 }
 
-// uuid makes a name-based UUID (RFC 9562, version 8) of parts: the same finding
+// uuid returns a UUID that is a hash of parts (RFC 9562, version 8), so a finding
 // has the same identifier in every run.
 func uuid(parts ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))

@@ -21,19 +21,19 @@ import (
 
 // Rule is one entry of an ignore file.
 type Rule struct {
-	File      string // as the user named it
+	File      string // as the user wrote it
 	Line      int
-	Kind      Kind // what it is for; "" is for everything
+	Kind      Kind // the kind of findings it matches; "" for all kinds
 	ID        string
-	Paths     []string // globs, one of which must match; none match everything
-	PURLs     []packageurl.PackageURL
-	Expires   time.Time // the first day on which it no longer ignores; zero is never
-	Statement string
+	Paths     []string                // globs, one of which must match; empty for every path
+	PURLs     []packageurl.PackageURL // one of which must match; empty for every package
+	Expires   time.Time               // the first day on which it has no effect; zero for never
+	Statement string                  // the reason
 
 	used bool
 }
 
-// Place is the entry's file and line.
+// Place returns the file and line of the entry.
 func (r *Rule) Place() string { return fmt.Sprintf("%s:%d", r.File, r.Line) }
 
 func (r *Rule) expired(now time.Time) bool { return !r.Expires.IsZero() && !now.Before(r.Expires) }
@@ -48,17 +48,19 @@ func (r *Rule) date() string {
 // Rules are the entries of an ignore file.
 type Rules []*Rule
 
-// DefaultIgnoreFiles are looked for beside slipway.yaml, in this order.
+// DefaultIgnoreFiles returns the names of the ignore files that are searched for
+// in the folder of slipway.yaml, in this order.
 func DefaultIgnoreFiles() []string {
 	return []string{".trivyignore.yaml", ".trivyignore.yml", ".trivyignore"}
 }
 
-// maxIgnoreFile bounds an ignore file.
+// maxIgnoreFile is the maximal size of an ignore file.
 const maxIgnoreFile = 4 << 20
 
-// LoadRules reads the ignore file, or the default one where name is empty and
-// there is one. A named file that is missing and a malformed entry are
-// [fault.Input] errors.
+// LoadRules reads the ignore file name, which may be relative to root. If name is
+// empty, it reads the first of [DefaultIgnoreFiles] that exists in root, if any.
+// It returns a [fault.Input] error if the file name is missing or an entry is
+// malformed.
 func LoadRules(root, name string) (Rules, error) {
 	names := []string{name}
 	if name == "" {
@@ -75,7 +77,7 @@ func LoadRules(root, name string) (Rules, error) {
 		}
 		if err != nil {
 			return nil, fault.Inputf("scan.ignore-file", "reading the ignore file: %w", err).
-				WithFix("correct scan.ignoreFile in slipway.yaml, or make the file")
+				WithFix("correct scan.ignoreFile in slipway.yaml, or create the file")
 		}
 		if fi.Size() > maxIgnoreFile || !fi.Mode().IsRegular() {
 			return nil, fault.Inputf("scan.ignore-file", "%s is not an ignore file: it must be a file of at most 4 MiB", n)
@@ -89,9 +91,9 @@ func LoadRules(root, name string) (Rules, error) {
 	return nil, nil
 }
 
-// ParseRules reads an ignore file in Trivy's formats
-// (https://trivy.dev/docs/latest/configuration/filtering/): YAML where the
-// name ends in .yaml or .yml, else one identifier a line.
+// ParseRules parses an ignore file in Trivy's formats
+// (https://trivy.dev/docs/latest/configuration/filtering/): YAML if the name ends
+// in .yaml or .yml, and otherwise one identifier per line.
 func ParseRules(name string, data []byte) (Rules, error) {
 	if ext := filepath.Ext(name); ext == ".yaml" || ext == ".yml" {
 		return parseYAML(name, data)
@@ -103,7 +105,8 @@ func malformed(name string, line int, format string, args ...any) error {
 	return fault.Inputf("scan.ignore-file", "%s:%d: %s", name, line, fmt.Sprintf(format, args...))
 }
 
-// identifiers look like CVE-2023-45288, KSV-0001, aws-access-key-id.
+// identifiers matches identifiers, for example CVE-2023-45288, KSV-0001 and
+// aws-access-key-id.
 var identifiers = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}$`)
 
 func identifier(s string) bool { return identifiers.MatchString(s) }
@@ -125,7 +128,7 @@ func parseLines(name string, data []byte) (Rules, error) {
 		for _, field := range fields[1:] {
 			date, ok := strings.CutPrefix(field, "exp:")
 			if !ok {
-				return nil, malformed(name, number, "%q is not understood; behind an identifier there may be exp:2026-12-31 and a # comment", field)
+				return nil, malformed(name, number, "%q is not valid here; only exp:2026-12-31 and a # comment can follow an identifier", field)
 			}
 			expires, err := time.Parse(time.DateOnly, date)
 			if err != nil {
@@ -138,7 +141,8 @@ func parseLines(name string, data []byte) (Rules, error) {
 	return rules, nil
 }
 
-// parseYAML reads the YAML form node by node: every complaint needs a line.
+// parseYAML parses the YAML form. It walks over the nodes, because every error
+// has a line number.
 func parseYAML(name string, data []byte) (rules Rules, err error) {
 	var doc yaml.Node
 	if err := yaml.Unmarshal(data, &doc); err != nil {
@@ -153,16 +157,16 @@ func parseYAML(name string, data []byte) (rules Rules, err error) {
 	}
 	top := doc.Content[0]
 	if top.Kind != yaml.MappingNode {
-		return nil, malformed(name, top.Line, "want the lists vulnerabilities, misconfigurations and secrets")
+		return nil, malformed(name, top.Line, "the file must be a mapping with the lists vulnerabilities, misconfigurations and secrets")
 	}
 	for i := 0; i+1 < len(top.Content); i += 2 {
 		key, list := top.Content[i], top.Content[i+1]
 		kind := map[string]Kind{"vulnerabilities": Vulnerability, "misconfigurations": Misconfiguration, "secrets": Secret}[key.Value]
 		switch {
 		case key.Value == "licenses":
-			continue // Trivy's, and not scanned for here
+			continue // valid for Trivy; slipway does not scan licences
 		case kind == "":
-			return nil, malformed(name, key.Line, "unknown list %q; there are vulnerabilities, misconfigurations and secrets", key.Value)
+			return nil, malformed(name, key.Line, "unknown list %q; the lists are vulnerabilities, misconfigurations and secrets", key.Value)
 		case list.Tag == "!!null":
 			continue
 		case list.Kind != yaml.SequenceNode:
@@ -181,7 +185,7 @@ func parseYAML(name string, data []byte) (rules Rules, err error) {
 
 func parseEntry(name string, kind Kind, entry *yaml.Node) (*Rule, error) {
 	if entry.Kind != yaml.MappingNode {
-		return nil, malformed(name, entry.Line, "an entry has an id, and may have paths, purls, expired_at and a statement")
+		return nil, malformed(name, entry.Line, "an entry must be a mapping with id and optionally paths, purls, expired_at and statement")
 	}
 	rule := &Rule{File: name, Line: entry.Line, Kind: kind}
 	for i := 0; i+1 < len(entry.Content); i += 2 {
@@ -194,7 +198,7 @@ func parseEntry(name string, kind Kind, entry *yaml.Node) (*Rule, error) {
 			rule.ID = value.Value
 		case "statement":
 			if value.Kind != yaml.ScalarNode {
-				return nil, malformed(name, value.Line, "a statement is text")
+				return nil, malformed(name, value.Line, "statement must be a string")
 			}
 			rule.Statement = value.Value
 		case "expired_at":
@@ -207,7 +211,7 @@ func parseEntry(name string, kind Kind, entry *yaml.Node) (*Rule, error) {
 			}
 			rule.Expires = expires
 		case "paths":
-			paths, err := texts(name, key.Value, value)
+			paths, err := stringList(name, key.Value, value)
 			if err != nil {
 				return nil, err
 			}
@@ -218,7 +222,7 @@ func parseEntry(name string, kind Kind, entry *yaml.Node) (*Rule, error) {
 			}
 			rule.Paths = paths
 		case "purls":
-			purls, err := texts(name, key.Value, value)
+			purls, err := stringList(name, key.Value, value)
 			if err != nil {
 				return nil, err
 			}
@@ -230,7 +234,7 @@ func parseEntry(name string, kind Kind, entry *yaml.Node) (*Rule, error) {
 				rule.PURLs = append(rule.PURLs, p)
 			}
 		default:
-			return nil, malformed(name, key.Line, "unknown key %q; there are id, paths, purls, expired_at and statement", key.Value)
+			return nil, malformed(name, key.Line, "unknown key %q; the keys are id, paths, purls, expired_at and statement", key.Value)
 		}
 	}
 	if rule.ID == "" {
@@ -239,21 +243,23 @@ func parseEntry(name string, kind Kind, entry *yaml.Node) (*Rule, error) {
 	return rule, nil
 }
 
-func texts(name, key string, node *yaml.Node) ([]string, error) {
+// stringList returns the strings of a list.
+func stringList(name, key string, node *yaml.Node) ([]string, error) {
 	if node.Kind != yaml.SequenceNode {
 		return nil, malformed(name, node.Line, "%s is not a list", key)
 	}
 	var list []string
 	for _, n := range node.Content {
 		if n.Kind != yaml.ScalarNode {
-			return nil, malformed(name, n.Line, "%s is a list of texts", key)
+			return nil, malformed(name, n.Line, "%s must be a list of strings", key)
 		}
 		list = append(list, n.Value)
 	}
 	return list, nil
 }
 
-// match returns the first rule that ignores f, and marks every rule that would.
+// match returns the first rule that matches f and has not expired. It marks all
+// rules that match f as used.
 func (rules Rules) match(f Finding, now time.Time) (first *Rule) {
 	for _, r := range rules {
 		if !r.covers(f) {
@@ -289,21 +295,22 @@ func matchPaths(patterns []string, f Finding) bool {
 	return len(patterns) == 0
 }
 
-// matchPURLs compares as Trivy does: what a rule leaves out matches anything.
+// matchPURLs compares package URLs as Trivy does: a version, subpath or qualifier
+// that a rule does not have matches any value.
 func matchPURLs(purls []packageurl.PackageURL, text string) bool {
 	if len(purls) == 0 {
 		return true
 	}
-	have, err := packageurl.FromString(text)
+	got, err := packageurl.FromString(text)
 	if err != nil {
 		return false
 	}
 	for _, want := range purls {
-		if want.Type != have.Type || want.Namespace != have.Namespace || want.Name != have.Name ||
-			want.Version != "" && want.Version != have.Version || want.Subpath != "" && want.Subpath != have.Subpath {
+		if want.Type != got.Type || want.Namespace != got.Namespace || want.Name != got.Name ||
+			want.Version != "" && want.Version != got.Version || want.Subpath != "" && want.Subpath != got.Subpath {
 			continue
 		}
-		all := have.Qualifiers.Map()
+		all := got.Qualifiers.Map()
 		covered := true
 		for k, v := range want.Qualifiers.Map() {
 			covered = covered && all[k] == v
@@ -315,8 +322,8 @@ func matchPURLs(purls []packageurl.PackageURL, text string) bool {
 	return false
 }
 
-// compareVersions compares versions with or without a leading v or go; those
-// of other forms are equal to everything.
+// compareVersions compares semantic versions with or without a leading "v" or
+// "go". It returns 0 if one of them is not a semantic version.
 func compareVersions(a, b string) int {
 	canonical := func(s string) string {
 		return "v" + strings.TrimPrefix(strings.TrimPrefix(s, "go"), "v")

@@ -7,9 +7,9 @@ import (
 	"golang.org/x/mod/modfile"
 )
 
-// Locate finds the line of the app's go.mod that brings in each Go
-// vulnerability, so that a reader gets to what has to be changed. module is the
-// folder of go.mod. Without a readable go.mod it changes nothing.
+// Locate sets the path and line of each Go vulnerability to the line of the app's
+// go.mod that requires the vulnerable module. The folder of go.mod is module;
+// paths are relative to root. Locate changes nothing if it cannot read go.mod.
 func Locate(findings []Finding, root, module string) {
 	path := filepath.Join(module, "go.mod")
 	data, err := os.ReadFile(path)
@@ -28,12 +28,12 @@ func Locate(findings []Finding, root, module string) {
 	for _, r := range mod.Require {
 		lines[r.Mod.Path] = r.Syntax.Start.Line
 	}
-	for _, r := range mod.Replace { // the replacement is what is built
+	for _, r := range mod.Replace { // findings have the module path of the replacement
 		if r.New.Version != "" {
 			lines[r.New.Path] = r.Syntax.Start.Line
 		}
 	}
-	switch { // the line that chooses the toolchain chooses the standard library
+	switch { // the version of the toolchain is the version of the standard library
 	case mod.Toolchain != nil:
 		lines["stdlib"] = mod.Toolchain.Syntax.Start.Line
 	case mod.Go != nil:

@@ -14,28 +14,28 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// Format is the form of a report or of an SBOM.
+// Format is the format of a report or of an SBOM.
 type Format string
 
 // The formats.
 const (
-	Table     Format = "table"     // for people
+	Table     Format = "table"     // text for a terminal
 	JSON      Format = "json"      // the [Result]
-	SARIF     Format = "sarif"     // 2.1.0, for code scanning
+	SARIF     Format = "sarif"     // SARIF 2.1.0, for code scanning
 	JUnit     Format = "junit"     // one test case per finding
 	GitLab    Format = "gitlab"    // GitLab's container scanning report, schema 15
 	GitHub    Format = "github"    // annotations in a GitHub Actions log
-	SPDX      Format = "spdx-json" // SBOM
-	CycloneDX Format = "cyclonedx" // SBOM
+	SPDX      Format = "spdx-json" // SBOM in SPDX JSON
+	CycloneDX Format = "cyclonedx" // SBOM in CycloneDX JSON
 )
 
-// Formats are the formats of reports, and of SBOMs.
+// Formats returns the formats of reports and the formats of SBOMs.
 func Formats() (reports, sboms []Format) {
 	return []Format{Table, JSON, SARIF, JUnit, GitLab, GitHub}, []Format{SPDX, CycloneDX}
 }
 
-// Write writes a report. The formats of SBOMs are not reports: they are a
-// [fault.Input] error.
+// Write writes a report of r in the format f. It returns a [fault.Input] error if
+// f is not the format of a report.
 func Write(w io.Writer, r Result, f Format) error {
 	var err error
 	switch f {
@@ -53,7 +53,7 @@ func Write(w io.Writer, r Result, f Format) error {
 		err = writeGitHub(w, r)
 	default:
 		reports, _ := Formats()
-		return fault.Inputf("scan.format", "%q is not the format of a scan report", f).WithFix("there are %v", reports)
+		return fault.Inputf("scan.format", "%q is not the format of a scan report", f).WithFix("use one of %v", reports)
 	}
 	if err != nil {
 		return fmt.Errorf("writing the %s report: %w", f, err)
@@ -68,8 +68,8 @@ func encode(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
-// printable takes out of text what could steer a terminal: titles and paths
-// come from databases and images.
+// printable removes control characters from s. Titles and paths come from
+// databases and images, so they could contain escape sequences for a terminal.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
@@ -82,7 +82,7 @@ func printable(s string) string {
 	}, s)
 }
 
-// titleWidth is where the table cuts titles off.
+// titleWidth is the maximal width of titles in the table.
 const titleWidth = 60
 
 func writeTable(w io.Writer, r Result) error {
@@ -121,7 +121,7 @@ func writeTable(w io.Writer, r Result) error {
 		}
 	}
 	for _, i := range r.Ignored {
-		line := fmt.Sprintf("ignored: %s in %s, by %s", i.ID, printable(i.where()), printable(i.By))
+		line := fmt.Sprintf("ignored: %s in %s, by %s", i.ID, printable(i.subject()), printable(i.By))
 		if i.Expires != "" {
 			line += " until " + i.Expires
 		}
@@ -136,7 +136,9 @@ func writeTable(w io.Writer, r Result) error {
 	return err
 }
 
-func (i Ignored) where() string {
+// subject returns the package and its version, or the location of a finding without
+// a package.
+func (i Ignored) subject() string {
 	if i.Package != "" {
 		return strings.TrimSpace(i.Package + " " + i.Installed)
 	}
@@ -148,7 +150,7 @@ func (f Finding) versions() string {
 	case f.Kind != Vulnerability:
 		return ""
 	case f.Fixed == "":
-		return f.Installed + " → none yet"
+		return f.Installed + " → no fix yet"
 	}
 	return f.Installed + " → " + f.Fixed
 }
@@ -173,7 +175,7 @@ func clip(s string, width int) string {
 	return string(r[:width-1]) + "…"
 }
 
-// Verdict is the outcome on one line.
+// Verdict returns the result of the gate on one line.
 func (r Result) Verdict() string {
 	c := r.Counts
 	noun := "findings"
@@ -205,10 +207,10 @@ func (r Result) databaseLine() string {
 	if d.UpdatedAt.IsZero() {
 		return name
 	}
-	return fmt.Sprintf("%s, of %s (%s old)", name, d.UpdatedAt.UTC().Format(time.DateOnly), Age(time.Duration(d.AgeSeconds)*time.Second))
+	return fmt.Sprintf("%s, updated on %s (%s old)", name, d.UpdatedAt.UTC().Format(time.DateOnly), Age(time.Duration(d.AgeSeconds)*time.Second))
 }
 
-// Age writes how long ago something was, to the nearest unit a reader needs.
+// Age formats a duration in whole minutes, hours or days, for example "2 days".
 func Age(d time.Duration) string {
 	plural := func(n int, unit string) string {
 		if n == 1 {
@@ -248,7 +250,7 @@ func writeJUnit(w io.Writer, r Result) error {
 			Name: xmlText(caseName(i.Finding)), Classname: "scan." + string(i.Kind), Time: "0", Skipped: &junit.Result{Message: xmlText(message)},
 		})
 	}
-	if suite.Tests == 0 { // a suite without a case looks like one that did not run
+	if suite.Tests == 0 { // a suite without test cases looks as if it had not run
 		suite.AddTestcase(junit.Testcase{Name: "nothing found", Classname: "scan", Time: "0"})
 	}
 	suites := junit.Testsuites{Name: "scan"}
@@ -263,7 +265,7 @@ func caseName(f Finding) string {
 	return f.ID + " in " + f.Place()
 }
 
-// details are the lines a reader of one finding wants.
+// details returns the lines of a JUnit test case.
 func details(f Finding) string {
 	var b strings.Builder
 	line := func(name, value string) {
@@ -282,7 +284,7 @@ func details(f Finding) string {
 	line("found in", f.Place())
 	line("images", strings.Join(f.Targets, ", "))
 	line("platforms", strings.Join(f.Platforms, ", "))
-	line("more", f.link())
+	line("reference", f.link())
 	return b.String()
 }
 
@@ -293,7 +295,8 @@ func (f Finding) link() string {
 	return f.URL
 }
 
-// xmlText drops what XML 1.0 cannot hold.
+// xmlText removes characters that XML 1.0 does not permit, and splits the end
+// marker of CDATA sections.
 func xmlText(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '\n' || r == '\t' || unicode.IsPrint(r) {

@@ -140,8 +140,8 @@ func describe(f Finding) string {
 	return text
 }
 
-// location is the line of the source where it is known, else the file in the
-// image, under the image's name.
+// location returns the line of the source if it is known, and otherwise the file
+// in the image with the image's name as the message.
 func location(f Finding, r Result) sarifLocation {
 	var l sarifLocation
 	uri := f.Path
@@ -155,13 +155,13 @@ func location(f Finding, r Result) sarifLocation {
 		uri = r.Targets[0].Name
 	}
 	l.Physical.Artifact.URI = escapeURI(strings.TrimPrefix(uri, "/"))
-	line := max(f.Line, 1) // GitHub drops results without a region
+	line := max(f.Line, 1) // GitHub ignores results without a region
 	l.Physical.Region = &sarifRegion{StartLine: line, EndLine: max(f.EndLine, line)}
 	return l
 }
 
-// escapeURI escapes what a relative reference cannot hold. A colon in its first
-// part would make it a scheme.
+// escapeURI escapes the characters that a relative reference does not permit
+// (RFC 3986, section 4.2), and colons, which could end a scheme.
 func escapeURI(path string) string {
 	var b strings.Builder
 	for i := range len(path) {
@@ -177,7 +177,8 @@ func escapeURI(path string) string {
 	return b.String()
 }
 
-// fingerprint names the finding across runs: versions and lines may move.
+// fingerprint identifies the finding across runs. It does not depend on versions
+// and line numbers, which change.
 func fingerprint(f Finding) string {
 	sum := sha256.Sum256([]byte(strings.Join([]string{string(f.Kind), f.ID, f.Package, f.Type, f.ImagePath, f.Path}, "\x00")))
 	return hex.EncodeToString(sum[:16])

@@ -1,9 +1,12 @@
-// Package scan is the gate for vulnerabilities, secrets and misconfiguration.
+// Package scan is the gate for vulnerabilities, secrets and misconfiguration. It
+// defines the options and results of a scan, decides which findings fail the
+// gate, and writes reports.
 //
-// It holds what a scan is asked, what it finds, what of it fails the gate and
-// how it is reported. What looks into images is behind [Scanner]: package
-// scan/trivy does it with Trivy's library, which weighs ten times the rest of
-// slipway, so nothing in here may import it.
+// The scanner itself is behind the interface [Scanner]. Package scan/trivy
+// implements it with Trivy's library, which takes ten times longer to compile
+// than the rest of slipway. This package must therefore not import Trivy.
+//
+// The package promises no compatibility to programs other than slipway.
 package scan
 
 import (
@@ -18,80 +21,80 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/toolchain"
 )
 
-// Scanner looks into images and source.
+// Scanner scans images and source.
 type Scanner interface {
-	// Scan looks for vulnerabilities, secrets and misconfiguration and judges
-	// them. When something fails the gate it returns the full Result beside a
-	// [fault.Gate] error.
+	// Scan finds vulnerabilities, secrets and misconfiguration, and applies the
+	// gate to them as [Judge] does. If a finding fails the gate, Scan returns the
+	// complete Result together with a [fault.Gate] error.
 	Scan(ctx context.Context, o Options) (Result, error)
-	// SBOM lists what is in an image, as [SPDX] or [CycloneDX]. The same target
-	// gives the same bytes.
+	// SBOM returns the list of the packages in an image in the format [SPDX] or
+	// [CycloneDX]. The same target gives the same bytes.
 	SBOM(ctx context.Context, t Target, f Format) ([]byte, error)
 }
 
-// Target is one image to look into.
+// Target is one image to scan.
 type Target struct {
-	Name     string   // as reports call it, for example ghcr.io/acme/orders:v1.2.3
+	Name     string   // in reports, for example ghcr.io/acme/orders:v1.2.3
 	Platform string   // for example linux/amd64
 	Image    v1.Image // in memory, in a layout or in a registry
-	// Digest is that of the image that is shipped. It may differ from Image's
-	// own: the plain binary is scanned, the packed one shipped.
+	// Digest is the digest of the image that is shipped. It can differ from the
+	// digest of Image, because the binary is scanned before it is compressed.
 	Digest string
-	Time   time.Time // of the commit, for an SBOM's creation time
+	Time   time.Time // of the commit; the creation time of an SBOM
 }
 
-// Options says what to scan and what fails.
+// Options is the input of a scan.
 type Options struct {
 	Targets []Target
 	// Root is the folder of slipway.yaml. Relative paths in Settings and the
 	// paths of findings are relative to it.
 	Root     string
-	Source   string                // the app's folder, searched for secrets; "" is not searched
+	Source   string                // the app's folder, which is searched for secrets; "" for no search
 	Module   string                // the folder of the app's go.mod; default Source
-	Hidden   func(rel string) bool // files and folders below Source that are not searched; rel has slashes
+	Hidden   func(rel string) bool // reports whether a slash-separated path below Source is not searched
 	Settings config.Scan
-	Reach    *Reach // how to find out what is called; nil leaves it unknown
+	Reach    *Reach // how to analyse which functions are called; nil for no analysis
 	Cache    cache.Dir
-	Registry image.Bases // where databases are pulled from; nil cannot pull
-	// Now is the time that expiry dates and ages are measured against.
+	Registry image.Bases // pulls the vulnerability databases; nil if that is impossible
+	// Now is the time for expiry dates and the ages of databases.
 	// Default: the clock.
 	Now time.Time
-	// MaxBytes and MaxFiles bound what is unpacked of one image.
+	// MaxBytes and MaxFiles limit what is unpacked of one image.
 	// Default: [DefaultMaxBytes] and [DefaultMaxFiles].
 	MaxBytes int64
 	MaxFiles int
 	Timeout  time.Duration // of the whole scan; default [DefaultTimeout]
 }
 
-// Bounds where Options names none.
+// The defaults of the limits in [Options].
 const (
 	DefaultMaxBytes = 4 << 30
 	DefaultMaxFiles = 1_000_000
 	DefaultTimeout  = 10 * time.Minute
 )
 
-// Reach says how the app is built, for finding out which vulnerable functions
-// it calls.
+// Reach describes how the app is built. The analysis of which vulnerable
+// functions the app calls needs it.
 type Reach struct {
 	Dir  string        // the module's folder
 	Main string        // package pattern, for example ./cmd/server
 	Tags []string      // build tags
-	Env  []string      // more environment, NAME=value, for example GOOS and GOARCH
+	Env  []string      // additional environment, NAME=value, for example GOOS and GOARCH
 	Go   *toolchain.Go // the app's toolchain
 	// Database is the Go vulnerability database: a URL, a folder in its format
 	// (https://go.dev/doc/security/vuln/database), or [Bundled].
-	// Default: [GoDatabase], or [Bundled] when the scan itself uses that.
+	// Default: [GoDatabase], or [Bundled] if the scan itself uses that.
 	Database string
 }
 
 const (
-	// Bundled names the advisories inside slipway.
+	// Bundled is the name of the advisories that are compiled into slipway.
 	Bundled = "bundled"
-	// GoDatabase is the Go project's vulnerability database.
+	// GoDatabase is the URL of the Go project's vulnerability database.
 	GoDatabase = "https://vuln.go.dev"
 )
 
-// Kind is what a finding is about.
+// Kind is the kind of a finding.
 type Kind string
 
 // The kinds of findings.
@@ -101,17 +104,18 @@ const (
 	Misconfiguration Kind = "misconfiguration"
 )
 
-// Reachability tells whether the program calls what is vulnerable.
+// Reachability is the result of the analysis of whether the program calls a
+// vulnerable function. It is empty for findings other than Go vulnerabilities.
 type Reachability string
 
-// The answers, as govulncheck gives them. Only Go vulnerabilities have one.
+// The results, as govulncheck reports them.
 const (
 	Called    Reachability = "called"     // a vulnerable function is in the call graph
-	NotCalled Reachability = "not-called" // the functions are known and none is
-	Unknown   Reachability = "unknown"    // not analysed, or the functions are not known
+	NotCalled Reachability = "not-called" // no vulnerable function is in the call graph
+	Unknown   Reachability = "unknown"    // not analysed, or the vulnerable functions are not known
 )
 
-// Finding is one thing found.
+// Finding is a vulnerability, a secret or a misconfiguration.
 type Finding struct {
 	Kind         Kind         `json:"kind"`
 	ID           string       `json:"id"`                // CVE-2023-45288, aws-access-key-id, KSV-0001
@@ -119,57 +123,57 @@ type Finding struct {
 	Severity     string       `json:"severity"`          // UNKNOWN, LOW, MEDIUM, HIGH or CRITICAL
 	Title        string       `json:"title"`
 	Package      string       `json:"package,omitempty"`
-	Type         string       `json:"type,omitempty"` // gobinary, debian, helm and so on, as Trivy calls it
+	Type         string       `json:"type,omitempty"` // in Trivy's terms, for example gobinary, debian or helm
 	PURL         string       `json:"purl,omitempty"`
 	Installed    string       `json:"installed,omitempty"`
 	Fixed        string       `json:"fixed,omitempty"`      // the versions that fix it, separated by ", "
-	Status       string       `json:"status,omitempty"`     // fixed, affected, will_not_fix and so on
-	Targets      []string     `json:"targets,omitempty"`    // names of the images it is in
-	Platforms    []string     `json:"platforms,omitempty"`  // and their platforms
+	Status       string       `json:"status,omitempty"`     // in Trivy's terms, for example fixed, affected or will_not_fix
+	Targets      []string     `json:"targets,omitempty"`    // names of the images with the finding
+	Platforms    []string     `json:"platforms,omitempty"`  // of these images
 	ImagePath    string       `json:"image_path,omitempty"` // file in the image
 	Path         string       `json:"path,omitempty"`       // file in the source, relative to the root
-	Line         int          `json:"line,omitempty"`       // 1-based; 0 where it is not known
+	Line         int          `json:"line,omitempty"`       // 1-based; 0 if unknown
 	EndLine      int          `json:"end_line,omitempty"`
 	URL          string       `json:"url,omitempty"` // of the first advisory
 	PrimaryURL   string       `json:"primary_url,omitempty"`
 	Reachability Reachability `json:"reachability,omitempty"`
-	Trace        []string     `json:"trace,omitempty"` // from the program's own function to the vulnerable one
+	Trace        []string     `json:"trace,omitempty"` // call path from a function of the app to the vulnerable one
 	Fails        bool         `json:"fails"`           // whether it fails the gate
 }
 
-// Ignored is a finding that was left out of the verdict, and why.
+// Ignored is a finding that does not count for the gate, with the reason.
 type Ignored struct {
 	Finding
 	By      string `json:"by"` // file:line of the rule, the VEX file, "unfixed" or "not called"
 	Reason  string `json:"reason,omitempty"`
-	Expires string `json:"expires,omitempty"` // date from which it counts again
+	Expires string `json:"expires,omitempty"` // first day on which it counts again
 }
 
-// Reasons in [Ignored.By] that are settings and not files.
+// Values of [Ignored.By] for findings that a setting excludes.
 const (
 	ByUnfixed   = "unfixed"
 	ByNotCalled = "not called"
 )
 
-// Database is the vulnerability database that was used.
+// Database describes the vulnerability database of a scan.
 type Database struct {
 	Source     string    `json:"source"` // as configured
 	Digest     string    `json:"digest,omitempty"`
 	UpdatedAt  time.Time `json:"updated_at,omitzero"`
 	NextUpdate time.Time `json:"next_update,omitzero"`
-	FetchedAt  time.Time `json:"fetched_at,omitzero"` // or found unchanged
-	AgeSeconds int64     `json:"age_seconds"`         // since UpdatedAt
-	Bundled    bool      `json:"bundled,omitempty"`   // the few advisories inside slipway
-	Advisories int       `json:"advisories,omitzero"` // how many, where that is known
+	FetchedAt  time.Time `json:"fetched_at,omitzero"` // when it was downloaded or last found unchanged
+	AgeSeconds int64     `json:"age_seconds"`         // time since UpdatedAt
+	Bundled    bool      `json:"bundled,omitempty"`   // it is only the advisories inside slipway
+	Advisories int       `json:"advisories,omitzero"` // number of advisories, if known
 }
 
-// Tool is the program that scanned.
+// Tool is the scanner's name and version.
 type Tool struct {
 	Name    string `json:"name"`
 	Version string `json:"version"`
 }
 
-// Counts is how many findings there are of each severity.
+// Counts holds the number of findings of each severity.
 type Counts struct {
 	Critical int `json:"critical"`
 	High     int `json:"high"`
@@ -186,10 +190,10 @@ type Subject struct {
 	Name     string `json:"name"`
 	Platform string `json:"platform,omitempty"`
 	Digest   string `json:"digest,omitempty"`
-	OS       string `json:"os,omitempty"` // family and version, where the image has one
+	OS       string `json:"os,omitempty"` // family and version, if the image has an operating system
 }
 
-// Result is what a scan gave.
+// Result is the result of a scan.
 type Result struct {
 	Time     time.Time `json:"time"` // of the scan
 	Passed   bool      `json:"passed"`
@@ -199,6 +203,6 @@ type Result struct {
 	Ignored  []Ignored `json:"ignored"`
 	Database Database  `json:"database"`
 	Scanner  Tool      `json:"scanner"`
-	Warnings []string  `json:"warnings,omitempty"` // what the reader should know about this verdict
-	Reports  []string  `json:"reports,omitempty"`  // absolute paths of the files written
+	Warnings []string  `json:"warnings,omitempty"` // limitations of this result
+	Reports  []string  `json:"reports,omitempty"`  // absolute paths of the reports that were written
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"errors"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -36,7 +35,7 @@ func vulnerability(id, severity, pkg, installed, fixed string) scan.Finding {
 	}
 }
 
-// result is one of everything, judged.
+// result returns a result with findings of every kind, after the gate.
 func result(t *testing.T) (scan.Result, error) {
 	t.Helper()
 	called := vulnerability("CVE-2023-45288", "HIGH", "golang.org/x/net", "v0.20.0", "0.23.0")
@@ -50,7 +49,7 @@ func result(t *testing.T) (scan.Result, error) {
 	stdlib := vulnerability("CVE-2024-24790", "CRITICAL", "stdlib", "v1.22.0", "1.21.11, 1.22.4")
 	unfixed := vulnerability("CVE-2099-0001", "LOW", "libc6", "2.36-9", "")
 	unfixed.Type, unfixed.ImagePath, unfixed.Reachability, unfixed.PURL = "debian", "", "", "pkg:deb/debian/libc6@2.36-9"
-	unfixed.Title = "hostile \x1b[31mtitle\x00 <b>&\"quoted\"]]></b> ::error::%0A\r\nsecond line, that goes on and on until nobody reads it"
+	unfixed.Title = "hostile \x1b[31mtitle\x00 <b>&\"quoted\"]]></b> ::error::%0A\r\nsecond line, which is longer than the table is wide"
 	r := scan.Result{
 		Time: now, Scanner: scan.Tool{Name: "trivy", Version: "0.74.0"},
 		Targets:  []scan.Subject{{Name: "acme/orders", Platform: "linux/amd64", Digest: "sha256:abc", OS: "debian 12"}},
@@ -77,7 +76,7 @@ func TestJudge(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := "5 of 6 findings fail the gate: aws-access-key-id (CRITICAL) in app/a b%,:c.go:3: AWS Access Key ID; CVE-2024-24790 (CRITICAL) in stdlib v1.22.0, fixed in 1.21.11, 1.22.4; " +
-		"KSV-0017 (HIGH) in charts/x/templates/d.yaml:10: Container is privileged; and 2 more (go get golang.org/x/net@v0.33.0; revoke the secret and take it out of the history; " +
+		"KSV-0017 (HIGH) in charts/x/templates/d.yaml:10: Container is privileged; and 2 more (go get golang.org/x/net@v0.33.0; revoke the secret and remove it from the git history; " +
 		"build with Go 1.22.4; see the report for the rest; or ignore it with a reason in .trivyignore.yaml)"
 	if err.Error() != want {
 		t.Errorf("error\n%s\nwant\n%s", err, want)
@@ -102,7 +101,7 @@ func TestGateSettings(t *testing.T) {
 	system.Type, system.Reachability = "debian", scan.NotCalled
 	for name, c := range map[string]struct {
 		set   func(*config.Scan)
-		fails []string
+		fails []string // identifiers of the findings that fail the gate
 	}{
 		"default":        {func(*config.Scan) {}, []string{"CVE-1", "CVE-2", "CVE-3", "CVE-4"}},
 		"ignore unfixed": {func(s *config.Scan) { s.IgnoreUnfixed = true }, []string{"CVE-1", "CVE-3", "CVE-4"}},
@@ -145,15 +144,15 @@ func TestReports(t *testing.T) {
 					t.Fatal(err)
 				}
 				if !bytes.Equal(b.Bytes(), again.Bytes()) {
-					t.Error("the second time it is another text")
+					t.Error("the same result gives two different reports")
 				}
 				if bytes.ContainsAny(b.Bytes(), "\x1b\x00\r") {
-					t.Error("it holds control characters")
+					t.Error("the report contains control characters")
 				}
 				switch f {
 				case scan.JSON, scan.SARIF, scan.GitLab:
 					if !json.Valid(b.Bytes()) {
-						t.Error("not JSON")
+						t.Error("the report is not JSON")
 					}
 				case scan.JUnit:
 					if err := xml.Unmarshal(b.Bytes(), new(struct{})); err != nil {
@@ -167,7 +166,7 @@ func TestReports(t *testing.T) {
 	}
 	for _, f := range append(sboms, "", "nonsense") {
 		if err := scan.Write(&bytes.Buffer{}, r, f); fault.ExitCode(err) != fault.ExitInput {
-			t.Errorf("%q: %v", f, err)
+			t.Errorf("format %q: got %v, want an input error", f, err)
 		}
 	}
 }
@@ -219,16 +218,16 @@ func TestIgnoreFiles(t *testing.T) {
 }
 
 func TestMalformedIgnoreFiles(t *testing.T) {
-	for _, c := range []struct{ file, text, says string }{
+	for _, c := range []struct{ file, text, want string }{
 		{"i", "CVE-1\nCVE-2 exp:2026-13-01", `i:2: "exp:2026-13-01" is not a date`},
-		{"i", "CVE-1 until tomorrow", `i:1: "until" is not understood`},
+		{"i", "CVE-1 until tomorrow", `i:1: "until" is not valid here`},
 		{"i", "\n\n\"CVE\"", `i:3: "\"CVE\"" is not an identifier`},
 		{"i.yaml", "a: b: c", "i.yaml:1: not YAML"},
 		{"i.yaml", "vulnerabilities:\n  - id: [\n", "i.yaml:"},
-		{"i.yaml", "- CVE-1", "i.yaml:1: want the lists"},
+		{"i.yaml", "- CVE-1", "i.yaml:1: the file must be a mapping"},
 		{"i.yaml", "\nvulnerability: []", `i.yaml:2: unknown list "vulnerability"`},
 		{"i.yaml", "vulnerabilities: CVE-1", "i.yaml:1: vulnerabilities is not a list"},
-		{"i.yaml", "vulnerabilities: [CVE-1]", "i.yaml:1: an entry has an id"},
+		{"i.yaml", "vulnerabilities: [CVE-1]", "i.yaml:1: an entry must be a mapping"},
 		{"i.yaml", "vulnerabilities:\n  - path: x", `i.yaml:2: unknown key "path"`},
 		{"i.yaml", "vulnerabilities:\n  - statement: x", "i.yaml:2: the entry has no id"},
 		{"i.yaml", "vulnerabilities:\n  - id: A\n    expired_at: soon", `i.yaml:3: "soon" is not a date`},
@@ -237,22 +236,22 @@ func TestMalformedIgnoreFiles(t *testing.T) {
 		{"i.yaml", "vulnerabilities:\n  - id: A\n    paths: x", "i.yaml:3: paths is not a list"},
 	} {
 		_, err := scan.ParseRules(c.file, []byte(c.text))
-		if fault.ExitCode(err) != fault.ExitInput || fault.CodeOf(err) != "scan.ignore-file" || !strings.Contains(err.Error(), c.says) {
-			t.Errorf("%q: %v, want %q", c.text, err, c.says)
+		if fault.ExitCode(err) != fault.ExitInput || fault.CodeOf(err) != "scan.ignore-file" || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q: got %v, want %q", c.text, err, c.want)
 		}
 	}
+}
+
+func TestLoadRules(t *testing.T) {
 	dir := t.TempDir()
 	if rules, err := scan.LoadRules(dir, ""); rules != nil || err != nil {
-		t.Errorf("none: %v %v", rules, err)
+		t.Errorf("without an ignore file: got %v, %v", rules, err)
 	}
-	if _, err := scan.LoadRules(dir, "named"); fault.ExitCode(err) != fault.ExitInput {
-		t.Errorf("missing: %v", err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, ".trivyignore"), []byte("CVE-1"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	_, err := scan.LoadRules(dir, "missing")
+	testkit.WantInput(t, err, "scan.ignore-file")
+	testkit.Write(t, dir, map[string]string{".trivyignore": "CVE-1"})
 	if rules, err := scan.LoadRules(dir, ""); len(rules) != 1 || err != nil || rules[0].Place() != ".trivyignore:1" {
-		t.Errorf("default: %v %v", rules, err)
+		t.Errorf("with the default ignore file: got %v, %v", rules, err)
 	}
 }
 
@@ -260,47 +259,39 @@ type events []progress.Event
 
 func (e *events) Emit(ev progress.Event) { *e = append(*e, ev) }
 
-func TestUnusedEntriesAreNoted(t *testing.T) {
+func TestUnusedEntriesAreReported(t *testing.T) {
 	rules, err := scan.ParseRules("i", []byte("CVE-1"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := scan.Result{}
-	var said events
-	if err := scan.Judge(progress.With(t.Context(), &said, "scan"), options(), rules, &r); err != nil || len(r.Warnings) != 0 {
-		t.Errorf("%v %q", err, r.Warnings)
+	var got events
+	if err := scan.Judge(progress.With(t.Context(), &got, "scan"), options(), rules, &r); err != nil || len(r.Warnings) != 0 {
+		t.Errorf("got error %v and warnings %q", err, r.Warnings)
 	}
-	if len(said) != 1 || said[0].Kind != progress.Status || said[0].Text != "i:1: nothing matches the entry for CVE-1" {
-		t.Errorf("said %v", said)
+	if len(got) != 1 || got[0].Kind != progress.Status || got[0].Text != "i:1: the entry for CVE-1 matches no finding" {
+		t.Errorf("got events %v", got)
 	}
 }
 
 func TestLocate(t *testing.T) {
-	root := t.TempDir()
-	module := filepath.Join(root, "app")
-	if err := os.MkdirAll(module, 0o755); err != nil {
-		t.Fatal(err)
-	}
 	text := "module x\n\ngo 1.22\n\ntoolchain go1.22.1\n\nrequire (\n\ta.b/c v1.0.0\n\td.e/f v1.0.0 // indirect\n)\n\nreplace d.e/f => g.h/i v1.0.0\n"
-	if err := os.WriteFile(filepath.Join(module, "go.mod"), []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	root := testkit.Tree(t, map[string]string{"app/go.mod": text})
 	findings := []scan.Finding{
 		vulnerability("1", "HIGH", "a.b/c", "v1.0.0", ""), vulnerability("2", "HIGH", "stdlib", "v1.22.1", ""),
 		vulnerability("3", "HIGH", "g.h/i", "v1.0.0", ""), vulnerability("4", "HIGH", "other", "v1.0.0", ""),
 	}
-	scan.Locate(findings, root, module)
+	scan.Locate(findings, root, filepath.Join(root, "app"))
 	for i, want := range []int{8, 5, 12, 0} {
 		if f := findings[i]; f.Line != want || (f.Path == "app/go.mod") != (want > 0) {
 			t.Errorf("%s: %s:%d, want line %d", f.Package, f.Path, f.Line, want)
 		}
 	}
-	scan.Locate(findings, root, "/none")
+	scan.Locate(findings, root, "/missing") // must not panic
 }
 
-// TestIsLight makes sure that programs that only build and lint need not
-// compile Trivy.
-func TestIsLight(t *testing.T) {
+// Programs that only build and lint must not compile Trivy.
+func TestDoesNotImportTrivy(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", ".").Output()
 	if err != nil {
 		t.Fatal(err)

@@ -13,18 +13,17 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// Secret holds what must never be shown: a password or a token. It prints and
-// marshals as "hidden", also inside other values.
+// Secret holds a password or a token, which must never be printed. It prints and
+// marshals as "hidden", also as a part of other values.
 type Secret struct {
-	// A function, since fmt would print a string or bytes in a field that is
-	// not exported.
+	// A function, because fmt prints strings and bytes in unexported fields.
 	reveal func() []byte
 }
 
-// Empty says that there is nothing to hide.
+// Empty reports whether the secret is empty.
 func (s Secret) Empty() bool { return s.reveal == nil || len(s.reveal()) == 0 }
 
-// Reveal returns what is hidden.
+// Reveal returns the password or token.
 func (s Secret) Reveal() []byte {
 	if s.reveal == nil {
 		return nil
@@ -32,7 +31,7 @@ func (s Secret) Reveal() []byte {
 	return s.reveal()
 }
 
-// String returns "hidden", or nothing for no secret.
+// String returns "hidden", or "" if the secret is empty.
 func (s Secret) String() string {
 	if s.Empty() {
 		return ""
@@ -40,56 +39,57 @@ func (s Secret) String() string {
 	return "hidden"
 }
 
-// Format writes what String returns, whatever the verb.
+// Format implements [fmt.Formatter]. It writes what String returns for every verb.
 func (s Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) }
 
-// MarshalText returns what String returns.
+// MarshalText implements [encoding.TextMarshaler]. It returns what String returns.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// Hide makes a secret of b, which the caller must not change later.
+// Hide returns b as a secret. The caller must not change b afterwards.
 func Hide(b []byte) Secret { return Secret{func() []byte { return b }} }
 
-// Key says where a key is.
+// Key is a reference to a key.
 type Key struct {
-	// Ref is a file, env://NAME for a PEM text in an environment variable, or a
-	// key of a KMS as awskms://, gcpkms://, azurekms:// or hashivault://.
+	// Ref is a file, env://NAME for an environment variable that holds the PEM
+	// text, or a key of a KMS: awskms://, gcpkms://, azurekms:// or hashivault://.
 	Ref      string
 	Password Secret // of an encrypted private key
 }
 
-// KeysOptions says where a new pair of keys goes.
+// KeysOptions is the input of [Tool.GenerateKeys].
 type KeysOptions struct {
 	Private  string // file; default cosign.key
 	Public   string // file; default cosign.pub
 	Password Secret // may be empty
-	Force    bool   // replace files that are there
+	Force    bool   // replace existing files
 }
 
 // Keys is a new pair of keys.
 type Keys struct {
-	Private     string `json:"private_key"` // the files
-	Public      string `json:"public_key"`
+	Private     string `json:"private_key"` // file
+	Public      string `json:"public_key"`  // file
 	Fingerprint string `json:"fingerprint"` // sha256:... of the public key
 }
 
-// Keyless says how a short-lived certificate is got.
+// Keyless configures keyless signing, which uses a short-lived certificate.
 type Keyless struct {
-	Fulcio      string      // certificate authority; default: that of [config.DefaultKeyless]
-	Audience    string      // asked of the identity provider; default: that of [config.DefaultKeyless]
-	Token       TokenSource // default: what [FindToken] finds in the environment
-	TrustedRoot string      // trusted_root.json of a private instance; default: the public one's, by TUF
-	HTTP        *http.Client
+	Fulcio      string       // URL of the certificate authority; default: that of [config.DefaultKeyless]
+	Audience    string       // of the identity token; default: that of [config.DefaultKeyless]
+	Token       TokenSource  // default: the token of the CI that slipway runs in
+	TrustedRoot string       // trusted_root.json of a private instance; default: that of the public instance, through TUF
+	HTTP        *http.Client // default: a client with a timeout of one minute
 }
 
-// TokenSource gives the identity token that a certificate is made out to.
+// TokenSource returns the identity token for which the certificate authority
+// issues a certificate.
 type TokenSource interface {
 	Token(ctx context.Context, audience string) (Secret, error)
 }
 
-// GivenToken is a token the caller has.
+// GivenToken is a [TokenSource] for a token that the caller has.
 type GivenToken struct{ Value Secret }
 
-// Token returns the token.
+// Token returns the token, or a [fault.Input] error if it is empty.
 func (t GivenToken) Token(context.Context, string) (Secret, error) {
 	if t.Value.Empty() {
 		return Secret{}, fault.Inputf("token.missing", "the identity token is empty")
@@ -97,10 +97,12 @@ func (t GivenToken) Token(context.Context, string) (Secret, error) {
 	return t.Value, nil
 }
 
-// FileToken is a token in a file, for example one Kubernetes projects.
+// FileToken is a [TokenSource] for a token in a file, for example a projected
+// service account token of Kubernetes.
 type FileToken struct{ Path string }
 
-// Token reads the file.
+// Token reads the file. It returns a [fault.Input] error if the file is missing or
+// empty.
 func (t FileToken) Token(context.Context, string) (Secret, error) {
 	data, err := os.ReadFile(t.Path)
 	if err != nil {
@@ -112,7 +114,7 @@ func (t FileToken) Token(context.Context, string) (Secret, error) {
 	return Hide(data), nil
 }
 
-// plain leaves the file's name out of an error: the message has it.
+// plain removes the name of the file from an error, because the message has it.
 func plain(err error) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		return pe.Err

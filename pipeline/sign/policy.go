@@ -12,12 +12,12 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/display"
 )
 
-// The stable codes of what [Verify] refuses.
+// The stable codes of the errors for which [Verify] rejects an image.
 const (
 	CodeUnsigned      = "verify.unsigned"
 	CodeWrongKey      = "verify.wrong-key"
 	CodeWrongIdentity = "verify.wrong-identity"
-	CodeUntrusted     = "verify.untrusted-certificate" // of an unknown authority
+	CodeUntrusted     = "verify.untrusted-certificate" // issued by an unknown authority
 	CodeNoLogEntry    = "verify.no-log-entry"
 	CodeTampered      = "verify.tampered"
 	CodeOtherImage    = "verify.other-image"
@@ -28,30 +28,30 @@ const (
 	CodeNotFound      = "verify.image-not-found"
 )
 
-// Identity is who may sign keyless. A pattern is a Go regular expression that
-// must match the whole text.
+// Identity describes who is trusted to sign keyless. A pattern is a Go regular
+// expression that must match the whole text.
 type Identity = config.Identity
 
-// Policy is what must be true of an image.
+// Policy holds the requirements for an image.
 type Policy struct {
-	Keys         []Key      // any of which may have signed
-	Identities   []Identity // any of which may have signed keyless
-	TrustedRoot  string     // trusted_root.json; default: the public instance's, by TUF
-	Attestations []string   // sbom, provenance, scan
-	ScanMaxAge   time.Duration
-	RequireLog   bool // signatures by keys, too, must be in the transparency log
+	Keys         []Key         // trusted keys; a signature by one of them is enough
+	Identities   []Identity    // trusted identities; a keyless signature by one of them is enough
+	TrustedRoot  string        // trusted_root.json; default: that of the public instance, through TUF
+	Attestations []string      // required types: sbom, provenance, scan
+	ScanMaxAge   time.Duration // of the latest attested scan; 0 for no limit
+	RequireLog   bool          // signatures by keys must be in the transparency log, too
 }
 
-// VerifyOptions says what is verified.
+// VerifyOptions is the input of [Verify].
 type VerifyOptions struct {
-	Reference name.Digest // an index is verified with every manifest in it
+	Reference name.Digest // if it is an index, every manifest in it is verified, too
 	Policy    Policy
-	Now       time.Time // default: now
+	Now       time.Time // default: the clock
 	Remote    []remote.Option
-	Backoff   remote.Backoff // default: 5 tries, 0.5 s before the second, doubling
+	Backoff   remote.Backoff // default: 5 attempts, 0.5 s before the second, doubling
 }
 
-// VerifyResult is what was found.
+// VerifyResult is the result of a verification.
 type VerifyResult struct {
 	Reference string     `json:"reference"`
 	Passed    bool       `json:"passed"`
@@ -59,32 +59,32 @@ type VerifyResult struct {
 	Seconds   float64    `json:"seconds"`
 }
 
-// Verified is what was found about one manifest.
+// Verified is the result for one manifest.
 type Verified struct {
 	Reference    string        `json:"reference"` // repository@sha256:...
 	Platform     string        `json:"platform,omitempty"`
-	Signatures   []Signature   `json:"signatures"` // those the policy trusts
+	Signatures   []Signature   `json:"signatures"` // those that satisfy the policy
 	Attestations []Attestation `json:"attestations"`
 	ScanAge      float64       `json:"scan_age_seconds,omitempty"`
 	Failures     []Failure     `json:"failures,omitempty"`
 }
 
-// Failure is one reason why a manifest is refused.
+// Failure is a reason for which a manifest does not satisfy the policy.
 type Failure struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
 }
 
-// Signature says who signed.
+// Signature identifies a signer and the log entry of the signature.
 type Signature struct {
 	Key      string    `json:"key,omitempty"` // fingerprint, sha256:...
 	Identity string    `json:"identity,omitempty"`
 	Issuer   string    `json:"issuer,omitempty"`
-	LogIndex *int64    `json:"log_index,omitempty"` // by a key: checked only where the policy asks for it
+	LogIndex *int64    `json:"log_index,omitempty"` // for a key: verified only if the policy requires the log
 	Logged   time.Time `json:"logged,omitzero"`
 }
 
-// String names the signer.
+// String returns the short fingerprint of the key, or the identity and its issuer.
 func (s Signature) String() string {
 	if s.Key != "" {
 		return "key " + Short(s.Key)
@@ -98,11 +98,11 @@ type Attestation struct {
 	PredicateType string `json:"predicate_type"`
 	Digest        string `json:"digest"` // of the envelope
 	Signature
-	Time    time.Time `json:"time,omitzero"`     // what the predicate says
+	Time    time.Time `json:"time,omitzero"`     // according to the predicate
 	Verdict string    `json:"verdict,omitempty"` // of a scan
 
-	Predicate json.RawMessage `json:"-"` // what is attested
+	Predicate json.RawMessage `json:"-"`
 }
 
-// Short is a fingerprint as people compare it.
+// Short returns the beginning of a fingerprint, which is enough to compare keys.
 func Short(fingerprint string) string { return fingerprint[:min(len(fingerprint), len("sha256:")+12)] }

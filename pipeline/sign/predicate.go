@@ -10,7 +10,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// The kinds of attestations a policy can ask for.
+// The types of attestations that a policy can require.
 const (
 	TypeSBOM       = "sbom"
 	TypeProvenance = "provenance"
@@ -25,7 +25,8 @@ const (
 	PredicateScan       = "https://cosign.sigstore.dev/attestation/vuln/v1"
 )
 
-// TypeOf is what a policy calls a predicate type; empty for others.
+// TypeOf returns the type of a policy to which a predicate type belongs, or "" if
+// it belongs to no type.
 func TypeOf(predicateType string) string {
 	switch {
 	case predicateType == PredicateSPDX, strings.HasPrefix(predicateType, PredicateSPDX+"/"),
@@ -39,30 +40,31 @@ func TypeOf(predicateType string) string {
 	return ""
 }
 
-// ProvenanceOptions says how an image came to be. What is left out stays out,
-// so that without times the same build gives the same predicate.
+// ProvenanceOptions describes how an image was built. Empty fields are omitted
+// from the predicate, so without times the same build gives the same predicate.
+// The fields are those of https://slsa.dev/spec/v1.0/provenance.
 type ProvenanceOptions struct {
-	BuildType    string // URI that says how the parameters are read
-	Builder      string // URI of who built, for example the CI's runner
-	Source       string // URI, for example git+https://github.com/acme/orders
-	Ref          string // for example refs/heads/main
-	Revision     string // the commit
-	External     map[string]any
-	Internal     map[string]any
-	Materials    []Material // what went in beside the source
-	InvocationID string     // URI of the run
+	BuildType    string         // URI that defines the meaning of the parameters
+	Builder      string         // URI of the build platform, for example the CI's runner
+	Source       string         // URI, for example git+https://github.com/acme/orders
+	Ref          string         // for example refs/heads/main
+	Revision     string         // the commit
+	External     map[string]any // parameters under the user's control
+	Internal     map[string]any // parameters under the builder's control
+	Materials    []Material     // inputs in addition to the source
+	InvocationID string         // URI of the run
 	Started      time.Time
 	Finished     time.Time
 }
 
-// Material is something a build used.
+// Material is an input of a build.
 type Material struct {
 	URI    string            `json:"uri,omitempty"`
 	Name   string            `json:"name,omitempty"`
 	Digest map[string]string `json:"digest,omitempty"` // by algorithm, in hex
 }
 
-// provenance is https://slsa.dev/spec/v1.0/provenance#schema.
+// provenance is the predicate of https://slsa.dev/spec/v1.0/provenance#schema.
 type provenance struct {
 	BuildDefinition struct {
 		BuildType            string         `json:"buildType"`
@@ -84,10 +86,11 @@ type provenanceTimes struct {
 	FinishedOn   *time.Time `json:"finishedOn,omitempty"`
 }
 
-// Provenance writes a SLSA provenance v1 predicate ([PredicateProvenance]).
+// Provenance returns a SLSA provenance v1 predicate ([PredicateProvenance]). It
+// returns a [fault.Input] error if the builder or the build type is missing.
 func Provenance(o ProvenanceOptions) (json.RawMessage, error) {
 	if o.Builder == "" || o.BuildType == "" {
-		return nil, fault.Inputf("attest.provenance", "a provenance needs its builder and its build type")
+		return nil, fault.Inputf("attest.provenance", "creating the provenance: the builder or the build type is missing")
 	}
 	var p provenance
 	p.BuildDefinition.BuildType = o.BuildType
@@ -120,6 +123,7 @@ func Provenance(o ProvenanceOptions) (json.RawMessage, error) {
 	return data, nil
 }
 
+// instant returns t in whole seconds of UTC, or nil if t is zero.
 func instant(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil
@@ -128,19 +132,19 @@ func instant(t time.Time) *time.Time {
 	return &t
 }
 
-// Verdicts of an attested scan.
+// The verdicts of an attested scan.
 const (
 	ScanPassed = "passed"
 	ScanFailed = "failed"
 )
 
-// ScanOptions says what a vulnerability scan found.
+// ScanOptions describes the result of a vulnerability scan.
 type ScanOptions struct {
-	Scanner    string // URI, for example pkg:github/aquasecurity/trivy
-	Version    string
-	Database   string // URI
-	DatabaseID string // version or digest of the database
-	Updated    time.Time
+	Scanner    string    // URI, for example pkg:github/aquasecurity/trivy
+	Version    string    // of the scanner
+	Database   string    // URI
+	DatabaseID string    // version or digest of the database
+	Updated    time.Time // date of the database
 	Started    time.Time
 	Finished   time.Time
 	Verdict    string          // [ScanPassed] or [ScanFailed]
@@ -148,9 +152,9 @@ type ScanOptions struct {
 	Report     json.RawMessage // the scanner's own report
 }
 
-// scan is cosign's predicate for vulnerabilities
-// (https://github.com/sigstore/cosign/blob/v2.6.5/specs/COSIGN_VULN_ATTESTATION_SPEC.md)
-// with the verdict, the counts and the database's age added.
+// scan is cosign's predicate for vulnerability scans
+// (https://github.com/sigstore/cosign/blob/v2.6.5/specs/COSIGN_VULN_ATTESTATION_SPEC.md).
+// The verdict, the counts and the date of the database are additions.
 type scan struct {
 	Invocation scanInvocation `json:"invocation"`
 	Scanner    struct {
@@ -178,15 +182,17 @@ type scanInvocation struct {
 	BuilderID  string `json:"builder.id"`
 }
 
-// ScanPredicate writes a predicate for a vulnerability scan ([PredicateScan]).
+// ScanPredicate returns a predicate for a vulnerability scan ([PredicateScan]). It
+// returns a [fault.Input] error if the verdict, the time or the scanner is missing,
+// or if the report is not JSON.
 func ScanPredicate(o ScanOptions) (json.RawMessage, error) {
 	switch {
 	case o.Verdict != ScanPassed && o.Verdict != ScanFailed:
-		return nil, fault.Inputf("attest.scan", "%q is no verdict of a scan", o.Verdict)
+		return nil, fault.Inputf("attest.scan", "creating the attestation of a scan: %q is not a verdict", o.Verdict)
 	case o.Finished.IsZero():
-		return nil, fault.Inputf("attest.scan", "a scan needs the time it finished")
+		return nil, fault.Inputf("attest.scan", "creating the attestation of a scan: the time at which it finished is missing")
 	case o.Scanner == "":
-		return nil, fault.Inputf("attest.scan", "a scan needs its scanner")
+		return nil, fault.Inputf("attest.scan", "creating the attestation of a scan: the scanner is missing")
 	}
 	var s scan
 	s.Scanner.URI, s.Scanner.Version = o.Scanner, o.Version
@@ -201,12 +207,13 @@ func ScanPredicate(o ScanOptions) (json.RawMessage, error) {
 	s.Metadata.Verdict, s.Metadata.Counts = o.Verdict, o.Counts
 	data, err := json.Marshal(s)
 	if err != nil {
-		return nil, fault.Inputf("attest.scan", "the scanner's report is no JSON: %w", err)
+		return nil, fault.Inputf("attest.scan", "creating the attestation of a scan: the report is not JSON: %w", err)
 	}
 	return data, nil
 }
 
-// TimeOf is when the predicate says it was made; zero where it does not.
+// TimeOf returns the time at which a predicate was created, according to the
+// predicate itself. It is zero if the predicate has no time.
 func TimeOf(predicateType string, predicate []byte) time.Time {
 	var p struct {
 		Metadata struct { // scan, CycloneDX
@@ -239,8 +246,8 @@ func TimeOf(predicateType string, predicate []byte) time.Time {
 	return time.Time{}
 }
 
-// VerdictOf is what a scan says in the end; empty where it does not, as in
-// attestations other programs made.
+// VerdictOf returns the verdict of an attested scan. It is empty if the predicate
+// has no verdict, as in attestations of other programs.
 func VerdictOf(predicate []byte) string {
 	var p struct {
 		Metadata struct {

@@ -1,7 +1,11 @@
-// Package sign says what it is to sign an image, to attest what is known of it
-// and to verify both: the options, the results, the policies and the predicates.
-// Package sign/sigstore does it with cosign's library, which weighs as much as
-// the rest of slipway's build stages, so nothing in here may import it.
+// Package sign defines how images are signed, attested and verified: the options,
+// the results, the policies and the predicates of attestations.
+//
+// Package sign/sigstore implements the interface [Tool] with cosign's library,
+// which takes as long to compile as all build stages of slipway. This package must
+// therefore not import it.
+//
+// The package promises no compatibility to programs other than slipway.
 package sign
 
 import (
@@ -13,28 +17,29 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
-// Tool makes keys, signs, attests and verifies.
+// Tool generates keys, signs, attests and verifies.
 type Tool interface {
-	// GenerateKeys makes an encrypted private key (mode 0600) and its public
-	// key. It returns a [fault.Input] error where a file is there already.
+	// GenerateKeys creates an encrypted private key (mode 0600) and its public
+	// key. It returns a [fault.Input] error if a file exists already.
 	GenerateKeys(ctx context.Context, o KeysOptions) (Keys, error)
-	// NewSigner loads a key, or gets a certificate. It returns a [fault.Input]
-	// error for a key that cannot be used.
+	// NewSigner loads a key or requests a certificate. It returns a [fault.Input]
+	// error if the key cannot be used.
 	NewSigner(ctx context.Context, o SignerOptions) (Signer, error)
-	// Sign signs every subject. One that is signed already gets nothing more.
+	// Sign signs every subject that does not have a signature of this signer.
 	Sign(ctx context.Context, o Options) (Result, error)
 	// Attest signs every statement and attaches it to each of its subjects.
 	Attest(ctx context.Context, o AttestOptions) (AttestResult, error)
-	// Verify checks an image and every manifest in it against a policy. It
-	// returns a [fault.Gate] error with one of this package's codes when the
-	// image is refused, and the result with every reason.
+	// Verify checks an image and every manifest in it against a policy. If the
+	// image does not satisfy the policy, it returns a [fault.Gate] error with one
+	// of this package's codes, and the result with every reason.
 	Verify(ctx context.Context, o VerifyOptions) (VerifyResult, error)
 }
 
-// Signer signs as one identity. Loading a key is slow on purpose (a password
-// is hashed) and a certificate is asked for once, so make one for a run.
+// Signer signs as one identity. Create one Signer per run: hashing the password of
+// a key is slow on purpose, and a certificate needs a request.
 type Signer interface {
-	// Identity says who signs: a key's fingerprint, or an identity and its issuer.
+	// Identity returns the signer: the fingerprint of a key, or an identity and
+	// its issuer.
 	Identity() Signature
 }
 
@@ -44,33 +49,34 @@ type Subject struct {
 	Platform string // os/arch; empty for an index
 }
 
-// SignerOptions says who signs: a key or, keyless, the CI's identity.
+// SignerOptions is the input of [Tool.NewSigner]. Exactly one of Key and Keyless
+// must be set.
 type SignerOptions struct {
 	Key     Key
-	Keyless *Keyless
-	// Rekor is the transparency log's URL. Default: none with a key, the public
-	// one keyless.
+	Keyless *Keyless // signs with the identity of the CI
+	// Rekor is the URL of the transparency log. Default: no log for a key, and the
+	// public log for keyless signing.
 	Rekor string
 }
 
-// Options says what is signed by whom.
+// Options is the input of [Tool.Sign].
 type Options struct {
 	Subjects    []Subject // the index first, then every manifest in it
 	Signer      Signer
-	Annotations map[string]string // signed with the digest
+	Annotations map[string]string // signed together with the digest
 	Remote      []remote.Option
-	Backoff     remote.Backoff // default: 5 tries, 0.5 s before the second, doubling
+	Backoff     remote.Backoff // default: 5 attempts, 0.5 s before the second, doubling
 
-	// Settle is how long to wait for what others write meanwhile. Default: as
-	// long as the write took, within bounds.
+	// Settle is how long to wait after a write before checking that no other
+	// process has overwritten it. Default: a multiple of the time of the write.
 	Settle time.Duration
 }
 
-// Result is what was signed.
+// Result is the result of signing.
 type Result struct {
 	Signer    Signature       `json:"signer"`
 	Subjects  []SignedSubject `json:"subjects"`
-	Unchanged bool            `json:"unchanged"` // all were signed already
+	Unchanged bool            `json:"unchanged"` // all subjects were signed already
 	Seconds   float64         `json:"seconds"`
 }
 
@@ -78,35 +84,35 @@ type Result struct {
 type SignedSubject struct {
 	Reference string `json:"reference"` // repository@sha256:...
 	Platform  string `json:"platform,omitempty"`
-	Signature string `json:"signature"` // the tag that holds it
+	Signature string `json:"signature"` // the tag with the signatures
 	LogIndex  *int64 `json:"log_index,omitempty"`
-	Unchanged bool   `json:"unchanged"` // a valid signature of this signer was there
+	Unchanged bool   `json:"unchanged"` // a valid signature of this signer existed already
 }
 
-// Statement is something to be attested.
+// Statement is a statement to attest.
 type Statement struct {
 	PredicateType string          // for example [PredicateSPDX]
 	Predicate     json.RawMessage // a JSON object
-	For           []Subject       // what it is true of
+	For           []Subject       // the manifests that the statement is about
 }
 
-// AttestOptions says what is attested by whom.
+// AttestOptions is the input of [Tool.Attest].
 type AttestOptions struct {
 	Statements []Statement
 	Signer     Signer
 	Remote     []remote.Option
-	Backoff    remote.Backoff // default: 5 tries, 0.5 s before the second, doubling
+	Backoff    remote.Backoff // default: 5 attempts, 0.5 s before the second, doubling
 
-	// Settle is how long to wait for what others write meanwhile. Default: as
-	// long as the write took, within bounds.
+	// Settle is how long to wait after a write before checking that no other
+	// process has overwritten it. Default: a multiple of the time of the write.
 	Settle time.Duration
 }
 
-// AttestResult is what was attested.
+// AttestResult is the result of attesting.
 type AttestResult struct {
 	Signer       Signature  `json:"signer"`
 	Attestations []Attested `json:"attestations"`
-	Unchanged    bool       `json:"unchanged"` // all of them were there already
+	Unchanged    bool       `json:"unchanged"` // all attestations existed already
 	Seconds      float64    `json:"seconds"`
 }
 
@@ -116,8 +122,8 @@ type Attested struct {
 	Platform      string `json:"platform,omitempty"`
 	Type          string `json:"type,omitempty"` // sbom, provenance or scan
 	PredicateType string `json:"predicate_type"`
-	Attestation   string `json:"attestation"` // the tag that holds it
+	Attestation   string `json:"attestation"` // the tag with the attestations
 	LogIndex      *int64 `json:"log_index,omitempty"`
-	Unchanged     bool   `json:"unchanged"` // the same was attested already
-	Replaced      bool   `json:"replaced"`  // an older one of this signer made way
+	Unchanged     bool   `json:"unchanged"` // the same attestation existed already
+	Replaced      bool   `json:"replaced"`  // an older attestation of this signer was replaced
 }

@@ -12,20 +12,20 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/sign"
 )
 
-// answers is a fake tool that answers every verification in the same way.
-type answers struct {
+// fakeTool returns the same result for every verification.
+type fakeTool struct {
 	sign.Tool
 	result sign.VerifyResult
 	err    error
 }
 
-func (a answers) Verify(context.Context, sign.VerifyOptions) (sign.VerifyResult, error) {
-	return a.result, a.err
+func (f fakeTool) Verify(context.Context, sign.VerifyOptions) (sign.VerifyResult, error) {
+	return f.result, f.err
 }
 
-// TestOnlyAVerifiedImage: no error from a tool is not enough for an image to
-// count as verified.
-func TestOnlyAVerifiedImage(t *testing.T) {
+// An image is verified only if the result of the tool shows it. It is not enough
+// that the tool returns no error.
+func TestVerifyChecksTheResult(t *testing.T) {
 	ref, err := name.NewDigest("registry.example.com/acme/orders@sha256:" + strings.Repeat("a", 64))
 	if err != nil {
 		t.Fatal(err)
@@ -42,30 +42,30 @@ func TestOnlyAVerifiedImage(t *testing.T) {
 	}
 	tests := []struct {
 		name string
-		tool answers
-		code string
+		tool fakeTool
+		code string // "" if the image is verified
 	}{
-		{"signed", answers{result: good}, ""},
-		{"refused", answers{result: good, err: fault.Gatef(sign.CodeUnsigned, "no")}, sign.CodeUnsigned},
-		{"broken", answers{err: errors.New("no answer")}, "failed"},
-		{"no result", answers{}, "verify.incomplete"},
-		{"not passed", answers{result: with(func(r *sign.VerifyResult) { r.Passed = false })}, "verify.incomplete"},
-		{"another image", answers{result: with(func(r *sign.VerifyResult) { r.Reference = other.Name() })}, "verify.incomplete"},
-		{"nothing checked", answers{result: with(func(r *sign.VerifyResult) { r.Subjects = nil })}, "verify.incomplete"},
-		{"only a platform checked", answers{result: with(func(r *sign.VerifyResult) {
+		{"signed", fakeTool{result: good}, ""},
+		{"rejected", fakeTool{result: good, err: fault.Gatef(sign.CodeUnsigned, "no")}, sign.CodeUnsigned},
+		{"error without a code", fakeTool{err: errors.New("no response")}, "failed"},
+		{"no result", fakeTool{}, "verify.incomplete"},
+		{"not passed", fakeTool{result: with(func(r *sign.VerifyResult) { r.Passed = false })}, "verify.incomplete"},
+		{"another image", fakeTool{result: with(func(r *sign.VerifyResult) { r.Reference = other.Name() })}, "verify.incomplete"},
+		{"no subject", fakeTool{result: with(func(r *sign.VerifyResult) { r.Subjects = nil })}, "verify.incomplete"},
+		{"only a platform", fakeTool{result: with(func(r *sign.VerifyResult) {
 			r.Subjects = []sign.Verified{{Reference: other.Name(), Signatures: signed.Signatures}}
 		})}, "verify.incomplete"},
-		{"a manifest without a signature", answers{result: with(func(r *sign.VerifyResult) { r.Subjects = []sign.Verified{signed, unsigned} })}, "verify.incomplete"},
-		{"a manifest with a failure", answers{result: with(func(r *sign.VerifyResult) { r.Subjects = []sign.Verified{signed, failed} })}, "verify.incomplete"},
+		{"a manifest without a signature", fakeTool{result: with(func(r *sign.VerifyResult) { r.Subjects = []sign.Verified{signed, unsigned} })}, "verify.incomplete"},
+		{"a manifest with a failure", fakeTool{result: with(func(r *sign.VerifyResult) { r.Subjects = []sign.Verified{signed, failed} })}, "verify.incomplete"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			v, _, err := sign.Verify(t.Context(), tt.tool, sign.VerifyOptions{Reference: ref})
 			if code := fault.CodeOf(err); code != tt.code || v.IsZero() != (tt.code != "") {
-				t.Errorf("code %q, verified %v; want code %q", code, !v.IsZero(), tt.code)
+				t.Errorf("got code %q and verified %v, want code %q", code, !v.IsZero(), tt.code)
 			}
 			if tt.code == "" && v.Reference() != ref {
-				t.Errorf("verified %s", v.Reference())
+				t.Errorf("verified image is %s, want %s", v.Reference(), ref)
 			}
 		})
 	}

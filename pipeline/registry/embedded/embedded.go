@@ -1,7 +1,9 @@
-// Package embedded is a registry inside slipway, so that the whole pipeline
-// runs on a machine that reaches none. It is CNCF Distribution, listens on
-// 127.0.0.1 alone and keeps its data under the user's cache folder. It has no
-// accounts: it is for one user on one machine.
+// Package embedded is an image registry inside the slipway process, so that the
+// whole pipeline runs on a machine that can reach no other registry. It is CNCF
+// Distribution (https://distribution.github.io/distribution/). It listens on
+// 127.0.0.1 only and has no accounts: it is for one user on one machine.
+//
+// The package promises no compatibility to programs other than slipway.
 package embedded
 
 import (
@@ -25,11 +27,12 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// Port is where the registry listens unless told otherwise. It is fixed, so
-// that the references of one run are good for the next.
+// Port is the default port of the registry. It is fixed, so that references of
+// one run are valid in the next.
 const Port = 5077
 
-// Header marks the answers of this registry.
+// Header is a header of every response of this registry. Its value is the folder
+// with the data.
 const Header = "Slipway-Registry"
 
 // Server is a running registry.
@@ -38,20 +41,20 @@ type Server struct {
 	http *http.Server
 	stop func() error
 	done chan error
-	mine bool
+	own  bool // false if another process serves the registry
 }
 
-// Start serves the registry whose data is in dir on 127.0.0.1:port; port 0
-// takes any free one. When another slipway already serves the same data there,
-// that one is used. It returns a [fault.Input] error when the port is taken by
-// something else or dir cannot be written.
+// Start serves the registry with the data in dir on 127.0.0.1:port. Port 0 is any
+// free port. If another slipway process already serves the same data on that
+// port, Start returns its address. It returns a [fault.Input] error if another
+// program uses the port or dir cannot be created.
 func Start(ctx context.Context, dir string, port int) (*Server, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("resolving the registry's folder: %w", err)
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fault.Inputf("cache.unusable", "making the registry's folder: %w", err)
+		return nil, fault.Inputf("cache.unusable", "creating the folder of the embedded registry: %w", err)
 	}
 	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	var lc net.ListenConfig
@@ -61,9 +64,9 @@ func Start(ctx context.Context, dir string, port int) (*Server, error) {
 			return &Server{Addr: addr}, nil
 		}
 		return nil, fault.Inputf("registry.port", "starting the embedded registry: %w", err).
-			WithFix("free port %d, or push elsewhere with --repository", port)
+			WithFix("stop the program that uses port %d, or push to another registry with --repository", port)
 	}
-	handler, stop, err := newHandler(dir) //nolint:contextcheck // the registry outlives the call that starts it
+	handler, stop, err := newHandler(dir) //nolint:contextcheck // the registry runs longer than the call that starts it
 	if err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
@@ -72,15 +75,16 @@ func Start(ctx context.Context, dir string, port int) (*Server, error) {
 		http: &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)},
 		stop: stop,
 		done: make(chan error, 1),
-		mine: true,
+		own:  true,
 	}
 	go func() { s.done <- s.http.Serve(ln) }()
 	return s, nil
 }
 
-// Close ends the server after the requests under way; data stays.
+// Close stops the server after the requests in progress, or when ctx ends. It
+// keeps the data. It does nothing if another process serves the registry.
 func (s *Server) Close(ctx context.Context) error {
-	if !s.mine {
+	if !s.own {
 		return nil
 	}
 	err := s.http.Shutdown(ctx)
@@ -93,10 +97,11 @@ func (s *Server) Close(ctx context.Context) error {
 	return errors.Join(err, s.stop())
 }
 
-// Wait blocks until the server ends or ctx does.
+// Wait blocks until ctx ends and then closes the server. It returns a
+// [fault.Input] error at once if another process serves the registry.
 func (s *Server) Wait(ctx context.Context) error {
-	if !s.mine {
-		return fault.Inputf("registry.port", "another slipway already serves this registry on %s", s.Addr)
+	if !s.own {
+		return fault.Inputf("registry.port", "another slipway process already serves this registry on %s", s.Addr)
 	}
 	<-ctx.Done()
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
@@ -105,8 +110,8 @@ func (s *Server) Wait(ctx context.Context) error {
 }
 
 func newHandler(dir string) (h http.Handler, stop func() error, err error) {
-	// Distribution logs every request through the global logger, and panics on
-	// a configuration it cannot use.
+	// Distribution logs every request through the global logger, and panics if
+	// it cannot use the configuration.
 	logrus.SetOutput(io.Discard)
 	defer func() {
 		if p := recover(); p != nil {
@@ -128,7 +133,7 @@ func newHandler(dir string) (h http.Handler, stop func() error, err error) {
 	}), app.Shutdown, nil
 }
 
-// serves reports whether a registry of ours with the same data answers.
+// serves reports whether a slipway process serves the data in dir on addr.
 func serves(ctx context.Context, addr, dir string) bool {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
@@ -136,7 +141,7 @@ func serves(ctx context.Context, addr, dir string) bool {
 	if err != nil {
 		return false
 	}
-	// A connection of its own, so that none is left open afterwards.
+	// A separate transport without keep-alive leaves no connection open.
 	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
 	if err != nil {
 		return false

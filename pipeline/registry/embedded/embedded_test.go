@@ -2,7 +2,6 @@ package embedded_test
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -16,13 +15,14 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 	"go.uber.org/goleak"
 
+	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/registry/embedded"
 )
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m,
-		// Distribution has no way to end the one goroutine of its event queue.
+		// Distribution provides no way to stop the goroutine of its event queue.
 		goleak.IgnoreTopFunction("github.com/docker/go-events.(*Broadcaster).run"))
 }
 
@@ -62,8 +62,8 @@ func portOf(t *testing.T, addr string) int {
 	return n
 }
 
-// What was pushed is there after a restart, under the same address.
-func TestDataOutlivesTheServer(t *testing.T) {
+// After a restart on the same port, the registry still has what was pushed.
+func TestDataSurvivesARestart(t *testing.T) {
 	dir, rt := t.TempDir(), transport(t)
 	s := start(t, dir, 0)
 	img, err := random.Image(1000, 2)
@@ -83,7 +83,7 @@ func TestDataOutlivesTheServer(t *testing.T) {
 	}
 	stop(t, s)
 	if _, err := remote.Head(ref, rt); err == nil {
-		t.Fatal("the server answers after it was closed")
+		t.Fatal("the server still responds after Close")
 	}
 	s = start(t, dir, portOf(t, s.Addr))
 	defer stop(t, s)
@@ -99,7 +99,7 @@ func TestDataOutlivesTheServer(t *testing.T) {
 	}
 }
 
-// A second slipway uses the server of the first where the data is the same.
+// A second slipway process uses the server of the first if the data is the same.
 func TestSecondStartUsesTheFirst(t *testing.T) {
 	dir := t.TempDir()
 	first := start(t, dir, 0)
@@ -108,20 +108,18 @@ func TestSecondStartUsesTheFirst(t *testing.T) {
 	if second.Addr != first.Addr {
 		t.Errorf("second listens on %s, want %s", second.Addr, first.Addr)
 	}
-	stop(t, second) // is not the second's to end
+	stop(t, second) // must not stop the server of the first
 	third := start(t, dir, portOf(t, first.Addr))
 	stop(t, third)
 
-	var f *fault.Error
-	if _, err := embedded.Start(t.Context(), t.TempDir(), portOf(t, first.Addr)); !errors.As(err, &f) || f.Kind != fault.Input || f.Code != "registry.port" || f.Fix == "" {
-		t.Errorf("other data on the same port: got %v, want an input error with a fix", err)
-	}
-	if err := second.Wait(t.Context()); !errors.As(err, &f) || f.Code != "registry.port" {
-		t.Errorf("waiting for another's server: got %v", err)
+	_, err := embedded.Start(t.Context(), t.TempDir(), portOf(t, first.Addr)) // with other data
+	testkit.WantInput(t, err, "registry.port")
+	if err := second.Wait(t.Context()); fault.CodeOf(err) != "registry.port" {
+		t.Errorf("Wait for the server of another process: got %v, want the error registry.port", err)
 	}
 }
 
-func TestStartRefusesATakenPort(t *testing.T) {
+func TestStartRejectsAUsedPort(t *testing.T) {
 	foreign := httptest.NewServer(http.NotFoundHandler())
 	defer foreign.Close()
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
@@ -129,7 +127,7 @@ func TestStartRefusesATakenPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer silent.Close()
-	go func() { // takes connections and closes them, as some other protocol would
+	go func() { // closes every connection, as a server of another protocol would
 		for {
 			c, err := silent.Accept()
 			if err != nil {
@@ -140,14 +138,11 @@ func TestStartRefusesATakenPort(t *testing.T) {
 	}()
 	for _, addr := range []string{foreign.Listener.Addr().String(), silent.Addr().String()} {
 		_, err := embedded.Start(t.Context(), t.TempDir(), portOf(t, addr))
-		var f *fault.Error
-		if !errors.As(err, &f) || f.Kind != fault.Input || f.Code != "registry.port" || f.Fix == "" {
-			t.Errorf("got %v, want an input error with a fix", err)
-		}
+		testkit.WantInput(t, err, "registry.port")
 	}
 }
 
-// The registry has no accounts, so nothing beyond this machine may reach it.
+// The registry has no accounts, so other machines must not be able to reach it.
 func TestOnlyThisMachineReachesIt(t *testing.T) {
 	s := start(t, t.TempDir(), 0)
 	defer stop(t, s)
@@ -168,14 +163,14 @@ func TestOnlyThisMachineReachesIt(t *testing.T) {
 		tried++
 		if c, err := net.DialTimeout("tcp", net.JoinHostPort(ip.IP.String(), port), time.Second); err == nil {
 			_ = c.Close()
-			t.Errorf("answers on %s", ip.IP)
+			t.Errorf("the registry is reachable on %s", ip.IP)
 		}
 	}
 	t.Logf("tried %d addresses of this machine", tried)
 }
 
-// Wait serves until the run ends.
-func TestWaitEndsWithTheRun(t *testing.T) {
+// Wait closes the server when its context is cancelled.
+func TestWaitEndsWithItsContext(t *testing.T) {
 	s := start(t, t.TempDir(), 0)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -184,6 +179,6 @@ func TestWaitEndsWithTheRun(t *testing.T) {
 	}
 	if c, err := net.DialTimeout("tcp", s.Addr, time.Second); err == nil {
 		_ = c.Close()
-		t.Error("it still answers")
+		t.Error("the server still accepts connections")
 	}
 }

@@ -34,16 +34,16 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/scan"
 )
 
-// Advisories is a readable form of a vulnerability database, from which
-// [BuildDatabase] makes the real one.
+// Advisories is a vulnerability database in YAML. [BuildDatabase] converts it to
+// Trivy's format.
 type Advisories struct {
-	Updated string     `yaml:"updated"` // the date of the facts, for example 2025-06-30
+	Updated string     `yaml:"updated"` // date of the data, for example 2025-06-30
 	List    []Advisory `yaml:"advisories"`
 }
 
 // Advisory is one vulnerability.
 type Advisory struct {
-	ID       string     `yaml:"id"`      // CVE-2023-45288
+	ID       string     `yaml:"id"`      // for example CVE-2023-45288
 	Aliases  []string   `yaml:"aliases"` // GHSA and GO identifiers
 	Severity string     `yaml:"severity"`
 	Title    string     `yaml:"title"`
@@ -53,30 +53,32 @@ type Advisory struct {
 
 // Affected is a module or package that has the vulnerability.
 type Affected struct {
-	// Module is a Go module's path, stdlib for Go's own library, or a package's
-	// name where Distro is set.
+	// Module is the path of a Go module, "stdlib" for Go's standard library, or
+	// the name of a package if Distro is set.
 	Module string  `yaml:"module"`
 	Ranges []Range `yaml:"ranges"`
-	// Symbols are the vulnerable functions by package, for finding out what is
-	// called: Transport.RoundTrip is a method.
+	// Symbols holds the vulnerable functions by package, for the analysis of what
+	// is called. A method has the form Transport.RoundTrip.
 	Symbols map[string][]string `yaml:"symbols"`
-	// Distro is a distribution and its release as Trivy's database calls them,
+	// Distro is a distribution and its release in the terms of Trivy's database,
 	// for example "debian 12" or "alpine 3.22".
 	Distro string `yaml:"distro"`
-	// Fixed is the distribution's fixed version; empty where there is none yet.
+	// Fixed is the fixed version of the distribution's package; empty if there is
+	// no fix yet.
 	Fixed string `yaml:"fixed"`
 }
 
-// Range is a range of vulnerable versions, without a leading v.
+// Range is a range of vulnerable versions, which have no leading "v".
 type Range struct {
-	Introduced string `yaml:"introduced"` // empty is from the beginning
-	Fixed      string `yaml:"fixed"`      // empty is to this day
+	Introduced string `yaml:"introduced"` // first vulnerable version; empty for all before Fixed
+	Fixed      string `yaml:"fixed"`      // first fixed version; empty if there is no fix
 }
 
 //go:embed advisories
 var bundledFiles embed.FS
 
-// BundledAdvisories are the advisories inside slipway, and their digest.
+// BundledAdvisories returns the advisories that are compiled into slipway, and
+// their digest.
 func BundledAdvisories() (Advisories, string, error) {
 	var all Advisories
 	sum := sha256.New()
@@ -103,7 +105,8 @@ func BundledAdvisories() (Advisories, string, error) {
 	return all, "sha256:" + hex.EncodeToString(sum.Sum(nil)), nil
 }
 
-// ParseAdvisories reads and checks the YAML form.
+// ParseAdvisories parses advisories in YAML. It returns an error if a required
+// field is missing or a version is malformed.
 func ParseAdvisories(data []byte) (Advisories, error) {
 	var a Advisories
 	d := yaml.NewDecoder(bytes.NewReader(data))
@@ -134,7 +137,8 @@ func ParseAdvisories(data []byte) (Advisories, error) {
 	return a, nil
 }
 
-// source says where advisories of a kind come from, in Trivy's words.
+// source returns the bucket of Trivy's database for the advisory, and the source
+// that Trivy reports for it.
 func (f Affected) source() (bucket string, source dbtypes.DataSource) {
 	switch {
 	case strings.HasPrefix(f.Distro, "debian"):
@@ -150,6 +154,7 @@ func (f Affected) source() (bucket string, source dbtypes.DataSource) {
 	return "go::GitHub Security Advisory Go", dbtypes.DataSource{ID: "ghsa", Name: "GitHub Security Advisory Go", URL: "https://github.com/advisories?query=type%3Areviewed+ecosystem%3Ago"}
 }
 
+// advisory converts the entry to an advisory of Trivy's database.
 func (f Affected) advisory(a Advisory) *dbtypes.Advisory {
 	adv := &dbtypes.Advisory{FixedVersion: f.Fixed}
 	if f.Distro != "" {
@@ -180,7 +185,7 @@ func (f Affected) advisory(a Advisory) *dbtypes.Advisory {
 	return adv
 }
 
-// BuildDatabase makes a vulnerability database of schema 2 in dir.
+// BuildDatabase writes a as a Trivy vulnerability database of schema 2 to dir.
 func BuildDatabase(dir string, a Advisories) (err error) {
 	updated, err := time.Parse(time.DateOnly, a.Updated)
 	if err != nil {
@@ -244,7 +249,8 @@ func BuildDatabase(dir string, a Advisories) (err error) {
 	return nil
 }
 
-// Artifact makes the OCI artifact of the database in dir, as Trivy pulls it.
+// Artifact returns the database in dir as an OCI artifact of the form that Trivy
+// pulls.
 func Artifact(dir string) (v1.Image, error) {
 	var packed bytes.Buffer
 	zw := gzip.NewWriter(&packed)
@@ -289,7 +295,8 @@ func addFile(tw *tar.Writer, dir, name string) error {
 	return err
 }
 
-// WriteArtifact writes the OCI artifact of the database in dir as an OCI layout.
+// WriteArtifact writes the OCI artifact of the database in dir to an OCI layout in
+// the folder to.
 func WriteArtifact(to, dir string) error {
 	img, err := Artifact(dir)
 	if err != nil {
@@ -297,16 +304,16 @@ func WriteArtifact(to, dir string) error {
 	}
 	l, err := layout.Write(to, empty.Index)
 	if err != nil {
-		return fmt.Errorf("writing the vulnerability database's layout: %w", err)
+		return fmt.Errorf("writing the OCI layout of the vulnerability database: %w", err)
 	}
 	if err := l.AppendImage(img); err != nil {
-		return fmt.Errorf("writing the vulnerability database's layout: %w", err)
+		return fmt.Errorf("writing the OCI layout of the vulnerability database: %w", err)
 	}
 	return nil
 }
 
-// bundled gives the database of the advisories inside slipway, built at its
-// first use.
+// bundled returns the database of the bundled advisories. It builds the database
+// if the cache does not have it.
 func (d databases) bundled(ctx context.Context) (installed, error) {
 	a, digest, err := BundledAdvisories()
 	if err != nil {
@@ -316,7 +323,7 @@ func (d databases) bundled(ctx context.Context) (installed, error) {
 	if ok && have.Digest == digest {
 		return have, nil
 	}
-	unlock, err := d.cache.Lock(ctx, d.names(scan.Bundled, "lock")...)
+	unlock, err := d.cache.Lock(ctx, d.key(scan.Bundled, "lock")...)
 	if err != nil {
 		return installed{}, err
 	}
@@ -329,7 +336,7 @@ func (d databases) bundled(ctx context.Context) (installed, error) {
 		return installed{}, err
 	}
 	have.Advisories = len(a.List)
-	return have, d.cache.Store(have, d.names(scan.Bundled, stateFile)...)
+	return have, d.cache.Store(have, d.key(scan.Bundled, stateFile)...)
 }
 
 // osv is one entry of a Go vulnerability database
@@ -365,8 +372,9 @@ type osvImport struct {
 	Symbols []string `json:"symbols,omitempty"`
 }
 
-// WriteGoDatabase writes the advisories on Go modules as a Go vulnerability
-// database in dir, in the form govulncheck reads.
+// WriteGoDatabase writes the advisories for Go modules to dir as a Go
+// vulnerability database (https://go.dev/doc/security/vuln/database), which
+// govulncheck reads.
 func WriteGoDatabase(dir string, a Advisories) error {
 	updated, err := time.Parse(time.DateOnly, a.Updated)
 	if err != nil {
@@ -384,7 +392,7 @@ func WriteGoDatabase(dir string, a Advisories) error {
 	modules := []module{}
 	files := map[string]any{"index/db": map[string]time.Time{"modified": updated}}
 	for _, adv := range a.List {
-		entry := osv{SchemaVersion: "1.3.1", ID: adv.goID(), Modified: updated, Aliases: adv.names(), Summary: adv.Title, Details: adv.Title}
+		entry := osv{SchemaVersion: "1.3.1", ID: adv.goID(), Modified: updated, Aliases: adv.otherIDs(), Summary: adv.Title, Details: adv.Title}
 		for _, f := range adv.Affected {
 			if f.Distro != "" {
 				continue
@@ -424,7 +432,7 @@ func WriteGoDatabase(dir string, a Advisories) error {
 	return nil
 }
 
-// goID is the advisory's identifier in a Go vulnerability database.
+// goID returns the identifier of the advisory in a Go vulnerability database.
 func (a Advisory) goID() string {
 	for _, alias := range a.Aliases {
 		if strings.HasPrefix(alias, "GO-") {
@@ -434,14 +442,15 @@ func (a Advisory) goID() string {
 	return a.ID
 }
 
-func (a Advisory) names() []string {
-	names := []string{a.ID}
+// otherIDs returns the identifiers that are not of the Go vulnerability database.
+func (a Advisory) otherIDs() []string {
+	ids := []string{a.ID}
 	for _, alias := range a.Aliases {
 		if !strings.HasPrefix(alias, "GO-") {
-			names = append(names, alias)
+			ids = append(ids, alias)
 		}
 	}
-	return names
+	return ids
 }
 
 func (f Affected) osv() osvAffected {

@@ -23,7 +23,7 @@ import (
 )
 
 const (
-	// LayerType is the media type of a database's one layer.
+	// LayerType is the media type of the only layer of a database artifact.
 	LayerType = "application/vnd.aquasec.trivy.db.layer.v1.tar+gzip"
 
 	databaseFile = "trivy.db"
@@ -33,16 +33,16 @@ const (
 
 	maxDatabase = 4 << 30
 	maxMetadata = 1 << 20
-	// maxWalk bounds the reading of a fetched database from end to end.
+	// maxWalk limits the time for reading every entry of a fetched database.
 	maxWalk = time.Minute
-	// stale is how many times its allowed age a cached database may have when
-	// no newer one can be fetched.
-	stale = 7
-	// old is when a database's own age is worth a warning.
-	old = 7 * 24 * time.Hour
+	// staleFactor multiplies the maximal age of a cached database if no newer one
+	// can be fetched.
+	staleFactor = 7
+	// warnAge is the age of the data from which on a scan warns.
+	warnAge = 7 * 24 * time.Hour
 )
 
-// databases finds the vulnerability database of one scan.
+// databases finds the vulnerability database for one scan.
 type databases struct {
 	sources  []string
 	root     string
@@ -53,12 +53,13 @@ type databases struct {
 	now      time.Time
 }
 
-// installed is the state of one source in the cache, kept in its current.json.
+// installed is the database of one source in the cache. It is stored in the file
+// current.json of the source.
 type installed struct {
 	Source     string    `json:"source"`
 	Digest     string    `json:"digest"` // of the artifact's manifest
-	Dir        string    `json:"dir"`    // the folder with the database, beside current.json
-	Size       int64     `json:"size"`   // of the database, to notice damage
+	Dir        string    `json:"dir"`    // name of the folder with the database, next to current.json
+	Size       int64     `json:"size"`   // of the database, to detect damage
 	FetchedAt  time.Time `json:"fetchedAt"`
 	UpdatedAt  time.Time `json:"updatedAt"`
 	NextUpdate time.Time `json:"nextUpdate,omitzero"`
@@ -67,12 +68,13 @@ type installed struct {
 	path string
 }
 
-func (d databases) names(source string, more ...string) []string {
+// key returns the cache key of a file of a source.
+func (d databases) key(source string, more ...string) []string {
 	sum := sha256.Sum256([]byte(d.absolute(source)))
 	return append([]string{"trivy", "db", hex.EncodeToString(sum[:8])}, more...)
 }
 
-// absolute makes a source that is a folder the same one wherever slipway runs.
+// absolute makes the folder in a source absolute, if the source is an OCI layout.
 func (d databases) absolute(source string) string {
 	dir, ok := strings.CutPrefix(source, layoutPrefix)
 	if ok && !filepath.IsAbs(dir) {
@@ -84,24 +86,24 @@ func (d databases) absolute(source string) string {
 	return source
 }
 
-// find returns the first database that can be had: a cached one that is new
-// enough, one that is fetched, or else a cached one that is a little too old.
-// The bundled advisories take part only where they are named.
+// find returns the first database that is available: a cached one that is new
+// enough, one that it fetches, or a cached one that is older than allowed. It uses
+// the bundled advisories only if they are one of the sources.
 func (d databases) find(ctx context.Context, r *scan.Result) (installed, error) {
 	if len(d.sources) == 0 {
 		return installed{}, fault.Inputf("scan.no-database", "no vulnerability database is configured").
-			WithFix("name one under scan.databases, for example mirror.gcr.io/aquasec/trivy-db:2")
+			WithFix("set scan.databases, for example to [mirror.gcr.io/aquasec/trivy-db:2]")
 	}
 	var errs []error
 	for i, source := range d.sources {
 		if source == scan.Bundled {
-			if have, ok := d.newest(d.sources[:i]); ok && d.age(have) <= stale*d.maxAge && len(errs) > 0 {
+			if have, ok := d.newest(d.sources[:i]); ok && d.age(have) <= staleFactor*d.maxAge && len(errs) > 0 {
 				r.Warn(ctx, "no newer vulnerability database could be fetched (%v); using the one fetched from %s %s ago", errors.Join(errs...), have.Source, scan.Age(d.age(have)))
 				return have, nil
 			}
 			return d.bundled(ctx)
 		}
-		have, err := d.one(ctx, source)
+		have, err := d.get(ctx, source)
 		if err == nil {
 			return have, nil
 		}
@@ -115,7 +117,8 @@ func (d databases) find(ctx context.Context, r *scan.Result) (installed, error) 
 
 func (d databases) age(have installed) time.Duration { return d.now.Sub(have.FetchedAt) }
 
-// fallback decides when no source gave a database.
+// fallback returns a cached database that is older than allowed, or an error, if
+// no source has a database.
 func (d databases) fallback(ctx context.Context, r *scan.Result, errs []error) (installed, error) {
 	have, ok := d.newest(d.sources)
 	var lines []string
@@ -123,41 +126,43 @@ func (d databases) fallback(ctx context.Context, r *scan.Result, errs []error) (
 		lines = append(lines, fmt.Sprintf("%s: %v", d.sources[i], oneLine(err)))
 	}
 	switch {
-	case ok && d.age(have) <= stale*d.maxAge:
+	case ok && d.age(have) <= staleFactor*d.maxAge:
 		r.Warn(ctx, "no newer vulnerability database could be fetched (%s); using the one fetched from %s %s ago", strings.Join(lines, "; "), have.Source, scan.Age(d.age(have)))
 		return have, nil
 	case ok:
-		return installed{}, fault.Failedf("scan.database-old", "no vulnerability database could be fetched, and the cached one is %s old: %w", scan.Age(d.age(have)), joined(lines, errs)).
-			WithFix("reach one of scan.databases, or scan --offline with the one of %s", have.UpdatedAt.Format(time.DateOnly))
+		return installed{}, fault.Failedf("scan.database-old", "no vulnerability database could be fetched, and the cached one is %s old: %w", scan.Age(d.age(have)), joinErrors(lines, errs)).
+			WithFix("make one of scan.databases reachable, or use the cached database of %s with --offline", have.UpdatedAt.Format(time.DateOnly))
 	case d.offline:
-		return installed{}, fault.Failedf("scan.no-database", "there is no vulnerability database in the cache, and offline none is fetched").
-			WithFix("run once without --offline, or name an OCI layout: scan.databases: [oci:DIR]")
+		return installed{}, fault.Failedf("scan.no-database", "the cache has no vulnerability database, and offline mode does not fetch one").
+			WithFix("run once without --offline, or use an OCI layout: scan.databases: [oci:DIR]")
 	}
-	// One source with a precise complaint, such as a damaged artifact, keeps its code.
+	// The only source keeps its specific code, for example that of a damaged artifact.
 	if len(errs) == 1 {
 		if e, ok := errors.AsType[*fault.Error](errs[0]); ok && strings.HasPrefix(e.Code, "scan.") {
 			return installed{}, errs[0]
 		}
 	}
-	return installed{}, fault.Failedf("scan.no-database", "no vulnerability database could be fetched: %w", joined(lines, errs)).
-		WithFix("name a reachable one with --db-repository or scan.databases: a repository, or oci:DIR for an OCI layout")
+	return installed{}, fault.Failedf("scan.no-database", "no vulnerability database could be fetched: %w", joinErrors(lines, errs)).
+		WithFix("set --db-repository or scan.databases to a reachable one: a repository, or oci:DIR for an OCI layout")
 }
 
-// joined is one line that wraps several errors.
-func joined(lines []string, errs []error) error { return &several{strings.Join(lines, "; "), errs} }
+// joinErrors returns an error that wraps errs and whose text is lines on one line.
+func joinErrors(lines []string, errs []error) error {
+	return &joinedError{strings.Join(lines, "; "), errs}
+}
 
-type several struct {
+type joinedError struct {
 	text string
 	errs []error
 }
 
-func (s *several) Error() string { return s.text }
+func (e *joinedError) Error() string { return e.text }
 
-func (s *several) Unwrap() []error { return s.errs }
+func (e *joinedError) Unwrap() []error { return e.errs }
 
 func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
 
-// newest is the cached database fetched last.
+// newest returns the cached database that was fetched last.
 func (d databases) newest(sources []string) (best installed, ok bool) {
 	for _, source := range sources {
 		if have, found := d.load(source); found && (!ok || have.FetchedAt.After(best.FetchedAt)) {
@@ -167,13 +172,14 @@ func (d databases) newest(sources []string) (best installed, ok bool) {
 	return best, ok
 }
 
-// load reads a source's entry in the cache; one that is damaged is none.
+// load returns the cached database of a source. It returns false if the cache has
+// no database of the source or a damaged one.
 func (d databases) load(source string) (installed, bool) {
 	var have installed
-	if !d.cache.Load(&have, d.names(source, stateFile)...) || have.Dir != filepath.Base(have.Dir) {
+	if !d.cache.Load(&have, d.key(source, stateFile)...) || have.Dir != filepath.Base(have.Dir) {
 		return installed{}, false
 	}
-	have.path = d.cache.Path(d.names(source, have.Dir)...)
+	have.path = d.cache.Path(d.key(source, have.Dir)...)
 	fi, err := os.Stat(filepath.Join(have.path, databaseFile))
 	if err != nil || fi.Size() != have.Size {
 		return installed{}, false
@@ -181,26 +187,27 @@ func (d databases) load(source string) (installed, bool) {
 	return have, true
 }
 
-// one gives the database of one source, from the cache where that is right.
-func (d databases) one(ctx context.Context, source string) (installed, error) {
+// get returns the database of one source. It fetches the database unless the
+// cached one is new enough.
+func (d databases) get(ctx context.Context, source string) (installed, error) {
 	local := strings.HasPrefix(source, layoutPrefix)
 	fresh := func() (installed, bool) {
 		have, ok := d.load(source)
-		fixed := strings.Contains(source, "@sha256:") // what a digest names never changes
-		return have, ok && !local && (d.offline || fixed || d.age(have) < d.maxAge)
+		immutable := strings.Contains(source, "@sha256:")
+		return have, ok && !local && (d.offline || immutable || d.age(have) < d.maxAge)
 	}
 	if have, ok := fresh(); ok {
 		return have, nil
 	}
 	if d.offline && !local {
-		return installed{}, fault.Failedf("scan.no-database", "it is not in the cache, and offline nothing is fetched")
+		return installed{}, fault.Failedf("scan.no-database", "it is not in the cache, and offline mode does not fetch it")
 	}
-	unlock, err := d.cache.Lock(ctx, d.names(source, "lock")...)
+	unlock, err := d.cache.Lock(ctx, d.key(source, "lock")...)
 	if err != nil {
 		return installed{}, err
 	}
 	defer unlock()
-	if have, ok := fresh(); ok { // another run fetched it while this one waited
+	if have, ok := fresh(); ok { // another run fetched it while this one waited for the lock
 		return have, nil
 	}
 	img, err := d.pull(ctx, source)
@@ -213,7 +220,7 @@ func (d databases) one(ctx context.Context, source string) (installed, error) {
 	}
 	if have, ok := d.load(source); ok && have.Digest == digest.String() {
 		have.FetchedAt = d.now
-		return have, d.cache.Store(have, d.names(source, stateFile)...)
+		return have, d.cache.Store(have, d.key(source, stateFile)...)
 	}
 	return d.install(ctx, source, digest.String(), func(dir string) error { return unpack(ctx, source, img, dir) })
 }
@@ -223,11 +230,11 @@ func (d databases) pull(ctx context.Context, source string) (v1.Image, error) {
 		return fromLayout(source, dir)
 	}
 	if d.registry == nil {
-		return nil, fault.Failedf("scan.no-database", "nothing here can pull from a registry")
+		return nil, fault.Failedf("scan.no-database", "this run cannot pull from a registry")
 	}
 	progress.Statusf(ctx, "fetching vulnerability database %s", source)
-	// The registry speaks of bases; what is fetched here is something else.
-	quiet := progress.With(ctx, silence{}, "")
+	// Base would report that it pulls a base image.
+	quiet := progress.With(ctx, discard{}, "")
 	base, err := d.registry.Base(quiet, source, v1.Platform{OS: "linux", Architecture: "amd64"})
 	if err != nil {
 		return nil, fmt.Errorf("fetching the vulnerability database: %w", err)
@@ -235,22 +242,23 @@ func (d databases) pull(ctx context.Context, source string) (v1.Image, error) {
 	return base.Image, nil
 }
 
-type silence struct{}
+// discard ignores progress events.
+type discard struct{}
 
-func (silence) Emit(progress.Event) {}
+func (discard) Emit(progress.Event) {}
 
 func fromLayout(source, dir string) (v1.Image, error) {
 	idx, err := layout.ImageIndexFromPath(dir)
 	if err != nil {
 		return nil, fault.Inputf("scan.database-layout", "%s is not an OCI layout: %w", source, err).
-			WithFix("make one with: oras copy --to-oci-layout ghcr.io/aquasecurity/trivy-db:2 DIR:2")
+			WithFix("create one with: oras copy --to-oci-layout ghcr.io/aquasecurity/trivy-db:2 DIR:2")
 	}
 	manifest, err := idx.IndexManifest()
 	if err != nil || len(manifest.Manifests) != 1 {
-		return nil, fault.Inputf("scan.database-layout", "the OCI layout %s does not hold exactly one artifact", source)
+		return nil, fault.Inputf("scan.database-layout", "the OCI layout %s does not contain exactly one artifact", source)
 	}
 	if !manifest.Manifests[0].MediaType.IsImage() {
-		return nil, foreign(source, "it holds a %s", manifest.Manifests[0].MediaType)
+		return nil, foreign(source, "it contains a %s", manifest.Manifests[0].MediaType)
 	}
 	img, err := idx.Image(manifest.Manifests[0].Digest)
 	if err != nil {
@@ -259,7 +267,8 @@ func fromLayout(source, dir string) (v1.Image, error) {
 	return img, nil
 }
 
-// describe turns the state of a database into the result's account of it.
+// describe records the database in the result, and warns if it is incomplete or
+// old.
 func (d databases) describe(ctx context.Context, have installed, r *scan.Result) {
 	age := max(d.now.Sub(have.UpdatedAt), 0)
 	r.Database = scan.Database{
@@ -269,12 +278,12 @@ func (d databases) describe(ctx context.Context, have installed, r *scan.Result)
 	switch {
 	case r.Database.Bundled:
 		r.Database.FetchedAt = time.Time{}
-		r.Warn(ctx, "scanning with slipway's %d bundled advisories (facts of %s): not a full vulnerability database; set scan.databases for a real gate",
+		r.Warn(ctx, "scanning with slipway's %d bundled advisories (as of %s), which are not a full vulnerability database; set scan.databases to use one",
 			have.Advisories, have.UpdatedAt.Format(time.DateOnly))
 	case d.offline:
-		r.Warn(ctx, "offline: the vulnerability database is of %s, %s old", have.UpdatedAt.Format(time.DateOnly), scan.Age(age))
-	case age > old:
-		r.Warn(ctx, "the vulnerability database is of %s, %s old", have.UpdatedAt.Format(time.DateOnly), scan.Age(age))
+		r.Warn(ctx, "offline mode: the vulnerability database was updated on %s and is %s old", have.UpdatedAt.Format(time.DateOnly), scan.Age(age))
+	case age > warnAge:
+		r.Warn(ctx, "the vulnerability database was updated on %s and is %s old", have.UpdatedAt.Format(time.DateOnly), scan.Age(age))
 	}
 }
 

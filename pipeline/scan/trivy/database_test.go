@@ -38,8 +38,8 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/scan/trivy"
 )
 
-// advisories holds one vulnerability of the fixture, under a name no other
-// database has.
+// advisories has one vulnerability of the fixture, with an identifier that no
+// other database has.
 const advisories = `
 updated: 2025-07-10
 advisories:
@@ -52,6 +52,7 @@ advisories:
         ranges: [{fixed: 0.21.0}]
 `
 
+// database builds a vulnerability database from YAML and returns its folder.
 func database(t *testing.T, text string) string {
 	t.Helper()
 	a, err := trivy.ParseAdvisories([]byte(text))
@@ -65,8 +66,8 @@ func database(t *testing.T, text string) string {
 	return dir
 }
 
-// artifact is one of a database, made wrong by what is given in place of its
-// archive or its media type.
+// artifact returns the OCI artifact of a database with any archive and media type,
+// including invalid ones.
 func artifact(t *testing.T, packed []byte, media types.MediaType) v1.Image {
 	t.Helper()
 	img, err := mutate.Append(mutate.MediaType(empty.Image, types.OCIManifestSchema1), mutate.Addendum{Layer: static.NewLayer(packed, media), MediaType: media})
@@ -76,6 +77,7 @@ func artifact(t *testing.T, packed []byte, media types.MediaType) v1.Image {
 	return img
 }
 
+// packed returns a compressed archive of files, which are names and contents.
 func packed(t *testing.T, files ...[2]string) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -104,13 +106,13 @@ func read(t *testing.T, path ...string) string {
 	return string(data)
 }
 
-// hub is a registry whose answers a test can change.
+// hub is a registry whose responses a test can change.
 type hub struct {
 	*httptest.Server
 	host string
 	mu   sync.Mutex
 	wrap func(w http.ResponseWriter, r *http.Request, next http.Handler)
-	gets int // of blobs
+	gets int // number of GET requests for blobs
 }
 
 func newHub(t *testing.T) *hub {
@@ -141,6 +143,7 @@ func (h *hub) set(wrap func(w http.ResponseWriter, r *http.Request, next http.Ha
 	h.wrap = wrap
 }
 
+// push pushes img and returns its reference.
 func (h *hub) push(t *testing.T, img v1.Image) string {
 	t.Helper()
 	ref, err := name.ParseReference(h.host+"/db/trivy-db:2", name.Insecure)
@@ -163,7 +166,7 @@ func (h *hub) client(t *testing.T) *own.Client {
 	return c
 }
 
-// withDatabase are options whose only database is source, in a cache of their own.
+// withDatabase returns options with the sources of the database and an empty cache.
 func withDatabase(t *testing.T, sources ...string) scan.Options {
 	t.Helper()
 	o := options(t, target(t, imageOf(t, archive(t, map[string]string{"server": string(fixture(t, "imported"))}))))
@@ -182,18 +185,21 @@ func TestDatabaseFromRegistryAndLayout(t *testing.T) {
 	ref := h.push(t, img)
 	o := withDatabase(t, ref)
 	o.Registry = h.client(t)
-	var said events
-	r, err := scanner.Scan(progress.With(t.Context(), &said, "scan"), o)
+	var seen events
+	r, err := scanner.Scan(progress.With(t.Context(), &seen, "scan"), o)
 	wantFault(t, err, fault.Gate, "scan.findings", "CVE-2099-0001 (HIGH) in golang.org/x/net v0.20.0, fixed in 0.21.0")
 	if r.Database.Source != ref || r.Database.Digest != digestOf(t, img) || r.Database.Bundled || r.Database.UpdatedAt.Format(time.DateOnly) != "2025-07-10" {
 		t.Errorf("database %+v", r.Database)
 	}
-	if !slices.ContainsFunc(said.all, func(e progress.Event) bool { return e.Kind == progress.Counted && e.Total > 0 && e.Done == e.Total }) {
-		t.Errorf("no progress of bytes in %v", said.all)
+	if !slices.ContainsFunc(seen.all, func(e progress.Event) bool { return e.Kind == progress.Counted && e.Total > 0 && e.Done == e.Total }) {
+		t.Errorf("no progress in bytes among %v", seen.all)
 	}
-	// Within its age it is not asked for again; after it, one small question is.
+	// Until the maximal age there is no request. After it only the manifest is
+	// requested.
 	gets := h.gets
-	h.set(func(w http.ResponseWriter, r *http.Request, _ http.Handler) { t.Errorf("asked %s", r.URL) })
+	h.set(func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		t.Errorf("unexpected request for %s", r.URL)
+	})
 	o.Now = now.Add(23 * time.Hour)
 	if _, err = scanner.Scan(t.Context(), o); fault.CodeOf(err) != "scan.findings" {
 		t.Error(err)
@@ -208,7 +214,7 @@ func TestDatabaseFromRegistryAndLayout(t *testing.T) {
 		t.Errorf("an unchanged database was fetched again")
 	}
 
-	// By digest it is never asked for again.
+	// A database with a digest in its reference is fetched only once.
 	o = withDatabase(t, strings.TrimSuffix(ref, ":2")+"@"+digestOf(t, img))
 	o.Registry = h.client(t)
 	if _, err = scanner.Scan(t.Context(), o); fault.CodeOf(err) != "scan.findings" {
@@ -224,7 +230,7 @@ func TestDatabaseFromRegistryAndLayout(t *testing.T) {
 	if err := trivy.WriteArtifact(filepath.Join(o.Root, "mirror"), dir); err != nil {
 		t.Fatal(err)
 	}
-	o.Settings.Offline = true // a folder needs no network
+	o.Settings.Offline = true // an OCI layout needs no network
 	r, err = scanner.Scan(t.Context(), o)
 	wantFault(t, err, fault.Gate, "scan.findings", "CVE-2099-0001")
 	if r.Database.Digest != digestOf(t, img) {
@@ -239,13 +245,14 @@ func TestDatabaseFallbacks(t *testing.T) {
 		t.Fatal(err)
 	}
 	ref := h.push(t, img)
-	o := withDatabase(t, h.host+"/none/trivy-db:2", ref)
+	o := withDatabase(t, h.host+"/missing/trivy-db:2", ref)
 	o.Registry = h.client(t)
 	r, err := scanner.Scan(t.Context(), o)
 	if fault.CodeOf(err) != "scan.findings" || r.Database.Source != ref {
-		t.Fatalf("the second is used when the first has none: %v %+v", err, r.Database)
+		t.Fatalf("got %v and database %+v, want the second source if the first is missing", err, r.Database)
 	}
-	// Nothing answers: a cached one is used with a warning while it is not too old.
+	// If no source is reachable, a cached database that is not too old is used with
+	// a warning.
 	h.set(func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 		http.Error(w, "down", http.StatusServiceUnavailable)
 	})
@@ -262,7 +269,7 @@ func TestDatabaseFallbacks(t *testing.T) {
 	o.Settings.Offline = true
 	r, err = scanner.Scan(t.Context(), o)
 	if fault.CodeOf(err) != "scan.findings" || !slices.ContainsFunc(r.Warnings, func(w string) bool {
-		return strings.Contains(w, "offline: the vulnerability database is of 2025-07-10, 8 days old")
+		return strings.Contains(w, "offline mode: the vulnerability database was updated on 2025-07-10 and is 8 days old")
 	}) {
 		t.Errorf("%v %q", err, r.Warnings)
 	}
@@ -278,14 +285,22 @@ func TestDatabaseFallbacks(t *testing.T) {
 	o.Settings.Databases = append(o.Settings.Databases, scan.Bundled)
 	r, err = scanner.Scan(t.Context(), o)
 	if fault.CodeOf(err) != "scan.findings" || !r.Database.Bundled {
-		t.Errorf("bundled is used where it is named: %v %+v", err, r.Database)
+		t.Errorf("got %v and database %+v, want the bundled advisories if they are a source", err, r.Database)
 	}
 	o.Settings.Databases = nil
 	_, err = scanner.Scan(t.Context(), o)
 	wantFault(t, err, fault.Input, "scan.no-database")
 }
 
-func TestDamagedDatabasesAreOneClearError(t *testing.T) {
+// damagedDatabase is an artifact with the error that a scan returns for it.
+type damagedDatabase struct {
+	img  v1.Image
+	code string
+	want string // in the text of the error
+}
+
+func damagedDatabases(t *testing.T) map[string]damagedDatabase {
+	t.Helper()
 	dir := database(t, advisories)
 	db, meta := read(t, dir, "trivy.db"), read(t, dir, "metadata.json")
 	empty := filepath.Join(t.TempDir(), "empty.db")
@@ -297,48 +312,49 @@ func TestDamagedDatabasesAreOneClearError(t *testing.T) {
 		t.Fatal(err)
 	}
 	garbled := []byte(db)
-	for i := 8192; i < len(garbled); i++ { // the two meta pages stay good
+	for i := 8192; i < len(garbled); i++ { // after the two meta pages, which stay valid
 		garbled[i] ^= 0x5a
 	}
 	good := packed(t, [2]string{"trivy.db", db}, [2]string{"metadata.json", meta})
-	for name, c := range map[string]struct {
-		img  v1.Image
-		code string
-		says string
-	}{
-		"an ordinary image":    {imageOf(t, archive(t, map[string]string{"a": "b"})), "scan.database-foreign", "not one of type " + trivy.LayerType},
-		"no layer":             {imageOf(t), "scan.database-foreign", "layers []"},
-		"not gzip":             {artifact(t, []byte("hello"), trivy.LayerType), "scan.database-corrupt", "not gzip"},
-		"truncated":            {artifact(t, good[:len(good)/2], trivy.LayerType), "scan.database-corrupt", "unexpected EOF"},
-		"no metadata":          {artifact(t, packed(t, [2]string{"trivy.db", db}), trivy.LayerType), "scan.database-corrupt", "does not hold both"},
-		"path traversal":       {artifact(t, packed(t, [2]string{"../../trivy.db", db}), trivy.LayerType), "scan.database-corrupt", `holds "../../trivy.db"`},
-		"twice":                {artifact(t, packed(t, [2]string{"trivy.db", db}, [2]string{"trivy.db", db}), trivy.LayerType), "scan.database-corrupt", "twice"},
-		"metadata of a bomb":   {artifact(t, packed(t, [2]string{"metadata.json", strings.Repeat(" ", 2<<20)}), trivy.LayerType), "scan.database-corrupt", "claims 2097152 bytes"},
-		"metadata not JSON":    {artifact(t, packed(t, [2]string{"trivy.db", db}, [2]string{"metadata.json", "{"}), trivy.LayerType), "scan.database-corrupt", "metadata"},
-		"another schema":       {artifact(t, packed(t, [2]string{"trivy.db", db}, [2]string{"metadata.json", `{"Version":3}`}), trivy.LayerType), "scan.database-schema", "schema 3"},
-		"no date":              {artifact(t, packed(t, [2]string{"trivy.db", db}, [2]string{"metadata.json", `{"Version":2}`}), trivy.LayerType), "scan.database-corrupt", "of when it is"},
-		"not a BoltDB":         {artifact(t, packed(t, [2]string{"trivy.db", strings.Repeat("x", 65536)}, [2]string{"metadata.json", meta}), trivy.LayerType), "scan.database-corrupt", "invalid database"},
-		"an empty file":        {artifact(t, packed(t, [2]string{"trivy.db", ""}, [2]string{"metadata.json", meta}), trivy.LayerType), "scan.database-corrupt", "opening"},
-		"no buckets":           {artifact(t, packed(t, [2]string{"trivy.db", read(t, empty)}, [2]string{"metadata.json", meta}), trivy.LayerType), "scan.database-corrupt", `no bucket "vulnerability"`},
-		"garbled pages":        {artifact(t, packed(t, [2]string{"trivy.db", string(garbled)}, [2]string{"metadata.json", meta}), trivy.LayerType), "scan.database-corrupt", "a page cannot be read"},
-		"cut behind its pages": {artifact(t, packed(t, [2]string{"trivy.db", db[:12288]}, [2]string{"metadata.json", meta}), trivy.LayerType), "scan.database-corrupt", "damaged"},
-	} {
+	return map[string]damagedDatabase{
+		"an ordinary image":  {imageOf(t, archive(t, map[string]string{"a": "b"})), "scan.database-foreign", "not one of type " + trivy.LayerType},
+		"no layer":           {imageOf(t), "scan.database-foreign", "layers []"},
+		"not gzip":           {artifact(t, []byte("hello"), trivy.LayerType), "scan.database-corrupt", "not gzip"},
+		"truncated":          {artifact(t, good[:len(good)/2], trivy.LayerType), "scan.database-corrupt", "unexpected EOF"},
+		"no metadata":        {artifact(t, packed(t, [2]string{"trivy.db", db}), trivy.LayerType), "scan.database-corrupt", "does not contain both"},
+		"path traversal":     {artifact(t, packed(t, [2]string{"../../trivy.db", db}), trivy.LayerType), "scan.database-corrupt", `contains "../../trivy.db"`},
+		"same file twice":    {artifact(t, packed(t, [2]string{"trivy.db", db}, [2]string{"trivy.db", db}), trivy.LayerType), "scan.database-corrupt", "twice"},
+		"too large metadata": {artifact(t, packed(t, [2]string{"metadata.json", strings.Repeat(" ", 2<<20)}), trivy.LayerType), "scan.database-corrupt", "metadata.json is 2097152 bytes"},
+		"metadata not JSON":  {artifact(t, packed(t, [2]string{"trivy.db", db}, [2]string{"metadata.json", "{"}), trivy.LayerType), "scan.database-corrupt", "metadata"},
+		"another schema":     {artifact(t, packed(t, [2]string{"trivy.db", db}, [2]string{"metadata.json", `{"Version":3}`}), trivy.LayerType), "scan.database-schema", "schema 3"},
+		"no date":            {artifact(t, packed(t, [2]string{"trivy.db", db}, [2]string{"metadata.json", `{"Version":2}`}), trivy.LayerType), "scan.database-corrupt", "no date"},
+		"not a BoltDB":       {artifact(t, packed(t, [2]string{"trivy.db", strings.Repeat("x", 65536)}, [2]string{"metadata.json", meta}), trivy.LayerType), "scan.database-corrupt", "invalid database"},
+		"an empty file":      {artifact(t, packed(t, [2]string{"trivy.db", ""}, [2]string{"metadata.json", meta}), trivy.LayerType), "scan.database-corrupt", "opening"},
+		"no buckets":         {artifact(t, packed(t, [2]string{"trivy.db", read(t, empty)}, [2]string{"metadata.json", meta}), trivy.LayerType), "scan.database-corrupt", `no bucket "vulnerability"`},
+		"garbled pages":      {artifact(t, packed(t, [2]string{"trivy.db", string(garbled)}, [2]string{"metadata.json", meta}), trivy.LayerType), "scan.database-corrupt", "a page cannot be read"},
+		"missing pages":      {artifact(t, packed(t, [2]string{"trivy.db", db[:12288]}, [2]string{"metadata.json", meta}), trivy.LayerType), "scan.database-corrupt", "damaged"},
+	}
+}
+
+func TestDamagedDatabases(t *testing.T) {
+	for name, c := range damagedDatabases(t) {
 		t.Run(name, func(t *testing.T) {
 			h := newHub(t)
 			o := withDatabase(t, h.push(t, c.img))
 			o.Registry = h.client(t)
 			_, err := scanner.Scan(t.Context(), o)
-			wantFault(t, err, fault.Failed, c.code, c.says, h.host)
-			left, _ := filepath.Glob(filepath.Join(string(o.Cache), "trivy", "db", "*", "*sha256*"))
+			wantFault(t, err, fault.Failed, c.code, c.want, h.host)
+			installed, _ := filepath.Glob(filepath.Join(string(o.Cache), "trivy", "db", "*", "*sha256*"))
 			runs, _ := filepath.Glob(filepath.Join(string(o.Cache), "runs", "*"))
-			if len(left)+len(runs) > 0 {
-				t.Errorf("left behind: %v %v", left, runs)
+			if len(installed)+len(runs) > 0 {
+				t.Errorf("files of the damaged database are still in the cache: %v %v", installed, runs)
 			}
 		})
 	}
 }
 
-func TestLyingRegistryAndLayout(t *testing.T) {
+// A registry or an OCI layout may return other bytes than the manifest requires.
+func TestDigestMismatchOfTheDatabase(t *testing.T) {
 	img, err := trivy.Artifact(database(t, advisories))
 	if err != nil {
 		t.Fatal(err)
@@ -350,7 +366,7 @@ func TestLyingRegistryAndLayout(t *testing.T) {
 	layers, _ := other.Layers()
 	rc, _ := layers[0].Compressed()
 	wrong, _ := io.ReadAll(rc)
-	for name, body := range map[string][]byte{"another content": wrong, "nothing": {}, "the beginning": wrong[:len(wrong)/2], "more": append(slices.Clone(wrong), wrong...)} {
+	for name, body := range map[string][]byte{"other content": wrong, "empty": {}, "cut off": wrong[:len(wrong)/2], "too long": append(slices.Clone(wrong), wrong...)} {
 		t.Run(name, func(t *testing.T) {
 			h := newHub(t)
 			o := withDatabase(t, h.push(t, img))
@@ -358,7 +374,7 @@ func TestLyingRegistryAndLayout(t *testing.T) {
 			h.set(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 				if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
 					w.WriteHeader(http.StatusOK)
-					w.(http.Flusher).Flush() // without a length that would give it away at once
+					w.(http.Flusher).Flush() // so that there is no Content-Length, which would not match
 					_, _ = w.Write(body)
 					return
 				}
@@ -381,13 +397,13 @@ func TestLyingRegistryAndLayout(t *testing.T) {
 		}
 		_, err := scanner.Scan(t.Context(), o)
 		wantFault(t, err, fault.Failed, "scan.database-corrupt", "oci:mirror")
-		o.Settings.Databases = []string{"oci:nothing"}
+		o.Settings.Databases = []string{"oci:missing"}
 		_, err = scanner.Scan(t.Context(), o)
-		wantFault(t, err, fault.Input, "scan.database-layout", "oci:nothing is not an OCI layout")
+		wantFault(t, err, fault.Input, "scan.database-layout", "oci:missing is not an OCI layout")
 	})
 }
 
-func TestDamageInTheCacheIsRepaired(t *testing.T) {
+func TestDamagedCacheIsReplaced(t *testing.T) {
 	h := newHub(t)
 	img, err := trivy.Artifact(database(t, advisories))
 	if err != nil {
@@ -406,18 +422,18 @@ func TestDamageInTheCacheIsRepaired(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := scanner.Scan(t.Context(), o); fault.CodeOf(err) != "scan.findings" {
-		t.Errorf("truncated: %v", err)
+		t.Errorf("with a truncated database: %v", err)
 	}
 	states, _ := filepath.Glob(filepath.Join(string(o.Cache), "trivy", "db", "*", "current.json"))
 	if err := os.WriteFile(states[0], []byte(`{"source":"x","dir":"../../..","size":1`), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := scanner.Scan(t.Context(), o); fault.CodeOf(err) != "scan.findings" {
-		t.Errorf("garbled state: %v", err)
+		t.Errorf("with a malformed current.json: %v", err)
 	}
 }
 
-func TestFetchIsCancelled(t *testing.T) {
+func TestFetchStopsWhenCancelled(t *testing.T) {
 	h := newHub(t)
 	img, err := trivy.Artifact(database(t, advisories))
 	if err != nil {
@@ -447,29 +463,29 @@ func TestBundledAdvisories(t *testing.T) {
 	seen := map[string]bool{}
 	for _, adv := range a.List {
 		if seen[adv.ID] {
-			t.Errorf("%s is there twice", adv.ID)
+			t.Errorf("duplicate advisory %s", adv.ID)
 		}
 		seen[adv.ID] = true
 		if !strings.HasPrefix(adv.URL, "https://pkg.go.dev/vuln/GO-") || !slices.Contains(adv.Aliases, filepath.Base(adv.URL)) {
 			t.Errorf("%s: %s, %v", adv.ID, adv.URL, adv.Aliases)
 		}
 	}
-	for text, says := range map[string]string{
+	for text, want := range map[string]string{
 		"updated: x\nadvisories: []":         "updated",
 		"updated: 2025-01-01\nadvisories: 1": "reading advisories",
 		"updated: 2025-01-01\nadvisories: [{id: A, title: t, severity: BAD, affected: [{module: m, ranges: [{}]}]}]":          "severity",
 		"updated: 2025-01-01\nadvisories: [{id: A, title: t, severity: LOW, affected: [{module: m, ranges: [{fixed: vx}]}]}]": "not a version",
 		"updated: 2025-01-01\nadvisories: [{id: A, title: t, severity: LOW, affected: [{module: m}]}]":                        "without a name or ranges",
-		"updated: 2025-01-01\nsomething: else": "something",
+		"updated: 2025-01-01\nunknown: key": "unknown",
 	} {
-		if _, err := trivy.ParseAdvisories([]byte(text)); err == nil || !strings.Contains(fmt.Sprint(err), says) {
-			t.Errorf("%q: %v", text, err)
+		if _, err := trivy.ParseAdvisories([]byte(text)); err == nil || !strings.Contains(fmt.Sprint(err), want) {
+			t.Errorf("%q: got %v, want %q", text, err, want)
 		}
 	}
 }
 
-func TestVersionIsThatOfGoMod(t *testing.T) {
+func TestVersionMatchesGoMod(t *testing.T) {
 	if !strings.Contains(read(t, "../../../go.mod"), "github.com/aquasecurity/trivy v"+trivy.Version+"\n") {
-		t.Errorf("go.mod requires another Trivy than %s", trivy.Version)
+		t.Errorf("go.mod does not require version %s of Trivy", trivy.Version)
 	}
 }

@@ -23,12 +23,12 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/scan"
 )
 
-// maxSource is the largest source file that is searched for secrets.
+// maxSource is the size of the largest source file that is searched for secrets.
 const maxSource = 64 << 20
 
-// searchSource looks for secrets in the app's folder.
+// searchSource searches the app's folder for secrets.
 func searchSource(ctx context.Context, o scan.Options) ([]scan.Finding, error) {
-	progress.Statusf(ctx, "looking for secrets in the source")
+	progress.Statusf(ctx, "searching the source for secrets")
 	a := asecret.NewSecretAnalyzer(secret.NewScanner(nil), "")
 	var found []scan.Finding
 	err := filepath.WalkDir(o.Source, func(file string, e fs.DirEntry, err error) error {
@@ -45,7 +45,7 @@ func searchSource(ctx context.Context, o scan.Options) ([]scan.Finding, error) {
 			return err
 		case err != nil:
 			if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
-				return nil // it cannot be in an image either, or is just gone
+				return nil // it cannot be in the image, or was just removed
 			}
 			return err
 		case rel == ".":
@@ -67,7 +67,7 @@ func searchSource(ctx context.Context, o scan.Options) ([]scan.Finding, error) {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		return nil, fmt.Errorf("looking for secrets in %s: %w", o.Source, err)
+		return nil, fmt.Errorf("searching %s for secrets: %w", o.Source, err)
 	}
 	return found, nil
 }
@@ -108,7 +108,8 @@ func searchFile(ctx context.Context, a *asecret.SecretAnalyzer, o scan.Options, 
 	return found, nil
 }
 
-// relative is file as the reader of a report knows it.
+// relative returns the slash-separated path of file relative to root, or file if
+// it is not below root.
 func relative(root, file string) string {
 	if rel, err := filepath.Rel(root, file); err == nil && filepath.IsLocal(rel) {
 		return filepath.ToSlash(rel)
@@ -116,8 +117,8 @@ func relative(root, file string) string {
 	return filepath.ToSlash(file)
 }
 
-// checkCharts makes sure that what is named is charts: a folder that holds none
-// would pass without a word.
+// checkCharts returns an error if a chart of the settings is not a Helm chart.
+// Trivy would report nothing for it.
 func checkCharts(o scan.Options) error {
 	for _, chart := range o.Settings.Charts {
 		dir := chart
@@ -131,8 +132,8 @@ func checkCharts(o scan.Options) error {
 	return nil
 }
 
-// searchCharts renders the charts with their own values and checks the objects
-// for misconfiguration, by the checks that are compiled in.
+// searchCharts renders the charts with their default values and checks the objects
+// for misconfiguration. It uses the checks that are compiled into Trivy.
 func searchCharts(ctx context.Context, o scan.Options) ([]scan.Finding, error) {
 	options := misconf.ScannerOption{Namespaces: rego.BuiltinNamespaces()}
 	shared, err := misconf.InitRegoScanner(options)
@@ -171,8 +172,8 @@ func searchChart(ctx context.Context, options misconf.ScannerOption, name, dir s
 		}
 		return nil, fault.Inputf("scan.chart", "checking chart %s: %w", name, err).WithFix("check it with: helm template %s", name)
 	}
-	if len(results) == 0 { // Trivy says nothing of a chart that does not render
-		return nil, fault.Inputf("scan.chart", "chart %s gives no objects to check", name).WithFix("check it with: helm template %s", name)
+	if len(results) == 0 { // Trivy reports no error for a chart that cannot be rendered
+		return nil, fault.Inputf("scan.chart", "checking chart %s: rendering it gives no objects", name).WithFix("check it with: helm template %s", name)
 	}
 	var found []scan.Finding
 	for _, file := range results {

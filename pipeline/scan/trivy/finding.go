@@ -12,7 +12,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/scan"
 )
 
-// findings is what was found, by whom.
+// findings collects the findings of concurrent searches.
 type findings struct {
 	mu       sync.Mutex
 	findings []scan.Finding
@@ -25,15 +25,15 @@ func (f *findings) add(more ...scan.Finding) {
 	f.findings = append(f.findings, more...)
 }
 
-// aboutGo tells whether there is a Go vulnerability among the findings.
-func (f *findings) aboutGo() bool {
+// hasGo reports whether one of the findings is a Go vulnerability.
+func (f *findings) hasGo() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.ContainsFunc(f.findings, scan.Finding.IsGo) ||
 		slices.ContainsFunc(f.ignored, func(i scan.Ignored) bool { return i.IsGo() })
 }
 
-// fromReport turns Trivy's report into findings.
+// fromReport converts Trivy's report to findings.
 func fromReport(report types.Report, t scan.Target) []scan.Finding {
 	var all []scan.Finding
 	for _, res := range report.Results {
@@ -45,7 +45,7 @@ func fromReport(report types.Report, t scan.Target) []scan.Finding {
 				Kind: scan.Secret, ID: secret.RuleID, Severity: cmp.Or(secret.Severity, "UNKNOWN"), Title: secret.Title,
 				ImagePath: strings.TrimPrefix(res.Target, "/"), Line: secret.StartLine, EndLine: secret.EndLine,
 			}
-			place(&f, t)
+			setTarget(&f, t)
 			all = append(all, f)
 		}
 	}
@@ -53,7 +53,7 @@ func fromReport(report types.Report, t scan.Target) []scan.Finding {
 }
 
 func fromVulnerability(v types.DetectedVulnerability, res types.Result, t scan.Target) scan.Finding {
-	severity := cmp.Or(v.Severity, "UNKNOWN") //nolint:staticcheck // deprecated in the database, but here it is the one chosen for this package
+	severity := cmp.Or(v.Severity, "UNKNOWN") //nolint:staticcheck // deprecated for entries of the database; here it is the severity that applies to the package
 	f := scan.Finding{
 		Kind: scan.Vulnerability, ID: v.VulnerabilityID, Aliases: v.VendorIDs, Severity: severity, Title: v.Title,
 		Package: v.PkgName, Type: string(res.Type), Installed: v.InstalledVersion, Fixed: v.FixedVersion, Status: v.Status.String(),
@@ -71,11 +71,11 @@ func fromVulnerability(v types.DetectedVulnerability, res types.Result, t scan.T
 	if f.IsGo() {
 		f.Reachability = scan.Unknown
 	}
-	place(&f, t)
+	setTarget(&f, t)
 	return f
 }
 
-func place(f *scan.Finding, t scan.Target) {
+func setTarget(f *scan.Finding, t scan.Target) {
 	f.Targets = []string{t.Name}
 	if t.Platform != "" {
 		f.Platforms = []string{t.Platform}

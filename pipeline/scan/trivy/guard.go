@@ -18,15 +18,16 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/scan"
 )
 
-// maxPath is the longest path an image may have: what Linux can open.
+// maxPath is the maximal length of a path in an image: PATH_MAX of Linux.
 const maxPath = 4096
 
-// maxLayers is how many layers an image may have; container runtimes stop at 127.
+// maxLayers is the maximal number of layers of an image. Container runtimes do not
+// accept more than 127.
 const maxLayers = 500
 
-// guarded is an image as Trivy takes it, bounded: whoever made it may have meant
-// to harm. Every layer is counted and checked against its digest while Trivy
-// reads it.
+// guarded is an image that Trivy reads. The image may be malicious, so guarded
+// limits its size and its number of files, and verifies the digest of every layer
+// while Trivy reads it.
 type guarded struct {
 	v1.Image
 	ctx      context.Context
@@ -49,17 +50,18 @@ func (g *guarded) ID() (string, error) {
 
 func (g *guarded) RepoTags() []string { return nil }
 
-// RepoDigests names the image that is shipped, where the target's name is one a
-// registry could have.
+// RepoDigests returns the reference of the image that is shipped, if the name of
+// the target is an image reference.
 func (g *guarded) RepoDigests() []string {
-	if d := shipped(g.target); d != "" {
+	if d := shippedReference(g.target); d != "" {
 		return []string{d}
 	}
 	return nil
 }
 
-// shipped is repository@digest, or "".
-func shipped(t scan.Target) string {
+// shippedReference returns repository@digest, or "" if the name of the target is
+// not an image reference.
+func shippedReference(t scan.Target) string {
 	ref, err := name.ParseReference(t.Name)
 	if err != nil || t.Digest == "" {
 		return ""
@@ -79,6 +81,7 @@ func (g *guarded) corrupt(format string, args ...any) error {
 	return g.fail(fault.Failedf("scan.image-corrupt", "image %s is damaged: "+format, append([]any{g.target.Name}, args...)...))
 }
 
+// fail records the first violation and returns err.
 func (g *guarded) fail(err error) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -94,8 +97,8 @@ func (g *guarded) violation() error {
 	return g.err
 }
 
-// sane checks what must agree before a layer is read.
-func (g *guarded) sane() error {
+// validate checks the manifest and the configuration before a layer is read.
+func (g *guarded) validate() error {
 	config, err := g.ConfigFile()
 	if err != nil {
 		return g.corrupt("reading its configuration: %w", err)
@@ -108,10 +111,10 @@ func (g *guarded) sane() error {
 		return g.corrupt("reading its manifest: %w", err)
 	}
 	if len(manifest.Layers) > maxLayers {
-		return g.hostile("it has %d layers, and %d are the most", len(manifest.Layers), maxLayers)
+		return g.hostile("it has %d layers, more than the limit of %d", len(manifest.Layers), maxLayers)
 	}
-	if have, want := len(manifest.Layers), len(config.RootFS.DiffIDs); have != want {
-		return g.corrupt("its manifest has %d layers and its configuration %d", have, want)
+	if inManifest, inConfig := len(manifest.Layers), len(config.RootFS.DiffIDs); inManifest != inConfig {
+		return g.corrupt("its manifest has %d layers and its configuration has %d", inManifest, inConfig)
 	}
 	return nil
 }
@@ -124,7 +127,8 @@ func (g *guarded) LayerByDiffID(h v1.Hash) (v1.Layer, error) {
 	return &layer{Layer: l, g: g, want: h}, nil
 }
 
-// layer is a pointer type with no field UncompressedLayer: Trivy looks.
+// layer is a guarded layer. Trivy reads a field UncompressedLayer by reflection and
+// would bypass the guard, so layer must not have such a field.
 type layer struct {
 	v1.Layer
 	g    *guarded
@@ -137,25 +141,25 @@ func (l *layer) Uncompressed() (io.ReadCloser, error) {
 		return nil, l.g.corrupt("opening layer %s: %w", l.want, err)
 	}
 	pr, pw := io.Pipe()
-	c := &checked{l: l, rc: rc, sum: sha256.New(), pw: pw, counted: make(chan struct{})}
+	c := &checkedReader{l: l, rc: rc, sum: sha256.New(), pw: pw, counted: make(chan struct{})}
 	go c.count(pr)
 	return c, nil
 }
 
-// errAborted tells the counting that Trivy gave up on a layer.
+// errAborted is the error that count reads if Trivy closes a layer before its end.
 var errAborted = errors.New("aborted")
 
-// checked passes a layer on while it counts bytes and files and sums it up.
-type checked struct {
+// checkedReader reads a layer, enforces the limits and computes the digest.
+type checkedReader struct {
 	l       *layer
 	rc      io.ReadCloser
 	sum     hash.Hash
 	pw      *io.PipeWriter
-	counted chan struct{} // closed when the counting has ended
+	counted chan struct{} // closed when count has returned
 	ended   bool
 }
 
-func (c *checked) Read(p []byte) (int, error) {
+func (c *checkedReader) Read(p []byte) (int, error) {
 	g := c.l.g
 	if err := g.ctx.Err(); err != nil {
 		return 0, err
@@ -173,9 +177,9 @@ func (c *checked) Read(p []byte) (int, error) {
 	switch {
 	case err == io.EOF && !c.ended:
 		c.ended = true
-		_ = c.pw.Close() // cannot fail
+		_ = c.pw.Close() // always returns nil
 		if got := hex.EncodeToString(c.sum.Sum(nil)); c.l.want.Algorithm != "sha256" || got != c.l.want.Hex {
-			return 0, g.corrupt("layer %s holds something else, of digest sha256:%s", c.l.want, got)
+			return 0, g.corrupt("digest mismatch: layer %s has the digest sha256:%s", c.l.want, got)
 		}
 	case err != nil && err != io.EOF:
 		return 0, g.corrupt("reading layer %s: %w", c.l.want, err)
@@ -183,18 +187,18 @@ func (c *checked) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (c *checked) Close() error {
-	_ = c.pw.CloseWithError(errAborted) // cannot fail; after the end it changes nothing
+func (c *checkedReader) Close() error {
+	_ = c.pw.CloseWithError(errAborted) // always returns nil; has no effect after the end of the layer
 	<-c.counted
 	return c.rc.Close()
 }
 
-// count reads the layer's archive beside Trivy. What it refuses, the next Read
-// returns.
-func (c *checked) count(pr *io.PipeReader) {
+// count reads the archive of the layer at the same time as Trivy and counts its
+// files. If it finds a violation, the next Read returns that as its error.
+func (c *checkedReader) count(pr *io.PipeReader) {
 	defer close(c.counted)
 	g := c.l.g
-	refuse := func(err error) { _ = pr.CloseWithError(err) } // cannot fail
+	abort := func(err error) { _ = pr.CloseWithError(err) } // always returns nil
 	tr := tar.NewReader(pr)
 	for {
 		hdr, err := tr.Next()
@@ -202,19 +206,19 @@ func (c *checked) count(pr *io.PipeReader) {
 			if err != io.EOF && !errors.Is(err, errAborted) {
 				_ = g.corrupt("layer %s is not a tar archive: %w", c.l.want, err)
 			}
-			_, _ = io.Copy(io.Discard, pr) // ends when the writer does
+			_, _ = io.Copy(io.Discard, pr) // until the writer is closed
 			return
 		}
 		if g.files.Add(1) > g.maxFiles {
-			refuse(g.hostile("it has more than %d files", g.maxFiles))
+			abort(g.hostile("it has more than %d files", g.maxFiles))
 			return
 		}
 		if len(hdr.Name) > maxPath {
-			refuse(g.hostile("it has a path of %d bytes", len(hdr.Name)))
+			abort(g.hostile("it has a path of %d bytes", len(hdr.Name)))
 			return
 		}
 		if hdr.Size > g.maxBytes {
-			refuse(g.hostile("its file %.100q claims %d bytes", hdr.Name, hdr.Size))
+			abort(g.hostile("the size of its file %.100q is %d bytes according to the archive", hdr.Name, hdr.Size))
 			return
 		}
 	}

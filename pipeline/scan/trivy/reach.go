@@ -21,29 +21,32 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/scan"
 )
 
-// probeTime is how long the Go vulnerability database may take to answer at all.
+// probeTime limits the time for the first response of the Go vulnerability
+// database.
 const probeTime = 10 * time.Second
 
-// answers is what govulncheck says of each vulnerability, by every name it has.
-type answers struct {
-	asked bool
-	err   error
-	byID  map[string]answer
+// analysis is the result of govulncheck for each vulnerability.
+type analysis struct {
+	done bool                  // reach was called
+	err  error                 // why the result is unknown
+	byID map[string]callResult // by identifiers and aliases
 }
 
-type answer struct {
+type callResult struct {
 	reachability scan.Reachability
 	trace        []string
 }
 
-// reach finds out which vulnerable functions the program calls, with
-// govulncheck's library. It never fails the scan: what is not known stays so.
+// reach determines with govulncheck's library which vulnerable functions the
+// program calls. It never fails the scan: after an error, all results are
+// [scan.Unknown].
 //
-// A vulnerability is called when a call path to one of its functions exists,
-// and not called when its functions are known and none does. When only its
-// module or package is known, or the database does not have it, it is unknown.
-func reach(ctx context.Context, o scan.Options, database installed) answers {
-	a := answers{asked: true, byID: map[string]answer{}}
+// A vulnerability is [scan.Called] if a call path to one of its functions exists,
+// and [scan.NotCalled] if its functions are known and there is no call path. It is
+// [scan.Unknown] if the database has only its module or package, or does not have
+// it at all.
+func reach(ctx context.Context, o scan.Options, database installed) analysis {
+	a := analysis{done: true, byID: map[string]callResult{}}
 	a.err = func() error {
 		source, clean, err := goDatabase(ctx, o, database)
 		if err != nil {
@@ -60,9 +63,11 @@ func reach(ctx context.Context, o scan.Options, database installed) answers {
 	return a
 }
 
-// goDatabase settles which Go vulnerability database to ask, and that it can be.
+// goDatabase returns the URL of the Go vulnerability database for the scan. It
+// returns an error if the database is missing or unreachable. The caller must call
+// clean after the analysis, unless goDatabase returns an error.
 func goDatabase(ctx context.Context, o scan.Options, database installed) (url string, clean func(), err error) {
-	none := func() {}
+	noop := func() {}
 	source := o.Reach.Database
 	switch {
 	case source == "" && database.Source == scan.Bundled:
@@ -73,16 +78,16 @@ func goDatabase(ctx context.Context, o scan.Options, database installed) (url st
 	if source == scan.Bundled {
 		a, _, err := BundledAdvisories()
 		if err != nil {
-			return "", none, err
+			return "", noop, err
 		}
 		run, err := o.Cache.Run()
 		if err != nil {
-			return "", none, err
+			return "", noop, err
 		}
-		clean := func() { _ = run.Close() } // the next run sweeps it
+		clean := func() { _ = run.Close() } // if that fails, the next run removes the folder
 		if err := WriteGoDatabase(run.Dir, a); err != nil {
 			clean()
-			return "", none, err
+			return "", noop, err
 		}
 		return "file://" + filepath.ToSlash(run.Dir), clean, nil
 	}
@@ -92,44 +97,45 @@ func goDatabase(ctx context.Context, o scan.Options, database installed) (url st
 			dir = filepath.Join(o.Root, dir)
 		}
 		if dir, err = filepath.Abs(dir); err != nil {
-			return "", none, err
+			return "", noop, err
 		}
 		if _, err := os.Stat(filepath.Join(dir, "index", "modules.json")); err != nil {
-			return "", none, fmt.Errorf("%s is not a Go vulnerability database: %w", source, err)
+			return "", noop, fmt.Errorf("%s is not a Go vulnerability database: %w", source, err)
 		}
-		return "file://" + filepath.ToSlash(dir), none, nil
+		return "file://" + filepath.ToSlash(dir), noop, nil
 	}
 	if strings.HasPrefix(source, "file://") {
-		return source, none, nil
+		return source, noop, nil
 	}
 	if o.Settings.Offline {
-		return "", none, fmt.Errorf("offline, the Go vulnerability database %s is not asked", source)
+		return "", noop, fmt.Errorf("offline mode does not use the Go vulnerability database %s", source)
 	}
-	return source, none, probe(ctx, source)
+	return source, noop, probe(ctx, source)
 }
 
-// probe asks for the smallest file, because govulncheck asks only after it has
-// loaded the whole program.
+// probe requests the smallest file of the database. govulncheck sends its first
+// request only after it has loaded the whole program, which takes seconds.
 func probe(ctx context.Context, source string) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodHead, strings.TrimRight(source, "/")+"/index/db.json.gz", http.NoBody)
 	if err != nil {
-		return fmt.Errorf("the Go vulnerability database %s: %w", source, err)
+		return fmt.Errorf("requesting the Go vulnerability database %s: %w", source, err)
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return fmt.Errorf("the Go vulnerability database %s cannot be reached: %w", source, errors.Unwrap(err))
+		return fmt.Errorf("the Go vulnerability database %s is unreachable: %w", source, errors.Unwrap(err))
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("the Go vulnerability database %s answers %s", source, resp.Status)
+		return fmt.Errorf("the Go vulnerability database %s responds with status %s", source, resp.Status)
 	}
 	return nil
 }
 
-// govulncheck runs the analysis in this process. It cannot be interrupted while
-// it loads the program; when ctx ends it is left to end by itself.
+// govulncheck runs the analysis in this process and returns its output. The library
+// cannot be interrupted while it loads the program, so if ctx ends, govulncheck
+// returns and the analysis continues in the background.
 func govulncheck(ctx context.Context, r scan.Reach, source string) ([]byte, error) {
 	var stdout, stderr bytes.Buffer
 	args := []string{"-json", "-C", r.Dir, "-db", source}
@@ -144,13 +150,13 @@ func govulncheck(ctx context.Context, r scan.Reach, source string) ([]byte, erro
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(""), &stdout, &stderr
 	cmd.Env = os.Environ()
 	if r.Go != nil {
-		// It starts the go command on PATH, which finds this toolchain by its name.
+		// govulncheck runs the go command on PATH, which selects this toolchain. The
+		// environment has no GOFLAGS, so -mod=mod cannot make the analysis change go.mod.
 		cmd.Env = r.Go.Env("GOROOT=", "GOTOOLCHAIN="+r.Go.Version, "GOVERSION="+r.Go.Version)
 	}
-	// Without GOFLAGS=-mod=mod and the like: go.mod must not be changed by a scan.
 	cmd.Env = append(append(cmd.Env, r.Env...), "GOPACKAGESDRIVER=off", "GOTELEMETRY=off")
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("analysing calls: %w", err)
+		return nil, fmt.Errorf("analysing which functions are called: %w", err)
 	}
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
@@ -159,19 +165,22 @@ func govulncheck(ctx context.Context, r scan.Reach, source string) ([]byte, erro
 		return nil, ctx.Err()
 	case err := <-done:
 		if err != nil {
-			return nil, fmt.Errorf("analysing calls: %s", firstLine(stderr.String(), err))
+			return nil, fmt.Errorf("analysing which functions are called: %s", firstLines(stderr.String(), err))
 		}
 		return stdout.Bytes(), nil
 	}
 }
 
-func firstLine(text string, err error) string {
+// firstLines returns the error and the first lines of text on one line.
+func firstLines(text string, err error) string {
 	text = strings.TrimSpace(err.Error() + "\n" + text)
 	lines := strings.FieldsFunc(text, func(r rune) bool { return r == '\n' })
 	return strings.TrimSpace(strings.Join(lines[:min(len(lines), 3)], " "))
 }
 
-// The parts of govulncheck's output (https://pkg.go.dev/golang.org/x/vuln/internal/govulncheck) that matter here.
+// vulnMessage is a message in the output of govulncheck
+// (https://pkg.go.dev/golang.org/x/vuln/internal/govulncheck). It has only the
+// fields that are used here.
 type vulnMessage struct {
 	OSV     *vulnEntry   `json:"osv"`
 	Finding *vulnFinding `json:"finding"`
@@ -200,8 +209,8 @@ type vulnFrame struct {
 	Receiver string `json:"receiver"`
 }
 
-// read takes in govulncheck's answer.
-func (a *answers) read(out []byte) error {
+// read parses the output of govulncheck.
+func (a *analysis) read(out []byte) error {
 	entries := map[string]*vulnEntry{}
 	found := map[string][]vulnFinding{}
 	d := json.NewDecoder(bytes.NewReader(out))
@@ -210,7 +219,7 @@ func (a *answers) read(out []byte) error {
 		if err := d.Decode(&m); errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
-			return fmt.Errorf("reading the analysis of calls: %w", err)
+			return fmt.Errorf("reading the output of govulncheck: %w", err)
 		}
 		if m.OSV != nil {
 			entries[m.OSV.ID] = m.OSV
@@ -221,9 +230,9 @@ func (a *answers) read(out []byte) error {
 	}
 	for id, e := range entries {
 		if len(found[id]) == 0 {
-			continue // not at the version that the source has: nothing is known
+			continue // the version in go.mod is not affected, so there is no result for the binary
 		}
-		got := answer{reachability: scan.Unknown}
+		got := callResult{reachability: scan.Unknown}
 		if e.hasSymbols() {
 			got.reachability = scan.NotCalled
 		}
@@ -254,10 +263,11 @@ func (e *vulnEntry) hasSymbols() bool {
 	return false
 }
 
-// maxTrace is how many functions of a call path are shown: its ends matter.
+// maxTrace is the maximal number of functions of a call path that are shown. If
+// there are more, the middle ones are left out.
 const maxTrace = 5
 
-// path is the call path from the program's own function to the vulnerable one.
+// path returns the call path from a function of the app to the vulnerable one.
 func (f vulnFinding) path() []string {
 	var names []string
 	for _, frame := range slices.Backward(f.Trace) {
@@ -277,9 +287,10 @@ func (f vulnFinding) path() []string {
 	return names
 }
 
-// apply writes the answers to the findings on Go modules.
-func (a answers) apply(ctx context.Context, o scan.Options, found *findings, r *scan.Result) {
-	if !a.asked {
+// apply sets the reachability of the findings for Go modules. If the analysis
+// failed, it warns.
+func (a analysis) apply(ctx context.Context, o scan.Options, found *findings, r *scan.Result) {
+	if !a.done {
 		return
 	}
 	unknown := 0
@@ -309,7 +320,7 @@ func (a answers) apply(ctx context.Context, o scan.Options, found *findings, r *
 	}
 	consequence := ""
 	if o.Settings.FailOn.ReachableOnly && unknown > 0 {
-		consequence = "; as that is not known, they count as called"
+		consequence = "; with scan.failOn.reachableOnly they count as called"
 	}
-	r.Warn(ctx, "which vulnerable functions are called is unknown: %s%s", oneLine(a.err), consequence)
+	r.Warn(ctx, "it is unknown which vulnerable functions are called: %s%s", oneLine(a.err), consequence)
 }

@@ -27,19 +27,20 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/scan"
 )
 
-// SBOM implements [scan.Scanner].
+// SBOM implements [scan.Scanner]. It returns a [fault.Input] error if f is not the
+// format of an SBOM.
 func (s *Scanner) SBOM(ctx context.Context, t scan.Target, f scan.Format) (data []byte, err error) {
 	if f != scan.SPDX && f != scan.CycloneDX {
-		return nil, fault.Inputf("sbom.format", "%q is not the format of an SBOM", f).WithFix("there are %s and %s", scan.SPDX, scan.CycloneDX)
+		return nil, fault.Inputf("sbom.format", "%q is not the format of an SBOM", f).WithFix("use %s or %s", scan.SPDX, scan.CycloneDX)
 	}
-	release, err := s.take(ctx)
+	release, err := s.acquire(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	progress.Statusf(ctx, "listing what is in %s", t.Name)
-	err = caught(func() error {
-		// Looked at as a scan looks, so that what a scan saw is not read again.
+	progress.Statusf(ctx, "listing the packages in %s", t.Name)
+	err = recovering(func() error {
+		// With the analyzers of a scan, because the results of a scan are reused.
 		report, err := s.inspect(ctx, t, types.Scanners{types.SBOMScanner, types.SecretScanner}, scan.DefaultMaxBytes, scan.DefaultMaxFiles)
 		if err != nil {
 			return err
@@ -50,20 +51,20 @@ func (s *Scanner) SBOM(ctx context.Context, t scan.Target, f scan.Format) (data 
 	return data, err
 }
 
-// describe encodes a report as an SBOM of the image that is shipped. Everything
-// random in it is replaced by what follows from the content.
+// describe encodes a report as an SBOM of the image that is shipped. It replaces
+// all random identifiers by identifiers that are computed from the content.
 func describe(ctx context.Context, report types.Report, t scan.Target, f scan.Format) ([]byte, error) {
 	own, err := t.Image.Digest()
 	if err != nil {
-		return nil, fmt.Errorf("describing %s: %w", t.Name, err)
+		return nil, fmt.Errorf("computing the digest of %s: %w", t.Name, err)
 	}
 	digest := cmp.Or(t.Digest, own.String())
 	if digest != own.String() {
-		// These describe the plain image, which is not the one that is shipped.
+		// These fields are of the scanned image, and another one is shipped.
 		report.Metadata.ImageID, report.Metadata.DiffIDs, report.Metadata.Size = "", nil, 0
 	}
 	if len(report.Metadata.RepoDigests) == 0 {
-		if d := shipped(scan.Target{Name: t.Name, Digest: digest}); d != "" {
+		if d := shippedReference(scan.Target{Name: t.Name, Digest: digest}); d != "" {
 			report.Metadata.RepoDigests = []string{d}
 		}
 	}
@@ -86,7 +87,7 @@ func encodeCycloneDX(ctx context.Context, report types.Report, digest string) ([
 	m := cyclonedx.NewMarshaler(Version)
 	bom, err := m.MarshalReport(ctx, report)
 	if err != nil {
-		return nil, fmt.Errorf("making the CycloneDX SBOM of %s: %w", report.ArtifactName, err)
+		return nil, fmt.Errorf("creating the CycloneDX SBOM of %s: %w", report.ArtifactName, err)
 	}
 	if root := bom.Metadata.Component; root != nil {
 		root.Version = digest
@@ -94,81 +95,38 @@ func encodeCycloneDX(ctx context.Context, report types.Report, digest string) ([
 			root.Hashes = &[]cdx.Hash{{Algorithm: cdx.HashAlgoSHA256, Value: h.Hex}}
 		}
 	}
-	settle(bom)
+	makeDeterministic(bom)
 	bom.SerialNumber = ""
 	data, err := json.Marshal(bom)
 	if err != nil {
-		return nil, fmt.Errorf("making the CycloneDX SBOM of %s: %w", report.ArtifactName, err)
+		return nil, fmt.Errorf("creating the CycloneDX SBOM of %s: %w", report.ArtifactName, err)
 	}
-	bom.SerialNumber = "urn:uuid:" + named(data)
+	bom.SerialNumber = "urn:uuid:" + contentUUID(data)
 	var out bytes.Buffer
 	e := cdx.NewBOMEncoder(&out, cdx.BOMFileFormatJSON).SetPretty(true).SetEscapeHTML(false)
 	if err := e.Encode(bom); err != nil {
-		return nil, fmt.Errorf("making the CycloneDX SBOM of %s: %w", report.ArtifactName, err)
+		return nil, fmt.Errorf("creating the CycloneDX SBOM of %s: %w", report.ArtifactName, err)
 	}
 	return out.Bytes(), nil
 }
 
-// rounds is how far around a component its name looks for what tells it from
-// others of the same content.
-const rounds = 4
-
-// settle replaces the random references of components without a package URL of
-// their own, and puts everything in an order that depends on no random number.
-// A module that two programs hold is there twice with the same content: what
-// tells the two apart is what they belong to.
-func settle(bom *cdx.BOM) {
-	all := []*cdx.Component{}
-	if bom.Metadata.Component != nil {
-		all = append(all, bom.Metadata.Component)
-	}
-	if bom.Components != nil {
-		for i := range *bom.Components {
-			all = append(all, &(*bom.Components)[i])
-		}
-	}
-	names := map[string]string{}
+// makeDeterministic replaces the random references of components that have no
+// package URL by UUIDs that depend only on the content of the SBOM. It sorts the
+// components and dependencies by their references.
+func makeDeterministic(bom *cdx.BOM) {
+	all := components(bom)
+	newRefs := contentRefs(bom, all)
+	used := map[string]int{}
 	for _, c := range all {
-		plain := *c
-		if random(c.BOMRef) {
-			plain.BOMRef = ""
-		}
-		data, err := json.Marshal(plain)
-		if err != nil {
-			continue // a component is plain data
-		}
-		names[c.BOMRef] = named(data)
-	}
-	below, above := map[string][]string{}, map[string][]string{}
-	if bom.Dependencies != nil {
-		for _, d := range *bom.Dependencies {
-			if d.Dependencies == nil {
-				continue
-			}
-			for _, ref := range *d.Dependencies {
-				below[d.Ref] = append(below[d.Ref], ref)
-				above[ref] = append(above[ref], d.Ref)
-			}
-		}
-	}
-	for range rounds {
-		next := make(map[string]string, len(names))
-		for ref, own := range names {
-			next[ref] = named(fmt.Appendf(nil, "%s %q %q", own, renamed(below[ref], names), renamed(above[ref], names)))
-		}
-		names = next
-	}
-	taken := map[string]int{}
-	for _, c := range all {
-		id := names[c.BOMRef]
-		if !random(c.BOMRef) {
-			names[c.BOMRef] = c.BOMRef
+		ref := newRefs[c.BOMRef]
+		if !isRandom(c.BOMRef) {
+			newRefs[c.BOMRef] = c.BOMRef
 			continue
 		}
-		if taken[id]++; taken[id] > 1 {
-			id = named(fmt.Appendf(nil, "%s %d", id, taken[id]))
+		if used[ref]++; used[ref] > 1 {
+			ref = contentUUID(fmt.Appendf(nil, "%s %d", ref, used[ref]))
 		}
-		names[c.BOMRef], c.BOMRef = id, id
+		newRefs[c.BOMRef], c.BOMRef = ref, ref
 	}
 	if bom.Components != nil {
 		slices.SortFunc(*bom.Components, func(a, b cdx.Component) int { return strings.Compare(a.BOMRef, b.BOMRef) })
@@ -178,24 +136,84 @@ func settle(bom *cdx.BOM) {
 	}
 	for i := range *bom.Dependencies {
 		d := &(*bom.Dependencies)[i]
-		d.Ref = names[d.Ref]
+		d.Ref = newRefs[d.Ref]
 		if d.Dependencies != nil {
-			refs := renamed(*d.Dependencies, names)
+			refs := replaceRefs(*d.Dependencies, newRefs)
 			d.Dependencies = &refs
 		}
 	}
 	slices.SortFunc(*bom.Dependencies, func(a, b cdx.Dependency) int { return strings.Compare(a.Ref, b.Ref) })
 }
 
-func random(ref string) bool {
+// components returns pointers to the root component and all others.
+func components(bom *cdx.BOM) []*cdx.Component {
+	all := []*cdx.Component{}
+	if bom.Metadata.Component != nil {
+		all = append(all, bom.Metadata.Component)
+	}
+	if bom.Components != nil {
+		for i := range *bom.Components {
+			all = append(all, &(*bom.Components)[i])
+		}
+	}
+	return all
+}
+
+// refRounds is the distance in the dependency graph up to which the components
+// around a component determine its reference.
+const refRounds = 4
+
+// contentRefs returns a UUID for the reference of each component. If two programs
+// contain the same module, its two components have the same content. The UUID
+// therefore also depends on the components that depend on a component and on those
+// that it depends on.
+func contentRefs(bom *cdx.BOM, all []*cdx.Component) map[string]string {
+	refs := map[string]string{}
+	for _, c := range all {
+		plain := *c
+		if isRandom(c.BOMRef) {
+			plain.BOMRef = ""
+		}
+		data, err := json.Marshal(plain)
+		if err != nil {
+			continue // impossible, because a component is plain data
+		}
+		refs[c.BOMRef] = contentUUID(data)
+	}
+	dependencies, dependents := map[string][]string{}, map[string][]string{}
+	if bom.Dependencies != nil {
+		for _, d := range *bom.Dependencies {
+			if d.Dependencies == nil {
+				continue
+			}
+			for _, ref := range *d.Dependencies {
+				dependencies[d.Ref] = append(dependencies[d.Ref], ref)
+				dependents[ref] = append(dependents[ref], d.Ref)
+			}
+		}
+	}
+	for range refRounds {
+		next := make(map[string]string, len(refs))
+		for ref, own := range refs {
+			next[ref] = contentUUID(fmt.Appendf(nil, "%s %q %q", own, replaceRefs(dependencies[ref], refs), replaceRefs(dependents[ref], refs)))
+		}
+		refs = next
+	}
+	return refs
+}
+
+// isRandom reports whether a reference is a UUID, which Trivy uses for components
+// without a package URL.
+func isRandom(ref string) bool {
 	_, err := uuid.Parse(ref)
 	return err == nil
 }
 
-func renamed(refs []string, names map[string]string) []string {
+// replaceRefs returns the new references for refs, sorted.
+func replaceRefs(refs []string, newRefs map[string]string) []string {
 	list := make([]string, len(refs))
 	for i, ref := range refs {
-		list[i] = names[ref]
+		list[i] = newRefs[ref]
 	}
 	slices.Sort(list)
 	return list
@@ -204,7 +222,7 @@ func renamed(refs []string, names map[string]string) []string {
 func encodeSPDX(ctx context.Context, report types.Report, digest string) ([]byte, error) {
 	doc, err := spdx.NewMarshaler(Version).MarshalReport(ctx, report)
 	if err != nil {
-		return nil, fmt.Errorf("making the SPDX SBOM of %s: %w", report.ArtifactName, err)
+		return nil, fmt.Errorf("creating the SPDX SBOM of %s: %w", report.ArtifactName, err)
 	}
 	for _, p := range doc.Packages {
 		if p.PrimaryPackagePurpose != spdx.PackagePurposeContainer {
@@ -223,17 +241,17 @@ func encodeSPDX(ctx context.Context, report types.Report, digest string) ([]byte
 	doc.DocumentNamespace = ""
 	data, err := json.Marshal(doc)
 	if err != nil {
-		return nil, fmt.Errorf("making the SPDX SBOM of %s: %w", report.ArtifactName, err)
+		return nil, fmt.Errorf("creating the SPDX SBOM of %s: %w", report.ArtifactName, err)
 	}
-	doc.DocumentNamespace = base + named(data)
+	doc.DocumentNamespace = base + contentUUID(data)
 	if data, err = json.MarshalIndent(doc, "", "  "); err != nil {
-		return nil, fmt.Errorf("making the SPDX SBOM of %s: %w", report.ArtifactName, err)
+		return nil, fmt.Errorf("creating the SPDX SBOM of %s: %w", report.ArtifactName, err)
 	}
 	return append(data, '\n'), nil
 }
 
-// named is a name-based UUID (RFC 9562, version 5) of content.
-func named(data []byte) string {
+// contentUUID returns a name-based UUID (RFC 9562, version 5) of data.
+func contentUUID(data []byte) string {
 	sum := sha256.Sum256(data)
 	return uuid.NewSHA1(uuid.NameSpaceOID, sum[:]).String()
 }

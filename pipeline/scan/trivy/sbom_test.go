@@ -22,8 +22,8 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/scan/trivy"
 )
 
-// rich is an image with a distribution, a Go program and another language.
-func rich(t *testing.T) scan.Target {
+// richTarget returns an image with packages of Debian, Node.js and two Go programs.
+func richTarget(t *testing.T) scan.Target {
 	t.Helper()
 	return target(t, imageOf(t,
 		archive(t, map[string]string{
@@ -36,9 +36,9 @@ func rich(t *testing.T) scan.Target {
 	))
 }
 
-func TestSBOMNamesWhatIsShipped(t *testing.T) {
-	target := rich(t)
-	target.Digest = "sha256:" + strings.Repeat("cd", 32) // the packed image
+func TestSBOMDescribesTheShippedImage(t *testing.T) {
+	target := richTarget(t)
+	target.Digest = "sha256:" + strings.Repeat("cd", 32) // of the packed image
 	data, err := scanner.SBOM(t.Context(), target, scan.CycloneDX)
 	if err != nil {
 		t.Fatal(err)
@@ -47,15 +47,15 @@ func TestSBOMNamesWhatIsShipped(t *testing.T) {
 	if err := cdx.NewBOMDecoder(bytes.NewReader(data), cdx.BOMFileFormatJSON).Decode(bom); err != nil {
 		t.Fatal(err)
 	}
-	release, _, _ := strings.Cut(runtime.Version(), "-X:") // without its experiments
+	release, _, _ := strings.Cut(runtime.Version(), "-X:") // without the experiments
 	stdlib := "stdlib v" + strings.TrimPrefix(release, "go")
-	var have []string
+	var got []string
 	for _, c := range *bom.Components {
-		have = append(have, c.Name+" "+c.Version)
+		got = append(got, c.Name+" "+c.Version)
 	}
 	for _, want := range []string{"golang.org/x/net v0.20.0", "golang.org/x/text v0.14.0", "example.com/called ", stdlib, "libssl3 3.0.11-1", "left-pad 1.3.0"} {
-		if !slices.ContainsFunc(have, func(h string) bool { return strings.HasPrefix(h, want) }) {
-			t.Errorf("no %q in %q", want, have)
+		if !slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, want) }) {
+			t.Errorf("packages %q do not include %q", got, want)
 		}
 	}
 	root := bom.Metadata.Component
@@ -66,19 +66,19 @@ func TestSBOMNamesWhatIsShipped(t *testing.T) {
 		t.Errorf("%s %s", bom.Metadata.Timestamp, bom.SerialNumber)
 	}
 	if own := digestOf(t, target.Image); bytes.Contains(data, []byte(own)) {
-		t.Errorf("it names the plain image %s", own)
+		t.Errorf("the SBOM contains the digest of the plain image, %s", own)
 	}
 	refs := map[string]bool{root.BOMRef: true}
 	for _, c := range *bom.Components {
 		if refs[c.BOMRef] {
-			t.Errorf("reference %s is there twice", c.BOMRef)
+			t.Errorf("duplicate reference %s", c.BOMRef)
 		}
 		refs[c.BOMRef] = true
 	}
 	for _, d := range *bom.Dependencies {
 		for _, ref := range append(*d.Dependencies, d.Ref) {
 			if !refs[ref] {
-				t.Errorf("reference %s points nowhere", ref)
+				t.Errorf("no component has the reference %s", ref)
 			}
 		}
 	}
@@ -91,13 +91,13 @@ func TestSBOMNamesWhatIsShipped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	have = nil
+	got = nil
 	for _, p := range doc.Packages {
-		have = append(have, p.PackageName+" "+p.PackageVersion)
+		got = append(got, p.PackageName+" "+p.PackageVersion)
 	}
 	for _, want := range []string{"golang.org/x/net v0.20.0", "example.com/called", stdlib, "libc6 2.36-9", target.Name + " " + target.Digest} {
-		if !slices.ContainsFunc(have, func(h string) bool { return strings.HasPrefix(h, want) }) {
-			t.Errorf("no %q in %q", want, have)
+		if !slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, want) }) {
+			t.Errorf("packages %q do not include %q", got, want)
 		}
 	}
 	if doc.CreationInfo.Created != "2025-07-01T10:00:00Z" || doc.DocumentName != target.Name {
@@ -107,13 +107,12 @@ func TestSBOMNamesWhatIsShipped(t *testing.T) {
 	wantFault(t, err, fault.Input, "sbom.format", "cyclonedx")
 }
 
-// TestSBOMIsTheSameEverywhere compares with other processes, which have other
-// temporary folders and caches.
-func TestSBOMIsTheSameEverywhere(t *testing.T) {
+// Two processes with different temporary folders create the same SBOM.
+func TestSBOMIsReproducible(t *testing.T) {
 	sums := func() string {
 		var b strings.Builder
 		for _, f := range []scan.Format{scan.CycloneDX, scan.SPDX} {
-			data, err := trivy.New(cache.Dir(filepath.Join(shared, "cache"))).SBOM(t.Context(), rich(t), f)
+			data, err := trivy.New(cache.Dir(filepath.Join(shared, "cache"))).SBOM(t.Context(), richTarget(t), f)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -124,24 +123,24 @@ func TestSBOMIsTheSameEverywhere(t *testing.T) {
 		}
 		return b.String()
 	}
-	mine := sums()
+	want := sums()
 	if os.Getenv("SBOM_CHILD") != "" {
-		fmt.Print("sums ", mine)
+		fmt.Print("sums ", want)
 		return
 	}
 	for range 3 {
-		if again := sums(); again != mine {
-			t.Fatalf("the second time:\n%s%s", mine, again)
+		if got := sums(); got != want {
+			t.Fatalf("the same image gives different SBOMs:\n%s%s", want, got)
 		}
 	}
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self, "-test.run=^TestSBOMIsTheSameEverywhere$", "-test.v")
+	cmd := exec.Command(self, "-test.run=^TestSBOMIsReproducible$", "-test.v")
 	cmd.Env = append(os.Environ(), "SBOM_CHILD=1", "TMPDIR="+t.TempDir())
 	out, err := cmd.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "sums "+mine) {
-		t.Errorf("another process: %v\n%s\nwant %s", err, out, mine)
+	if err != nil || !strings.Contains(string(out), "sums "+want) {
+		t.Errorf("the other process: %v\n%s\nwant %s", err, out, want)
 	}
 }

@@ -1,10 +1,14 @@
-// Package trivy scans with Trivy's library.
+// Package trivy scans images and source with Trivy's library
+// (https://github.com/aquasecurity/trivy), and analyses which vulnerable functions
+// are called with govulncheck's library.
 //
-// Trivy itself reaches for no network here: the database is put in place by
-// this package, and what else Trivy could fetch (its Java index, its bundle of
-// checks, VEX repositories, its newest version) is switched off. So Java
-// archives are not looked into, and charts are judged by the checks that are
-// compiled in.
+// Trivy itself does not use the network: this package fetches the vulnerability
+// database, and everything else that Trivy can download is switched off (its Java
+// index, its bundle of checks, VEX repositories, and the check for a new version).
+// Java archives are therefore not scanned, and charts are checked with the checks
+// that are compiled into Trivy.
+//
+// The package promises no compatibility to programs other than slipway.
 package trivy
 
 import (
@@ -50,28 +54,30 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/scan"
 )
 
-// Scanner scans with Trivy's library, which keeps its database, its log and its
-// temporary folder in globals of the process: a program has one Scanner, and it
-// does one thing at a time.
+// Scanner implements [scan.Scanner]. Trivy's library keeps its database, its log
+// and its temporary folder in global variables, so a process must have only one
+// Scanner. Its methods can be called concurrently, but run one after the other.
 type Scanner struct {
 	cache cache.Dir
 	busy  chan struct{}
-	blobs atomic.Pointer[tcache.MemoryCache] // what was found in layers, so that an SBOM needs no second look
+	blobs atomic.Pointer[tcache.MemoryCache] // results per layer, which SBOM reuses after a scan
 }
 
 var _ scan.Scanner = (*Scanner)(nil)
 
-// New returns a scanner that keeps its databases and unfinished work in dir.
+// New returns a scanner that stores databases and temporary files in dir.
 func New(dir cache.Dir) *Scanner {
 	s := &Scanner{cache: dir, busy: make(chan struct{}, 1)}
 	s.blobs.Store(tcache.NewMemoryCache())
 	return s
 }
 
-// Version is the version of Trivy in this program, as go.mod requires it.
+// Version is the version of Trivy's library that go.mod requires.
 const Version = "0.74.0"
 
-// Scan implements [scan.Scanner].
+// Scan implements [scan.Scanner]. It returns a [fault.Input] error if the ignore
+// file, a VEX document or a chart is invalid, and a [fault.Failed] error with the
+// code scan.timeout after o.Timeout.
 func (s *Scanner) Scan(ctx context.Context, o scan.Options) (r scan.Result, err error) {
 	o.Now = cmp.Or(o.Now, time.Now())
 	o.Cache = cmp.Or(o.Cache, s.cache)
@@ -80,7 +86,8 @@ func (s *Scanner) Scan(ctx context.Context, o scan.Options) (r scan.Result, err 
 		Time: o.Now.UTC(), Targets: []scan.Subject{}, Findings: []scan.Finding{}, Ignored: []scan.Ignored{},
 		Scanner: scan.Tool{Name: "trivy", Version: Version},
 	}
-	// What the user wrote is read first: it fails at once, not after a download.
+	// Read the user's files first, so that a mistake in them is reported before a
+	// download.
 	rules, err := scan.LoadRules(o.Root, o.Settings.IgnoreFile)
 	if err != nil {
 		return r, err
@@ -101,13 +108,13 @@ func (s *Scanner) Scan(ctx context.Context, o scan.Options) (r scan.Result, err 
 	}.withDefaults()
 	database, err := d.find(ctx, &r)
 	if err != nil {
-		return r, timely(outer, ctx, o.Timeout, err)
+		return r, contextError(outer, ctx, o.Timeout, err)
 	}
 	d.describe(ctx, database, &r)
 
-	found, err := s.look(ctx, o, database, documents, &r)
+	found, err := s.search(ctx, o, database, documents, &r)
 	if err != nil {
-		return r, timely(outer, ctx, o.Timeout, err)
+		return r, contextError(outer, ctx, o.Timeout, err)
 	}
 	r.Findings, r.Ignored = found.findings, found.ignored
 	scan.Locate(r.Findings, o.Root, cmp.Or(o.Module, o.Source))
@@ -119,21 +126,22 @@ func (s *Scanner) Scan(ctx context.Context, o scan.Options) (r scan.Result, err 
 	return r, scan.Judge(ctx, o, rules, &r)
 }
 
-// timely says that the time limit was the cause where it was.
-func timely(outer, inner context.Context, limit time.Duration, err error) error {
+// contextError returns the error of the outer context if that has ended, an error
+// about the time limit if the inner one has ended, and err otherwise.
+func contextError(outer, inner context.Context, limit time.Duration, err error) error {
 	if outer.Err() != nil {
 		return outer.Err()
 	}
 	if inner.Err() != nil {
-		return fault.Failedf("scan.timeout", "the scan was not done within %s: %w", limit, err)
+		return fault.Failedf("scan.timeout", "the scan did not finish within %s: %w", limit, err)
 	}
 	return err
 }
 
-// look searches images, source and charts side by side, and analyses the calls
-// where there is a Go vulnerability.
-func (s *Scanner) look(ctx context.Context, o scan.Options, database installed, documents []Document, r *scan.Result) (*findings, error) {
-	release, err := s.take(ctx)
+// search searches images, source and charts concurrently. If an image has a Go
+// vulnerability, it analyses which functions are called.
+func (s *Scanner) search(ctx context.Context, o scan.Options, database installed, documents []Document, r *scan.Result) (*findings, error) {
+	release, err := s.acquire(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -141,28 +149,28 @@ func (s *Scanner) look(ctx context.Context, o scan.Options, database installed, 
 
 	found := &findings{}
 	subjects := make([]scan.Subject, len(o.Targets))
-	var answers answers
-	g, together := errgroup.WithContext(ctx)
-	g.Go(caught(func() error {
-		if err := s.images(together, o, database, documents, found, subjects, r); err != nil {
+	var calls analysis
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(recovering(func() error {
+		if err := s.images(gctx, o, database, documents, found, subjects, r); err != nil {
 			return err
 		}
-		// The analysis takes seconds, and most scans have nothing to ask it.
-		if o.Reach != nil && on(o.Settings.Reachability) && found.aboutGo() {
-			answers = reach(together, o, database)
+		// The analysis takes seconds, and most scans do not need it.
+		if o.Reach != nil && enabled(o.Settings.Reachability) && found.hasGo() {
+			calls = reach(gctx, o, database)
 		}
 		return nil
 	}))
-	if on(o.Settings.Secrets) && o.Source != "" {
-		g.Go(caught(func() error {
-			secrets, err := searchSource(together, o)
+	if enabled(o.Settings.Secrets) && o.Source != "" {
+		g.Go(recovering(func() error {
+			secrets, err := searchSource(gctx, o)
 			found.add(secrets...)
 			return err
 		}))
 	}
 	if len(o.Settings.Charts) > 0 {
-		g.Go(caught(func() error {
-			misconfigurations, err := searchCharts(together, o)
+		g.Go(recovering(func() error {
+			misconfigurations, err := searchCharts(gctx, o)
 			found.add(misconfigurations...)
 			return err
 		}))
@@ -175,28 +183,29 @@ func (s *Scanner) look(ctx context.Context, o scan.Options, database installed, 
 		return nil, err
 	}
 	r.Targets = subjects
-	answers.apply(ctx, o, found, r)
+	calls.apply(ctx, o, found, r)
 	return found, nil
 }
 
-func on(b *bool) bool { return b == nil || *b }
+// enabled returns the value of a setting that is true by default.
+func enabled(b *bool) bool { return b == nil || *b }
 
-// caught turns a panic of third-party code into an error.
-func caught(f func() error) func() error {
+// recovering wraps f so that a panic of third-party code becomes an error.
+func recovering(f func() error) func() error {
 	return func() (err error) {
-		// Reading a mapped file that is damaged is a fault; here it is a panic.
+		// Reading a damaged memory-mapped file is a memory fault. Turn it into a panic.
 		defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 		defer func() {
 			if p := recover(); p != nil {
-				err = fault.Failedf("scan.crashed", "the scanner broke down: %v", p).
-					WithFix("report it with the image; run with -v for where: %s", frame())
+				err = fault.Failedf("scan.crashed", "the scanner panicked: %v", p).
+					WithFix("report a bug with the image and the output of -v; the panic was in %s", frame())
 			}
 		}()
 		return f()
 	}
 }
 
-// frame is the first one outside the runtime below a panic.
+// frame returns the function and line that panicked.
 func frame() string {
 	var pcs [32]uintptr
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs[:])])
@@ -225,10 +234,10 @@ func (s *Scanner) images(ctx context.Context, o scan.Options, database installed
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(2)
 	for i, t := range o.Targets {
-		g.Go(caught(func() error {
+		g.Go(recovering(func() error {
 			progress.Statusf(ctx, "scanning %s", strings.TrimSpace(t.Name+" "+t.Platform))
 			scanners := types.Scanners{types.VulnerabilityScanner}
-			if on(o.Settings.Secrets) {
+			if enabled(o.Settings.Secrets) {
 				scanners = append(scanners, types.SecretScanner)
 			}
 			report, err := s.inspect(ctx, t, scanners, cmp.Or(o.MaxBytes, scan.DefaultMaxBytes), cmp.Or(o.MaxFiles, scan.DefaultMaxFiles))
@@ -240,7 +249,7 @@ func (s *Scanner) images(ctx context.Context, o scan.Options, database installed
 				subjects[i].OS = strings.TrimSpace(string(system.Family) + " " + system.Name)
 				if system.Eosl {
 					warn.Lock()
-					r.Warn(ctx, "%s gets no more security updates: not every vulnerability in %s is known", subjects[i].OS, t.Name)
+					r.Warn(ctx, "%s no longer receives security updates, so not all vulnerabilities of %s are known", subjects[i].OS, t.Name)
 					warn.Unlock()
 				}
 			}
@@ -259,15 +268,15 @@ func (s *Scanner) images(ctx context.Context, o scan.Options, database installed
 	return g.Wait()
 }
 
-// inspect lets Trivy look into one image.
+// inspect returns Trivy's report for one image.
 func (s *Scanner) inspect(ctx context.Context, t scan.Target, scanners types.Scanners, maxBytes int64, maxFiles int) (types.Report, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if t.Image == nil {
-		return types.Report{}, fault.Inputf("scan.no-image", "there is no image to scan for %s", t.Name)
+		return types.Report{}, fault.Inputf("scan.no-image", "scanning %s: the target has no image", t.Name)
 	}
 	g := &guarded{Image: t.Image, ctx: ctx, target: t, maxBytes: maxBytes, maxFiles: int64(maxFiles)}
-	if err := g.sane(); err != nil {
+	if err := g.validate(); err != nil {
 		return types.Report{}, err
 	}
 	blobs := s.blobs.Load()
@@ -280,7 +289,8 @@ func (s *Scanner) inspect(ctx context.Context, t scan.Target, scanners types.Sca
 		PkgTypes: types.PkgTypes, PkgRelationships: ftypes.Relationships, Scanners: scanners,
 		VulnSeveritySources: []dbtypes.SourceID{"auto"},
 	})
-	// What the guard saw is the cause of whatever Trivy made of it.
+	// A violation is the cause of the error that Trivy returns, and Trivy may also
+	// ignore it.
 	if violation := g.violation(); violation != nil {
 		s.blobs.Store(tcache.NewMemoryCache())
 		return types.Report{}, violation
@@ -294,12 +304,12 @@ func (s *Scanner) inspect(ctx context.Context, t scan.Target, scanners types.Sca
 	return report, nil
 }
 
-// option says how Trivy analyses an image.
+// option returns the options for Trivy's analysis of an image.
 func option(scanners types.Scanners) artifact.Option {
 	off := slices.Concat(analyzer.TypeLockfiles, analyzer.TypeConfigFiles, []analyzer.Type{
-		// They need the network or an index that is not there, or are Trivy's own default to leave out.
+		// These need the network or Trivy's Java index, or are off by default in Trivy.
 		analyzer.TypeJar, analyzer.TypeExecutable, analyzer.TypeApkCommand, analyzer.TypeRpmArchive, analyzer.TypeLicenseFile, analyzer.TypeHistoryDockerfile,
-		analyzer.TypePythonPkgEgg, // unpacks a file of a zip into memory, whatever its size
+		analyzer.TypePythonPkgEgg, // unpacks a file of a zip archive into memory without a limit
 	})
 	if !scanners.Enabled(types.SecretScanner) {
 		off = append(off, analyzer.TypeSecret, analyzer.TypeImageConfigSecret)
@@ -309,9 +319,10 @@ func option(scanners types.Scanners) artifact.Option {
 	}
 }
 
-// take waits for its turn and prepares the process for Trivy: its log goes to
-// the progress, its temporary files into the cache.
-func (s *Scanner) take(ctx context.Context) (release func(), err error) {
+// acquire waits until no other call uses Trivy, and prepares the process: Trivy's
+// log becomes progress, and its temporary files are in the cache. The caller must
+// call release.
+func (s *Scanner) acquire(ctx context.Context) (release func(), err error) {
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
@@ -320,7 +331,7 @@ func (s *Scanner) take(ctx context.Context) (release func(), err error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	clean, err := s.workplace()
+	clean, err := s.makeTempDir()
 	if err != nil {
 		<-s.busy
 		return nil, err
@@ -333,10 +344,10 @@ func (s *Scanner) take(ctx context.Context) (release func(), err error) {
 	}, nil
 }
 
-// redirect sends Trivy's log, which is the process's, to the progress.
+// redirect reports the log of the process, which Trivy uses, as progress.
 func redirect(ctx context.Context) (restore func()) {
-	// Replacing slog's default also redirects package log, and putting it back
-	// does not undo that.
+	// slog.SetDefault also redirects package log, and a second call does not undo
+	// that.
 	before, out, flags := slog.Default(), log.Writer(), log.Flags()
 	slog.SetDefault(slog.New(&handler{line: func(text string) { progress.Line(ctx, text) }}))
 	return func() {
@@ -346,7 +357,7 @@ func redirect(ctx context.Context) (restore func()) {
 	}
 }
 
-// handler passes warnings on as output lines.
+// handler is a [slog.Handler] that reports warnings and errors as output lines.
 type handler struct{ line func(text string) }
 
 func (h *handler) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelWarn }
@@ -365,10 +376,10 @@ func (h *handler) WithAttrs([]slog.Attr) slog.Handler { return h }
 
 func (h *handler) WithGroup(string) slog.Handler { return h }
 
-// workplace gives Trivy a temporary folder in the cache and removes those of
-// runs that died. Trivy chooses its folder once for the life of a process, so
-// it is the same at every call, made anew each time.
-func (s *Scanner) workplace() (clean func(), err error) {
+// makeTempDir creates Trivy's temporary folder in the cache and removes the
+// folders of killed runs. Trivy chooses the name of the folder once per process,
+// so every call creates the same folder, and clean removes it.
+func (s *Scanner) makeTempDir() (clean func(), err error) {
 	parent, err := s.cache.Make("trivy", "tmp")
 	if err != nil {
 		return nil, err
@@ -379,7 +390,7 @@ func (s *Scanner) workplace() (clean func(), err error) {
 	}
 	parent = filepath.Dir(dir)
 	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return nil, fmt.Errorf("making a folder for the scan: %w", err)
+		return nil, fmt.Errorf("creating a temporary folder for the scan: %w", err)
 	}
 	sweep(parent, dir)
 	lock := flock.New(dir + ".lock")
@@ -387,23 +398,23 @@ func (s *Scanner) workplace() (clean func(), err error) {
 		return nil, fmt.Errorf("locking %s: %w", dir, errors.Join(err, errors.New("it is in use")))
 	}
 	clean = func() {
-		_ = os.RemoveAll(dir) // the next run tries again
+		_ = os.RemoveAll(dir) // the next run retries
 		_ = os.Remove(dir + ".lock")
 		_ = lock.Unlock()
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		clean()
-		return nil, fmt.Errorf("making a folder for the scan: %w", err)
+		return nil, fmt.Errorf("creating a temporary folder for the scan: %w", err)
 	}
 	return clean, nil
 }
 
-// tempDir asks Trivy for its temporary folder; the first time in a process, it
-// makes it where TMPDIR says.
+// tempDir returns Trivy's temporary folder. The first call in a process makes
+// Trivy choose a folder in parent.
 func tempDir(parent string) (string, error) {
 	before, had := os.LookupEnv("TMPDIR")
 	if err := os.Setenv("TMPDIR", parent); err != nil {
-		return "", fmt.Errorf("making a folder for the scan: %w", err)
+		return "", fmt.Errorf("creating a temporary folder for the scan: %w", err)
 	}
 	dir := xos.TempDir()
 	var err error
@@ -413,16 +424,17 @@ func tempDir(parent string) (string, error) {
 		err = os.Unsetenv("TMPDIR")
 	}
 	if err != nil {
-		return "", fmt.Errorf("making a folder for the scan: %w", err)
+		return "", fmt.Errorf("creating a temporary folder for the scan: %w", err)
 	}
 	if !strings.HasPrefix(filepath.Base(dir), "trivy-") {
-		return "", fault.Inputf("cache.unusable", "making a folder for the scan in %s failed", parent).
-			WithFix("set SLIPWAY_CACHE to a folder that can be written")
+		return "", fault.Inputf("cache.unusable", "creating a temporary folder for the scan in %s failed", parent).
+			WithFix("set SLIPWAY_CACHE to a writable folder")
 	}
 	return dir, nil
 }
 
-// sweep removes the temporary folders of dead runs: those whose lock is free.
+// sweep removes the temporary folders of killed runs, which are those whose lock is
+// free.
 func sweep(parent, own string) {
 	dirs, err := filepath.Glob(filepath.Join(parent, "trivy-*"))
 	if err != nil {
@@ -432,13 +444,13 @@ func sweep(parent, own string) {
 		dir = strings.TrimSuffix(dir, ".lock")
 		fi, err := os.Stat(dir)
 		if dir == own || err == nil && time.Since(fi.ModTime()) < time.Minute {
-			continue // it is this run's, or one that is about to lock it
+			continue // of this run, or of a run that is about to lock it
 		}
 		l := flock.New(dir + ".lock")
 		if ok, err := l.TryLock(); err != nil || !ok {
 			continue
 		}
-		_ = os.RemoveAll(dir) // a later run tries again
+		_ = os.RemoveAll(dir) // a later run retries
 		_ = os.Remove(dir + ".lock")
 		_ = l.Unlock()
 	}

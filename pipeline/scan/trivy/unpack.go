@@ -27,17 +27,21 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
+// foreign returns an error for an artifact that is not a vulnerability database.
 func foreign(source, format string, args ...any) error {
 	return fault.Failedf("scan.database-foreign", "%s is not a Trivy vulnerability database: %w", source, fmt.Errorf(format, args...)).
-		WithFix("name one such as mirror.gcr.io/aquasec/trivy-db:2 under scan.databases")
+		WithFix("set scan.databases to a Trivy database, for example mirror.gcr.io/aquasec/trivy-db:2")
 }
 
+// corrupt returns an error for a damaged vulnerability database.
 func corrupt(source, format string, args ...any) error {
 	return fault.Failedf("scan.database-corrupt", "the vulnerability database from %s is damaged: %w", source, fmt.Errorf(format, args...)).
-		WithFix("fetch it again, or from another of scan.databases")
+		WithFix("retry, or use another source in scan.databases")
 }
 
-// install puts a database into the cache: whole, checked, and by one rename.
+// install adds a database to the cache. It calls fill to write the files to a
+// temporary folder, checks them, and renames the folder, so the cache never has an
+// incomplete database.
 func (d databases) install(ctx context.Context, source, digest string, fill func(dir string) error) (have installed, err error) {
 	run, err := d.cache.Run()
 	if err != nil {
@@ -46,7 +50,7 @@ func (d databases) install(ctx context.Context, source, digest string, fill func
 	defer func() { err = errors.Join(err, run.Close()) }()
 	tmp := filepath.Join(run.Dir, "db")
 	if err := os.Mkdir(tmp, 0o755); err != nil {
-		return installed{}, fmt.Errorf("making a folder for the vulnerability database: %w", err)
+		return installed{}, fmt.Errorf("creating a folder for the vulnerability database: %w", err)
 	}
 	if err := fill(tmp); err != nil {
 		return installed{}, err
@@ -65,34 +69,34 @@ func (d databases) install(ctx context.Context, source, digest string, fill func
 		Source: source, Digest: digest, Dir: strings.ReplaceAll(digest, ":", "-"), Size: fi.Size(),
 		FetchedAt: d.now, UpdatedAt: meta.UpdatedAt, NextUpdate: meta.NextUpdate,
 	}
-	have.path = d.cache.Path(d.names(source, have.Dir)...)
-	parent, err := d.cache.Make(d.names(source)...)
+	have.path = d.cache.Path(d.key(source, have.Dir)...)
+	parent, err := d.cache.Make(d.key(source)...)
 	if err != nil {
 		return installed{}, err
 	}
-	if err := os.RemoveAll(have.path); err != nil { // a damaged one of the same digest
+	if err := os.RemoveAll(have.path); err != nil { // a damaged database with the same digest
 		return installed{}, fmt.Errorf("replacing the vulnerability database: %w", err)
 	}
 	if err := os.Rename(tmp, have.path); err != nil {
 		return installed{}, fmt.Errorf("installing the vulnerability database: %w", err)
 	}
-	if err := d.cache.Store(have, d.names(source, stateFile)...); err != nil {
+	if err := d.cache.Store(have, d.key(source, stateFile)...); err != nil {
 		return installed{}, err
 	}
-	// The one before may be in use by another run; those before it are not.
+	// Another run may still use the previous database. Remove only older ones.
 	entries, err := os.ReadDir(parent)
 	if err != nil {
 		return have, nil
 	}
 	for _, e := range entries {
 		if e.IsDir() && e.Name() != have.Dir && e.Name() != previous.Dir {
-			_ = os.RemoveAll(filepath.Join(parent, e.Name())) // the next fetch tries again
+			_ = os.RemoveAll(filepath.Join(parent, e.Name())) // the next fetch retries
 		}
 	}
 	return have, nil
 }
 
-// unpack writes the database of an artifact into dir.
+// unpack writes the database in an artifact to dir, and verifies its digest.
 func unpack(ctx context.Context, source string, img v1.Image, dir string) error {
 	manifest, err := img.Manifest()
 	if err != nil {
@@ -107,7 +111,7 @@ func unpack(ctx context.Context, source string, img v1.Image, dir string) error 
 	}
 	want := manifest.Layers[0]
 	if want.Size > maxDatabase {
-		return corrupt(source, "its layer claims %d bytes", want.Size)
+		return corrupt(source, "the size of its layer is %d bytes according to its manifest", want.Size)
 	}
 	layer, err := img.LayerByDigest(want.Digest)
 	if err != nil {
@@ -119,44 +123,47 @@ func unpack(ctx context.Context, source string, img v1.Image, dir string) error 
 	}
 	defer rc.Close()
 	sum := sha256.New()
-	counted := &meter{ctx: ctx, r: io.TeeReader(io.LimitReader(rc, want.Size+1), sum), total: want.Size}
+	counted := &progressReader{ctx: ctx, r: io.TeeReader(io.LimitReader(rc, want.Size+1), sum), total: want.Size}
 	if err := untar(source, counted, dir); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		return err
 	}
-	// gzip may stop before the end; the digest is of everything.
+	// gzip may not read to the end of the layer, but the digest covers all of it.
 	if _, err := io.Copy(io.Discard, counted); err != nil {
 		return corrupt(source, "reading it: %w", err)
 	}
 	if got := "sha256:" + hex.EncodeToString(sum.Sum(nil)); counted.done != want.Size || got != want.Digest.String() {
-		return corrupt(source, "its layer has %d bytes and digest %s where its manifest says %d and %s", counted.done, got, want.Size, want.Digest)
+		return corrupt(source, "digest mismatch: its layer has %d bytes and digest %s, want %d bytes and %s", counted.done, got, want.Size, want.Digest)
 	}
 	return nil
 }
 
-// meter counts what is read, shows it, and stops when the run does.
-type meter struct {
+// progressReader reports how much has been read, and returns an error if ctx has
+// ended.
+type progressReader struct {
 	ctx         context.Context
 	r           io.Reader
 	done, total int64
-	shown       time.Time
+	reported    time.Time
 }
 
-func (m *meter) Read(p []byte) (int, error) {
-	if err := m.ctx.Err(); err != nil {
+func (r *progressReader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
 		return 0, err
 	}
-	n, err := m.r.Read(p)
-	m.done += int64(n)
-	if now := time.Now(); now.Sub(m.shown) > 100*time.Millisecond || err == io.EOF {
-		m.shown = now
-		progress.Count(m.ctx, m.done, m.total, progress.Bytes)
+	n, err := r.r.Read(p)
+	r.done += int64(n)
+	if now := time.Now(); now.Sub(r.reported) > 100*time.Millisecond || err == io.EOF {
+		r.reported = now
+		progress.Count(r.ctx, r.done, r.total, progress.Bytes)
 	}
 	return n, err
 }
 
+// untar unpacks the two files of a database. It rejects archives with any other
+// file.
 func untar(source string, r io.Reader, dir string) error {
 	zr, err := gzip.NewReader(r)
 	if err != nil {
@@ -178,13 +185,13 @@ func untar(source string, r io.Reader, dir string) error {
 			name, limit = databaseFile, maxDatabase
 		case metadataFile:
 		default:
-			return corrupt(source, "its archive holds %q, not only %s and %s", hdr.Name, databaseFile, metadataFile)
+			return corrupt(source, "its archive contains %q, want only %s and %s", hdr.Name, databaseFile, metadataFile)
 		}
 		if hdr.Typeflag != tar.TypeReg || seen[hdr.Name] {
-			return corrupt(source, "its archive holds %s twice, or not as a file", hdr.Name)
+			return corrupt(source, "its archive contains %s twice, or not as a regular file", hdr.Name)
 		}
 		if hdr.Size > limit {
-			return corrupt(source, "its %s claims %d bytes", hdr.Name, hdr.Size)
+			return corrupt(source, "the size of %s is %d bytes according to its archive", hdr.Name, hdr.Size)
 		}
 		seen[hdr.Name] = true
 		if err := writeFile(filepath.Join(dir, name), tr); err != nil {
@@ -195,7 +202,7 @@ func untar(source string, r io.Reader, dir string) error {
 		}
 	}
 	if len(seen) != 2 {
-		return corrupt(source, "its archive does not hold both %s and %s", databaseFile, metadataFile)
+		return corrupt(source, "its archive does not contain both %s and %s", databaseFile, metadataFile)
 	}
 	return nil
 }
@@ -205,12 +212,12 @@ func writeFile(path string, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(f, r) // the archive's reader ends at the claimed size
+	_, err = io.Copy(f, r) // the tar reader stops at the size in the header
 	return errors.Join(err, f.Close())
 }
 
-// check reads a database from end to end, so that a damaged one is refused here
-// and not by a crash in the middle of a scan.
+// check reads all of a database and returns its metadata. It reports a damaged
+// database, which would crash a scan.
 func check(ctx context.Context, source, dir string) (metadata.Metadata, error) {
 	data, err := os.ReadFile(filepath.Join(dir, metadataFile))
 	if err != nil {
@@ -221,11 +228,11 @@ func check(ctx context.Context, source, dir string) (metadata.Metadata, error) {
 		return meta, corrupt(source, "reading its metadata: %w", err)
 	}
 	if meta.Version != trivydb.SchemaVersion {
-		return meta, fault.Failedf("scan.database-schema", "the vulnerability database from %s has schema %d, and this slipway reads schema %d", source, meta.Version, trivydb.SchemaVersion).
-			WithFix("name a database of schema %d under scan.databases", trivydb.SchemaVersion)
+		return meta, fault.Failedf("scan.database-schema", "the vulnerability database from %s has schema %d, and this version of slipway reads schema %d", source, meta.Version, trivydb.SchemaVersion).
+			WithFix("set scan.databases to a database of schema %d", trivydb.SchemaVersion)
 	}
 	if meta.UpdatedAt.IsZero() {
-		return meta, corrupt(source, "its metadata does not say of when it is")
+		return meta, corrupt(source, "its metadata has no date")
 	}
 	if err := walk(ctx, filepath.Join(dir, databaseFile)); err != nil {
 		if ctx.Err() != nil {
@@ -236,8 +243,8 @@ func check(ctx context.Context, source, dir string) (metadata.Metadata, error) {
 	return meta, nil
 }
 
-// walk visits every entry of a BoltDB. Damaged pages show as panics and as
-// memory faults of the mapped file.
+// walk reads every entry of a bbolt database. A damaged page causes a panic or a
+// memory fault of the mapped file, which walk returns as an error.
 func walk(ctx context.Context, path string) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, maxWalk)
 	defer cancel()
@@ -258,7 +265,7 @@ func walk(ctx context.Context, path string) (err error) {
 		var visit func(b *bolt.Bucket, depth int) error
 		visit = func(b *bolt.Bucket, depth int) error {
 			if depth > 8 {
-				return errors.New("its buckets are nested without end")
+				return errors.New("its buckets are nested too deeply")
 			}
 			return b.ForEach(func(k, v []byte) error {
 				if entries++; entries%1024 == 0 && ctx.Err() != nil {

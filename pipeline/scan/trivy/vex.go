@@ -22,20 +22,20 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/scan"
 )
 
-// maxVEX bounds a VEX document.
+// maxVEX is the maximal size of a VEX document.
 const maxVEX = 64 << 20
 
-// Document is a VEX document that has been checked: Trivy's own reader takes
-// what is not one for one that excuses nothing, and breaks down on some.
+// Document is a VEX document that has been checked. Trivy's own parser accepts
+// files that are not VEX documents and ignores them, and it panics on others.
 type Document struct {
 	Name   string   // as configured
 	Path   string   // absolute
 	Format string   // openvex, csaf or cyclonedx
-	cdx    *cdx.BOM // Trivy reads it only for SBOMs, so it is applied here
+	cdx    *cdx.BOM // applied by this package, because Trivy applies it only to SBOMs
 }
 
-// LoadVEX reads and checks VEX documents. A missing or malformed one is a
-// [fault.Input] error.
+// LoadVEX reads and checks VEX documents, whose names may be relative to root. It
+// returns a [fault.Input] error if one is missing or malformed.
 func LoadVEX(root string, names []string) ([]Document, error) {
 	var documents []Document
 	for _, name := range names {
@@ -45,7 +45,7 @@ func LoadVEX(root string, names []string) ([]Document, error) {
 		}
 		path, err := filepath.Abs(path)
 		if err != nil {
-			return nil, fmt.Errorf("finding the VEX document %s: %w", name, err)
+			return nil, fmt.Errorf("resolving the path of the VEX document %s: %w", name, err)
 		}
 		fi, err := os.Stat(path)
 		if err != nil {
@@ -61,7 +61,7 @@ func LoadVEX(root string, names []string) ([]Document, error) {
 		d, err := ParseVEX(data)
 		if err != nil {
 			return nil, fault.Inputf("scan.vex", "%s is not a VEX document: %w", name, err).
-				WithFix("slipway reads OpenVEX, CSAF and CycloneDX, as JSON")
+				WithFix("use OpenVEX, CSAF or CycloneDX, in JSON")
 		}
 		d.Name, d.Path = name, path
 		documents = append(documents, d)
@@ -69,11 +69,12 @@ func LoadVEX(root string, names []string) ([]Document, error) {
 	return documents, nil
 }
 
-// ParseVEX tells the format of a VEX document and checks what is relied upon.
+// ParseVEX determines the format of a VEX document, and checks the fields that
+// Trivy requires.
 func ParseVEX(data []byte) (d Document, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("it cannot be read: %v", p)
+			err = fmt.Errorf("it cannot be parsed: %v", p)
 		}
 	}()
 	var top map[string]json.RawMessage
@@ -108,7 +109,7 @@ func ParseVEX(data []byte) (d Document, err error) {
 
 func checkOpenVEX(doc *openvex.VEX) error {
 	if !strings.HasPrefix(doc.Context, "https://openvex.dev/ns") {
-		return fmt.Errorf("its @context is %q, not OpenVEX's", doc.Context)
+		return fmt.Errorf("its @context is %q, which is not OpenVEX", doc.Context)
 	}
 	if len(doc.Statements) == 0 {
 		return errors.New("it has no statements")
@@ -118,10 +119,10 @@ func checkOpenVEX(doc *openvex.VEX) error {
 			return fmt.Errorf("statement %d names no vulnerability", i+1)
 		}
 		if !st.Status.Valid() {
-			return fmt.Errorf("statement %d has the status %q; there are not_affected, affected, fixed and under_investigation", i+1, st.Status)
+			return fmt.Errorf("statement %d has the status %q, want not_affected, affected, fixed or under_investigation", i+1, st.Status)
 		}
 		if st.Status == openvex.StatusNotAffected && st.Justification == "" && st.ImpactStatement == "" {
-			return fmt.Errorf("statement %d says not_affected without a justification or an impact statement", i+1)
+			return fmt.Errorf("statement %d has the status not_affected without a justification or an impact statement", i+1)
 		}
 		if len(st.Products) == 0 {
 			return fmt.Errorf("statement %d names no product", i+1)
@@ -164,7 +165,8 @@ func checkCycloneDX(bom *cdx.BOM) error {
 	return nil
 }
 
-// applyVEX takes what documents excuse out of the report.
+// applyVEX removes the vulnerabilities that a document excludes from the report,
+// and returns them.
 func applyVEX(ctx context.Context, documents []Document, report *types.Report, t scan.Target) ([]scan.Ignored, error) {
 	var ignored []scan.Ignored
 	for _, d := range documents {
@@ -192,15 +194,15 @@ func applyVEX(ctx context.Context, documents []Document, report *types.Report, t
 	return ignored, nil
 }
 
-// apply applies a CycloneDX document. A vulnerability is excused where the
-// document says so of its package, by package URL or by a link to an SBOM's
-// component, whose reference is a package URL too.
+// apply applies a CycloneDX document. The document excludes a vulnerability of a
+// package by the package URL, or by a link to the component of an SBOM whose
+// reference is the package URL.
 func (d Document) apply(report *types.Report, t scan.Target) []scan.Ignored {
 	var ignored []scan.Ignored
 	for i := range report.Results {
 		res := &report.Results[i]
 		res.Vulnerabilities = slices.DeleteFunc(res.Vulnerabilities, func(v types.DetectedVulnerability) bool {
-			reason := d.excuse(v)
+			reason := d.reason(v)
 			if reason != "" {
 				ignored = append(ignored, scan.Ignored{Finding: fromVulnerability(v, *res, t), By: d.Name, Reason: reason})
 			}
@@ -210,7 +212,8 @@ func (d Document) apply(report *types.Report, t scan.Target) []scan.Ignored {
 	return ignored
 }
 
-func (d Document) excuse(v types.DetectedVulnerability) string {
+// reason returns why the document excludes a vulnerability, or "" if it does not.
+func (d Document) reason(v types.DetectedVulnerability) string {
 	for _, st := range *d.cdx.Vulnerabilities {
 		if st.ID != v.VulnerabilityID || st.Analysis == nil || st.Affects == nil {
 			continue
@@ -233,13 +236,14 @@ func (d Document) excuse(v types.DetectedVulnerability) string {
 	return ""
 }
 
-// samePackage compares package URLs; one without a version is of every version.
+// samePackage reports whether ref is the package URL of the vulnerable package. A
+// package URL without a version matches every version.
 func samePackage(ref string, v types.DetectedVulnerability) bool {
-	have := v.PkgIdentifier.PURL
+	got := v.PkgIdentifier.PURL
 	want, err := packageurl.FromString(ref)
-	if err != nil || have == nil {
+	if err != nil || got == nil {
 		return false
 	}
-	return want.Type == have.Type && want.Namespace == have.Namespace && want.Name == have.Name &&
-		(want.Version == "" || want.Version == have.Version)
+	return want.Type == got.Type && want.Namespace == got.Namespace && want.Name == got.Name &&
+		(want.Version == "" || want.Version == got.Version)
 }

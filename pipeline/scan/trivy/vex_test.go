@@ -1,11 +1,10 @@
 package trivy_test
 
 import (
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 
+	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/scan"
 	"github.com/slipway-ci/slipway/pipeline/scan/trivy"
@@ -14,7 +13,7 @@ import (
 const (
 	openVEX = `{"@context":"https://openvex.dev/ns/v0.2.0","@id":"https://example.com/vex","author":"a","timestamp":"2025-07-01T00:00:00Z","version":1,"statements":[
 		{"vulnerability":{"name":"CVE-2023-45288"},"products":[{"@id":"pkg:golang/golang.org/x/net@v0.20.0"}],"status":"not_affected","justification":"vulnerable_code_not_in_execute_path"}]}`
-	ofProduct = `{"@context":"https://openvex.dev/ns/v0.2.0","@id":"https://example.com/vex","author":"a","timestamp":"2025-07-01T00:00:00Z","version":1,"statements":[
+	productVEX = `{"@context":"https://openvex.dev/ns/v0.2.0","@id":"https://example.com/vex","author":"a","timestamp":"2025-07-01T00:00:00Z","version":1,"statements":[
 		{"vulnerability":{"name":"CVE-2023-45288"},"products":[{"@id":"pkg:oci/orders?repository_url=registry.example.com%2Facme%2Forders","subcomponents":[{"@id":"pkg:golang/golang.org/x/net"}]}],"status":"fixed"}]}`
 	csafVEX = `{"document":{"category":"csaf_vex","csaf_version":"2.0","publisher":{"category":"vendor","name":"a","namespace":"https://a"},"title":"t","tracking":{"current_release_date":"2025-01-01T00:00:00Z","id":"1","initial_release_date":"2025-01-01T00:00:00Z","revision_history":[{"date":"2025-01-01T00:00:00Z","number":"1","summary":"s"}],"status":"final","version":"1"}},
 		"product_tree":{"branches":[{"category":"vendor","name":"go","branches":[{"category":"product_name","name":"net","product":{"name":"net","product_id":"NET","product_identification_helper":{"purl":"pkg:golang/golang.org/x/net@v0.20.0"}}}]}]},
@@ -23,16 +22,14 @@ const (
 		{"id":"CVE-2023-45288","analysis":{"state":"not_affected","justification":"code_not_reachable"},"affects":[{"ref":"urn:cdx:3e671687-395b-41f5-a30f-a58921a69b79/1#pkg:golang/golang.org/x/net@v0.20.0"}]}]}`
 )
 
-func TestVEXExcuses(t *testing.T) {
-	for name, text := range map[string]string{"open.json": openVEX, "product.json": ofProduct, "csaf.json": csafVEX, "cdx.json": cdxVEX} {
+func TestVEXExcludesFindings(t *testing.T) {
+	for name, text := range map[string]string{"open.json": openVEX, "product.json": productVEX, "csaf.json": csafVEX, "cdx.json": cdxVEX} {
 		t.Run(name, func(t *testing.T) {
 			o := options(t, target(t, imageOf(t, archive(t, map[string]string{"server": string(fixture(t, "imported"))}))))
-			if err := os.WriteFile(filepath.Join(o.Root, name), []byte(text), 0o644); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Write(t, o.Root, map[string]string{name: text})
 			o.Settings.VEX = []string{name}
 			r, err := scanner.Scan(t.Context(), o)
-			wantFault(t, err, fault.Gate, "scan.findings", "CVE-2024-45338") // what it does not name still fails
+			wantFault(t, err, fault.Gate, "scan.findings", "CVE-2024-45338") // is not in the document
 			if find(r, "CVE-2023-45288") != nil || !slices.ContainsFunc(r.Ignored, func(i scan.Ignored) bool {
 				return i.ID == "CVE-2023-45288" && i.By == name && i.Reason != "" && i.Package == "golang.org/x/net"
 			}) {
@@ -42,13 +39,13 @@ func TestVEXExcuses(t *testing.T) {
 	}
 }
 
-func TestMalformedVEXIsOneClearError(t *testing.T) {
-	for text, says := range map[string]string{
+func TestMalformedVEX(t *testing.T) {
+	for text, want := range map[string]string{
 		``:                                   "not a JSON object",
 		`[]`:                                 "not a JSON object",
 		`{}`:                                 "it has none of",
 		`null`:                               "it has none of",
-		`{"@context":"https://example.com"}`: "not OpenVEX's",
+		`{"@context":"https://example.com"}`: "not OpenVEX",
 		`{"@context":"https://openvex.dev/ns/v0.2.0"}`: "no statements",
 		`{"@context":"https://openvex.dev/ns/v0.2.0","statements":[{"vulnerability":{"name":"A"},"products":[{"@id":"a"}],"status":"not_afected"}]}`:  `status "not_afected"`,
 		`{"@context":"https://openvex.dev/ns/v0.2.0","statements":[{"vulnerability":{"name":"A"},"products":[{"@id":"a"}],"status":"not_affected"}]}`: "without a justification",
@@ -63,27 +60,25 @@ func TestMalformedVEXIsOneClearError(t *testing.T) {
 		`{"bomFormat":"CycloneDX","specVersion":"1.5","vulnerabilities":[{}]}`:                                     "has no id",
 	} {
 		o := options(t)
-		if err := os.WriteFile(filepath.Join(o.Root, "vex.json"), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Write(t, o.Root, map[string]string{"vex.json": text})
 		o.Settings.VEX = []string{"vex.json"}
 		_, err := scanner.Scan(t.Context(), o)
-		wantFault(t, err, fault.Input, "scan.vex", "vex.json", says)
+		wantFault(t, err, fault.Input, "scan.vex", "vex.json", want)
 	}
 	o := options(t)
-	o.Settings.VEX = []string{"none.json"}
+	o.Settings.VEX = []string{"missing.json"}
 	_, err := scanner.Scan(t.Context(), o)
-	wantFault(t, err, fault.Input, "scan.vex", "none.json")
+	wantFault(t, err, fault.Input, "scan.vex", "missing.json")
 }
 
 func FuzzVEX(f *testing.F) {
-	for _, s := range []string{openVEX, ofProduct, csafVEX, cdxVEX, `{"document":null}`, `{"@context":1}`} {
+	for _, s := range []string{openVEX, productVEX, csafVEX, cdxVEX, `{"document":null}`, `{"@context":1}`} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		d, err := trivy.ParseVEX(data)
 		if err == nil && d.Format == "" {
-			t.Errorf("neither a format nor an error")
+			t.Errorf("got no format and no error")
 		}
 	})
 }

@@ -28,45 +28,48 @@ const (
 	intotoType   = types.IntotoPayloadType
 )
 
-// Attest signs every statement and attaches it to each of its subjects. An
-// older attestation of the same type by the same signer makes way for it; the
-// same one stays as it is.
+// Attest signs every statement and attaches it to each of its subjects. It
+// replaces an older attestation of the same type by the same signer. If the same
+// attestation exists already, it changes nothing.
+//
+// Attest returns a [fault.Input] error if there is no statement, a statement is
+// invalid, or a subject has two statements of the same type.
 func Attest(ctx context.Context, o sign.AttestOptions) (sign.AttestResult, error) {
 	start := time.Now()
 	var s *signer
 	var err error
 	r := sign.AttestResult{Unchanged: true}
-	// One subject's attestations share a tag, so they are written together.
+	// The attestations of a subject share a tag, so they are written together.
 	var order []string
 	tasks := map[string]*task{}
 	if len(o.Statements) == 0 {
-		return sign.AttestResult{}, fault.Inputf("attest.nothing", "there is nothing to attest")
+		return sign.AttestResult{}, fault.Inputf("attest.nothing", "attesting: no statement is given")
 	}
-	for _, what := range o.Statements {
-		if s, err = own(what.For, o.Signer); err != nil {
+	for _, st := range o.Statements {
+		if s, err = checkInput(st.For, o.Signer); err != nil {
 			return sign.AttestResult{}, err
 		}
-		if err := check(what); err != nil {
+		if err := checkStatement(st); err != nil {
 			return sign.AttestResult{}, err
 		}
-		for _, sub := range what.For {
+		for _, sub := range st.For {
 			key := sub.Digest.Name()
 			if tasks[key] == nil {
 				order = append(order, key)
 				tasks[key] = &task{subject: sub.Digest}
 			}
 			t := tasks[key]
-			if slices.ContainsFunc(t.what, func(w sign.Statement) bool { return w.PredicateType == what.PredicateType }) {
-				return sign.AttestResult{}, fault.Inputf("attest.twice", "%s is to be attested twice with %s", key, what.PredicateType)
+			if slices.ContainsFunc(t.statements, func(w sign.Statement) bool { return w.PredicateType == st.PredicateType }) {
+				return sign.AttestResult{}, fault.Inputf("attest.twice", "attesting %s: two statements have the predicate type %s", key, st.PredicateType)
 			}
-			t.what, t.at = append(t.what, what), append(t.at, len(r.Attestations))
+			t.statements, t.results = append(t.statements, st), append(t.results, len(r.Attestations))
 			r.Attestations = append(r.Attestations, sign.Attested{
-				Reference: key, Platform: sub.Platform, Type: sign.TypeOf(what.PredicateType), PredicateType: what.PredicateType,
+				Reference: key, Platform: sub.Platform, Type: sign.TypeOf(st.PredicateType), PredicateType: st.PredicateType,
 				Attestation: attestations.tag(sub.Digest).Name(), Unchanged: true,
 			})
 		}
 	}
-	r.Signer = s.who
+	r.Signer = s.identity
 	st := newStore(ctx, o.Remote, o.Backoff)
 	st.settle = o.Settle
 	progress.Statusf(ctx, "attesting %s", order[0])
@@ -91,68 +94,69 @@ func Attest(ctx context.Context, o sign.AttestOptions) (sign.AttestResult, error
 	return r, nil
 }
 
-func check(s sign.Statement) error {
+func checkStatement(s sign.Statement) error {
 	if s.PredicateType == "" {
-		return fault.Inputf("attest.type", "a statement has no predicate type").WithFix("for example %s", sign.PredicateSPDX)
+		return fault.Inputf("attest.type", "attesting: a statement has no predicate type").WithFix("set it, for example to %s", sign.PredicateSPDX)
 	}
 	var object map[string]json.RawMessage
 	if err := json.Unmarshal(s.Predicate, &object); err != nil || object == nil {
-		return fault.Inputf("attest.predicate", "the predicate of %s is no JSON object", s.PredicateType)
+		return fault.Inputf("attest.predicate", "attesting: the predicate of type %s is not a JSON object", s.PredicateType)
 	}
 	return nil
 }
 
-// task is what is attested of one subject.
+// task holds the statements about one subject.
 type task struct {
-	subject name.Digest
-	what    []sign.Statement
-	at      []int // where their results go
+	subject    name.Digest
+	statements []sign.Statement
+	results    []int // the index of the result of each statement
 }
 
+// attest signs the statements of a task and attaches them to the subject.
 func (s *signer) attest(ctx context.Context, st *store, t *task, results []sign.Attested) error {
 	if err := st.mustExist(ctx, t.subject); err != nil {
 		return err
 	}
-	made := make([]oci.Signature, len(t.what))
-	_, err := st.change(ctx, attestations, t.subject, func(have []candidate) (keep []candidate, add []oci.Signature, err error) {
-		there := make([]bool, len(t.what))
-		for _, c := range have {
-			a, bad := s.self.attestation(ctx, c, t.subject)
-			i := slices.IndexFunc(t.what, func(w sign.Statement) bool { return w.PredicateType == a.PredicateType })
+	signed := make([]oci.Signature, len(t.statements))
+	_, err := st.update(ctx, attestations, t.subject, func(current []candidate) (keep []candidate, add []oci.Signature, err error) {
+		exists := make([]bool, len(t.statements))
+		for _, c := range current {
+			a, rejected := s.policy.attestation(ctx, c, t.subject)
+			i := slices.IndexFunc(t.statements, func(w sign.Statement) bool { return w.PredicateType == a.PredicateType })
 			switch {
-			case bad != nil || i < 0:
+			case rejected != nil || i < 0:
 				keep = append(keep, c)
-			case !there[i] && equalJSON(a.Predicate, t.what[i].Predicate) && (s.log == nil || a.LogIndex != nil):
-				there[i] = true
-				results[t.at[i]].LogIndex = a.LogIndex
+			case !exists[i] && equalJSON(a.Predicate, t.statements[i].Predicate) && (s.log == nil || a.LogIndex != nil):
+				exists[i] = true
+				results[t.results[i]].LogIndex = a.LogIndex
 				keep = append(keep, c)
 			default:
-				results[t.at[i]].Replaced = true
+				results[t.results[i]].Replaced = true
 			}
 		}
-		for i, w := range t.what {
-			if there[i] {
+		for i, w := range t.statements {
+			if exists[i] {
 				continue
 			}
-			results[t.at[i]].Unchanged = false
-			if made[i] == nil {
+			results[t.results[i]].Unchanged = false
+			if signed[i] == nil {
 				text, err := newStatement(t.subject, w)
 				if err != nil {
 					return nil, nil, err
 				}
-				if made[i], err = s.newAttestation(ctx, t.subject, w.PredicateType, text); err != nil {
+				if signed[i], err = s.newAttestation(ctx, t.subject, w.PredicateType, text); err != nil {
 					return nil, nil, err
 				}
 			}
-			results[t.at[i]].LogIndex = logIndex(made[i])
-			add = append(add, made[i])
+			results[t.results[i]].LogIndex = logIndex(signed[i])
+			add = append(add, signed[i])
 		}
 		return keep, add, nil
 	})
 	return err
 }
 
-// statement is the in-toto statement, version 0.1 as cosign 2 writes it
+// statement is an in-toto statement of version 0.1, which cosign 2 uses
 // (https://github.com/in-toto/attestation/blob/main/spec/v0.1.0/README.md#statement).
 type statement struct {
 	Type          string             `json:"_type"`
@@ -166,26 +170,27 @@ type statementSubject struct {
 	Digest map[string]string `json:"digest"`
 }
 
-func newStatement(d name.Digest, what sign.Statement) ([]byte, error) {
+func newStatement(d name.Digest, s sign.Statement) ([]byte, error) {
 	algorithm, hex, _ := strings.Cut(d.DigestStr(), ":")
 	data, err := json.Marshal(statement{
-		Type: in_toto.StatementInTotoV01, PredicateType: what.PredicateType,
+		Type: in_toto.StatementInTotoV01, PredicateType: s.PredicateType,
 		Subject:   []statementSubject{{Name: d.Context().Name(), Digest: map[string]string{algorithm: hex}}},
-		Predicate: what.Predicate,
+		Predicate: s.Predicate,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("writing the statement about %s: %w", d.Name(), err)
+		return nil, fmt.Errorf("encoding the statement about %s: %w", d.Name(), err)
 	}
 	return data, nil
 }
 
-// about tells whether a statement names the image.
-func (s statement) about(d name.Digest) bool {
+// hasSubject reports whether the image is a subject of the statement.
+func (s statement) hasSubject(d name.Digest) bool {
 	algorithm, hex, _ := strings.Cut(d.DigestStr(), ":")
 	return slices.ContainsFunc(s.Subject, func(sub statementSubject) bool { return sub.Digest[algorithm] == hex })
 }
 
-// equalJSON compares values, not spaces or the order of keys.
+// equalJSON reports whether a and b are equal apart from white space and the order
+// of keys.
 func equalJSON(a, b []byte) bool {
 	va, err1 := decodeJSON(a)
 	vb, err2 := decodeJSON(b)
@@ -199,7 +204,7 @@ func decodeJSON(data []byte) (v any, err error) {
 		return nil, err
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("more follows the value")
+		return nil, errors.New("there is data after the value")
 	}
 	return v, nil
 }

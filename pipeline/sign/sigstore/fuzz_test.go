@@ -22,7 +22,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/sign/sigstore"
 )
 
-// direct sends requests to a handler without a network between.
+// direct is a transport that calls a handler without a network.
 type direct struct{ http.Handler }
 
 func (d direct) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -36,8 +36,8 @@ func (d direct) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// Whatever a registry holds as a signature or an attestation, it is refused
-// without a panic.
+// Any content that is not a valid signature or attestation is rejected without a
+// panic.
 func FuzzAttached(f *testing.F) {
 	reg := direct{memory(nil)}
 	opts := []remote.Option{remote.WithTransport(reg)}
@@ -72,14 +72,14 @@ func FuzzAttached(f *testing.F) {
 		{Keys: []sign.Key{{Ref: "testdata/cosign.pub"}}, Identities: []sign.Identity{{IssuerPattern: ".*", SubjectPattern: ".*"}}, TrustedRoot: "testdata/trusted_root.json", RequireLog: true, Attestations: []string{"sbom"}},
 	}
 	f.Fuzz(func(t *testing.T, payload []byte, sig, cert, chain, bundle string) {
-		notes := map[string]string{"dev.cosignproject.cosign/signature": sig}
+		annotations := map[string]string{"dev.cosignproject.cosign/signature": sig}
 		for k, v := range map[string]string{"certificate": cert, "chain": chain, "bundle": bundle} {
 			if v != "" {
-				notes["dev.sigstore.cosign/"+k] = v
+				annotations["dev.sigstore.cosign/"+k] = v
 			}
 		}
 		out := must(mutate.Append(empty.Image, mutate.Addendum{
-			Layer: static.NewLayer(payload, "application/vnd.dev.cosign.simplesigning.v1+json"), Annotations: notes,
+			Layer: static.NewLayer(payload, "application/vnd.dev.cosign.simplesigning.v1+json"), Annotations: annotations,
 		}))(t)
 		out = mutate.MediaType(out, types.OCIManifestSchema1)
 		for _, suffix := range []string{".sig", ".att"} {
@@ -94,7 +94,7 @@ func FuzzAttached(f *testing.F) {
 				t.Fatalf("%T %v: %+v", err, err, r)
 			}
 			if strings.ContainsAny(err.Error(), "\n\r\x00\x1b") {
-				t.Errorf("what a registry says is shown as it came: %q", err)
+				t.Errorf("the error contains control characters of the registry's content: %q", err)
 			}
 			_ = must(json.Marshal(r))(t)
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -25,6 +26,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/static"
 	"go.uber.org/goleak"
 
 	"github.com/slipway-ci/slipway/pipeline/fault"
@@ -36,9 +38,9 @@ import (
 func TestMain(m *testing.M) {
 	log.SetOutput(io.Discard)
 	goleak.VerifyTestMain(m,
-		// Distribution has no way to end the one goroutine of its event queue.
+		// Distribution provides no way to stop the goroutine of its event queue.
 		goleak.IgnoreTopFunction("github.com/docker/go-events.(*Broadcaster).run"),
-		// The library of Google's KMS starts one when it is loaded.
+		// The library of Google's KMS starts a goroutine in an init function.
 		goleak.IgnoreTopFunction("go.opencensus.io/stats/view.(*worker).start"),
 		goleak.Cleanup(func(code int) {
 			http.DefaultTransport.(*http.Transport).CloseIdleConnections()
@@ -47,7 +49,7 @@ func TestMain(m *testing.M) {
 		}))
 }
 
-// must ends the test on an error.
+// must returns a function that returns v, or ends the test if err is not nil.
 func must[T any](v T, err error) func(*testing.T) T {
 	return func(t *testing.T) T {
 		t.Helper()
@@ -58,8 +60,11 @@ func must[T any](v T, err error) func(*testing.T) T {
 	}
 }
 
-// plantedPassword must appear nowhere.
-const plantedPassword = "pl4nted-passw0rd"
+// Secrets that no output and no error may contain.
+const (
+	plantedPassword = "pl4nted-passw0rd"
+	plantedToken    = "pl4nted-t0ken"
+)
 
 // pair is a pair of keys in files.
 type pair struct {
@@ -67,15 +72,16 @@ type pair struct {
 	loaded                       sign.Signer
 }
 
-// keyring holds the pairs by name. Making and loading one takes half a second,
-// since the password is hashed.
+// keyring holds the pairs by name. Generating and loading a pair takes half a
+// second, because its password is hashed.
 var keyring struct {
 	sync.Mutex
 	dir   string
 	pairs map[string]pair
 }
 
-func aPair(t *testing.T, name string) pair {
+// keyPair returns the pair with a name. It generates the pair at the first call.
+func keyPair(t *testing.T, name string) pair {
 	t.Helper()
 	keyring.Lock()
 	defer keyring.Unlock()
@@ -86,10 +92,10 @@ func aPair(t *testing.T, name string) pair {
 		keyring.dir = must(os.MkdirTemp("", "slipway-sign-test"))(t)
 		keyring.pairs = map[string]pair{}
 	}
-	made := must(sigstore.GenerateKeys(t.Context(), sign.KeysOptions{
+	keys := must(sigstore.GenerateKeys(t.Context(), sign.KeysOptions{
 		Private: filepath.Join(keyring.dir, name+".key"), Public: filepath.Join(keyring.dir, name+".pub"), Password: sign.Hide([]byte(plantedPassword)),
 	}))(t)
-	k := pair{private: made.Private, public: made.Public, fingerprint: made.Fingerprint}
+	k := pair{private: keys.Private, public: keys.Public, fingerprint: keys.Fingerprint}
 	k.loaded = must(sigstore.NewSigner(t.Context(), sign.SignerOptions{Key: k.key()}))(t)
 	keyring.pairs[name] = k
 	return k
@@ -103,28 +109,28 @@ func (p pair) signer(*testing.T) sign.Signer { return p.loaded }
 
 func (p pair) trust() sign.Policy { return sign.Policy{Keys: []sign.Key{{Ref: p.public}}} }
 
-// place is a repository on a real registry, behind a door that can be made to
-// lie and to fail.
-type place struct {
+// testRepo is a repository on a real registry, behind a proxy that can inject
+// faults.
+type testRepo struct {
 	*httptest.Server
 	next http.Handler
 	repo name.Repository
 	tr   *http.Transport
 
-	mu   sync.Mutex
-	door func(w http.ResponseWriter, r *http.Request) bool // true: answered
-	puts int                                               // manifests written
-	reqs int
+	mu          sync.Mutex
+	interceptor func(w http.ResponseWriter, r *http.Request) bool // true if it has responded
+	puts        int                                               // number of manifests written
+	reqs        int                                               // number of requests
 }
 
-// registries are what everything is tried against.
+// registries returns the registries that the tests run against.
 func registries() map[string]func(*testing.T) http.Handler {
 	return map[string]func(*testing.T) http.Handler{"memory": memory, "distribution": distribution}
 }
 
 func memory(*testing.T) http.Handler { return ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0))) }
 
-// distribution is a real CNCF Distribution on a port of its own.
+// distribution starts CNCF Distribution on a free port.
 func distribution(t *testing.T) http.Handler {
 	t.Helper()
 	s, err := embedded.Start(t.Context(), t.TempDir(), 0)
@@ -142,14 +148,14 @@ func distribution(t *testing.T) http.Handler {
 		Transport: tr, ErrorLog: log.New(io.Discard, "", 0),
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(&url.URL{Scheme: "http", Host: s.Addr})
-			r.Out.Host = r.In.Host // upload locations must lead through here
+			r.Out.Host = r.In.Host // so that upload locations point at the proxy
 		},
 	}
 }
 
-func newPlace(t *testing.T, next http.Handler) *place {
+func newRepo(t *testing.T, next http.Handler) *testRepo {
 	t.Helper()
-	p := &place{next: next, tr: &http.Transport{MaxIdleConnsPerHost: 10}}
+	p := &testRepo{next: next, tr: &http.Transport{MaxIdleConnsPerHost: 10}}
 	p.Server = httptest.NewUnstartedServer(p)
 	p.Config.ErrorLog = log.New(io.Discard, "", 0)
 	p.Start()
@@ -158,42 +164,45 @@ func newPlace(t *testing.T, next http.Handler) *place {
 	return p
 }
 
-func (p *place) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (p *testRepo) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
-	door := p.door
+	interceptor := p.interceptor
 	p.reqs++
 	if r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/manifests/") {
 		p.puts++
 	}
 	p.mu.Unlock()
-	if door != nil && door(w, r) {
+	if interceptor != nil && interceptor(w, r) {
 		return
 	}
 	p.next.ServeHTTP(w, r)
 }
 
-func (p *place) guard(door func(w http.ResponseWriter, r *http.Request) bool) {
+// intercept calls f for every request. If f returns true, the request does not
+// reach the registry.
+func (p *testRepo) intercept(f func(w http.ResponseWriter, r *http.Request) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.door = door
+	p.interceptor = f
 }
 
-func (p *place) written() int {
+// written returns the number of manifests that were written.
+func (p *testRepo) written() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.puts
 }
 
-func (p *place) remote() []remote.Option {
+func (p *testRepo) remote() []remote.Option {
 	return []remote.Option{remote.WithTransport(p.tr), remote.WithRetryBackoff(remote.Backoff{Steps: 1})}
 }
 
-// quick is a backoff that spends no time.
+// quick is a backoff that hardly waits.
 var quick = remote.Backoff{Duration: time.Millisecond, Factor: 1, Steps: 3}
 
-// anIndex pushes an image for two platforms and returns it with its manifests,
-// the index first.
-func (p *place) anIndex(t *testing.T) []sign.Subject {
+// pushIndex pushes an image for two platforms and returns its manifests, the index
+// first.
+func (p *testRepo) pushIndex(t *testing.T) []sign.Subject {
 	t.Helper()
 	var idx v1.ImageIndex = empty.Index
 	var subs []sign.Subject
@@ -209,7 +218,8 @@ func (p *place) anIndex(t *testing.T) []sign.Subject {
 	return append([]sign.Subject{{Digest: d}}, subs...)
 }
 
-func (p *place) anImage(t *testing.T) []sign.Subject {
+// pushImage pushes an image without an index.
+func (p *testRepo) pushImage(t *testing.T) []sign.Subject {
 	t.Helper()
 	img := must(random.Image(100, 1))(t)
 	d := p.repo.Digest(must(img.Digest())(t).String())
@@ -219,25 +229,26 @@ func (p *place) anImage(t *testing.T) []sign.Subject {
 	return []sign.Subject{{Digest: d}}
 }
 
-func (p *place) sign(t *testing.T, s sign.Signer, subs []sign.Subject) sign.Result {
+func (p *testRepo) sign(t *testing.T, s sign.Signer, subs []sign.Subject) sign.Result {
 	t.Helper()
 	return must(sigstore.Sign(t.Context(), sign.Options{Subjects: subs, Signer: s, Remote: p.remote(), Backoff: quick, Settle: time.Microsecond}))(t)
 }
 
-func (p *place) attest(t *testing.T, s sign.Signer, what ...sign.Statement) sign.AttestResult {
+func (p *testRepo) attest(t *testing.T, s sign.Signer, what ...sign.Statement) sign.AttestResult {
 	t.Helper()
 	return must(sigstore.Attest(t.Context(), sign.AttestOptions{Statements: what, Signer: s, Remote: p.remote(), Backoff: quick, Settle: time.Microsecond}))(t)
 }
 
-func (p *place) verify(t *testing.T, sub sign.Subject, policy sign.Policy) (sign.VerifyResult, error) {
+func (p *testRepo) verify(t *testing.T, sub sign.Subject, policy sign.Policy) (sign.VerifyResult, error) {
 	t.Helper()
 	return sigstore.Verify(t.Context(), sign.VerifyOptions{Reference: sub.Digest, Policy: policy, Remote: p.remote(), Backoff: quick, Now: now})
 }
 
-// now is when the tests take place.
+// now is the time of all verifications.
 var now = time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 
-func aScan(t *testing.T, at time.Time, verdict string, subs ...sign.Subject) sign.Statement {
+// scanStatement returns the attestation of a scan that finished at a time.
+func scanStatement(t *testing.T, at time.Time, verdict string, subs ...sign.Subject) sign.Statement {
 	t.Helper()
 	p := must(sign.ScanPredicate(sign.ScanOptions{
 		Scanner: "pkg:github/aquasecurity/trivy", Version: "0.74.0", Database: "ghcr.io/aquasecurity/trivy-db", DatabaseID: "2",
@@ -247,12 +258,12 @@ func aScan(t *testing.T, at time.Time, verdict string, subs ...sign.Subject) sig
 	return sign.Statement{PredicateType: sign.PredicateScan, Predicate: p, For: subs}
 }
 
-func anSBOM(subs ...sign.Subject) sign.Statement {
+func sbomStatement(subs ...sign.Subject) sign.Statement {
 	return sign.Statement{PredicateType: sign.PredicateSPDX, For: subs, Predicate: json.RawMessage(
 		`{"spdxVersion":"SPDX-2.3","SPDXID":"SPDXRef-DOCUMENT","name":"orders","dataLicense":"CC0-1.0","documentNamespace":"https://example.com/orders","creationInfo":{"created":"2026-11-20T10:00:00Z","creators":["Tool: slipway"]},"packages":[]}`)}
 }
 
-func aProvenance(t *testing.T, subs ...sign.Subject) sign.Statement {
+func provenanceStatement(t *testing.T, subs ...sign.Subject) sign.Statement {
 	t.Helper()
 	p := must(sign.Provenance(sign.ProvenanceOptions{
 		BuildType: "https://slipway.dev/build/v1", Builder: "https://github.com/acme/orders/.github/workflows/ship.yml@refs/heads/main",
@@ -263,69 +274,69 @@ func aProvenance(t *testing.T, subs ...sign.Subject) sign.Statement {
 	return sign.Statement{PredicateType: sign.PredicateProvenance, Predicate: p, For: subs}
 }
 
-// wantFault checks an error's kind and code, and that it is one line without
-// secrets.
-func wantFault(t *testing.T, err error, kind fault.Kind, code string, says ...string) {
+// wantFault checks that err is a fault of the kind and code, on one line, with the
+// parts in its text and without secrets.
+func wantFault(t *testing.T, err error, kind fault.Kind, code string, parts ...string) {
 	t.Helper()
-	if err == nil {
-		t.Fatalf("no error, want %s", code)
-	}
 	var e *fault.Error
-	if !asFault(err, &e) {
-		t.Fatalf("%v (%T) is no fault", err, err)
+	if !errors.As(err, &e) {
+		t.Fatalf("got %v (%T), want the error %s", err, err, code)
 	}
 	if e.Kind != kind || e.Code != code {
-		t.Fatalf("it is %s %s, want %s %s: %v", e.Kind, e.Code, kind, code, err)
+		t.Fatalf("got %s error %s, want %s error %s: %v", e.Kind, e.Code, kind, code, err)
 	}
 	text := err.Error()
 	if strings.Contains(text, "\n") {
-		t.Errorf("more than one line: %q", text)
+		t.Errorf("the error has more than one line: %q", text)
 	}
-	for _, s := range says {
+	for _, s := range parts {
 		if !strings.Contains(text, s) {
-			t.Errorf("%q does not say %q", text, s)
+			t.Errorf("error %q does not contain %q", text, s)
 		}
 	}
-	secretFree(t, err)
+	wantNoSecrets(t, err)
 }
 
-func secretFree(t *testing.T, v any) {
+// wantNoSecrets checks that v contains no secret, however it is printed.
+func wantNoSecrets(t *testing.T, v any) {
 	t.Helper()
 	data, _ := json.Marshal(v)
 	for _, text := range []string{fmt.Sprint(v), fmt.Sprintf("%+v", v), fmt.Sprintf("%#v", v), fmt.Sprintf("%s %q %x", v, v, v), string(data)} {
 		for _, secret := range []string{plantedPassword, plantedToken, fmt.Sprintf("%x", plantedPassword), strings.Trim(fmt.Sprintf("%d", []byte(plantedPassword)), "[]")} {
 			if strings.Contains(text, secret) {
-				t.Errorf("a secret is in %.300s", text)
+				t.Errorf("the text contains a secret: %.300s", text)
 			}
 		}
 	}
 }
 
-const plantedToken = "pl4nted-t0ken"
-
-// manifest reads what a tag holds, as bytes.
-func (p *place) manifest(t *testing.T, ref name.Reference) []byte {
+// manifest returns the manifest of a reference.
+func (p *testRepo) manifest(t *testing.T, ref name.Reference) []byte {
 	t.Helper()
 	return must(remote.Get(ref, p.remote()...))(t).Manifest
 }
 
-func sigTag(sub sign.Subject) name.Tag { return besideTag(sub, ".sig") }
-func attTag(sub sign.Subject) name.Tag { return besideTag(sub, ".att") }
+func sigTag(sub sign.Subject) name.Tag { return attachedTag(sub, ".sig") }
+func attTag(sub sign.Subject) name.Tag { return attachedTag(sub, ".att") }
 
-func besideTag(sub sign.Subject, suffix string) name.Tag {
+// attachedTag returns cosign's tag for a manifest.
+func attachedTag(sub sign.Subject, suffix string) name.Tag {
 	return sub.Digest.Context().Tag(strings.Replace(sub.Digest.DigestStr(), ":", "-", 1) + suffix)
 }
 
-// layers counts what a tag holds.
-func (p *place) layers(t *testing.T, tag name.Tag) int {
+// layers returns the number of signatures or attestations under a tag.
+func (p *testRepo) layers(t *testing.T, tag name.Tag) int {
 	t.Helper()
 	m := must(v1.ParseManifest(bytes.NewReader(p.manifest(t, tag))))(t)
 	return len(m.Layers)
 }
 
-// rewrite changes what a tag holds, layer by layer, as someone who can write
-// to the registry could.
-func (p *place) rewrite(t *testing.T, from, to name.Tag, change func(content []byte, notes map[string]string) ([]byte, map[string]string)) {
+// edit changes the content and the annotations of a signature or an attestation.
+type edit func(content []byte, annotations map[string]string) ([]byte, map[string]string)
+
+// rewrite applies change to the signatures or attestations under one tag and writes
+// them under another, as an attacker with write access to the registry could.
+func (p *testRepo) rewrite(t *testing.T, from, to name.Tag, change edit) {
 	t.Helper()
 	img := must(remote.Image(from, p.remote()...))(t)
 	m := must(img.Manifest())(t)
@@ -336,8 +347,8 @@ func (p *place) rewrite(t *testing.T, from, to name.Tag, change func(content []b
 		r := must(l.Compressed())(t)
 		data := must(io.ReadAll(r))(t)
 		_ = r.Close()
-		data, notes := change(data, d.Annotations)
-		out = must(mutate.Append(out, mutate.Addendum{Layer: rawLayer(data, d), Annotations: notes, MediaType: d.MediaType}))(t)
+		data, annotations := change(data, d.Annotations)
+		out = must(mutate.Append(out, mutate.Addendum{Layer: static.NewLayer(data, d.MediaType), Annotations: annotations, MediaType: d.MediaType}))(t)
 	}
 	if err := remote.Write(to, out, p.remote()...); err != nil {
 		t.Fatal(err)

@@ -17,21 +17,21 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/sign/sigstore"
 )
 
-// programs remembers what was built in this run.
-var programs sync.Mutex
+// building is locked while a program is built, so that it is built only once.
+var building sync.Mutex
 
-// program builds a program of a Go module into the user's cache, once a
-// machine. It skips the test where the module cannot be had.
+// program returns a program of a Go module. It builds the program into the user's
+// cache if it is not there. It skips the test if the module cannot be fetched.
 func program(t *testing.T, pkg, version string) string {
 	t.Helper()
 	if testing.Short() {
 		t.Skipf("%s takes minutes to build", pkg)
 	}
-	programs.Lock()
-	defer programs.Unlock()
+	building.Lock()
+	defer building.Unlock()
 	user, err := cache.User()
 	if err != nil {
-		t.Skipf("there is no cache folder to build %s in: %v", pkg, err)
+		t.Skipf("no cache folder for building %s: %v", pkg, err)
 	}
 	dir := user.Path("test-programs", version)
 	file := filepath.Join(dir, filepath.Base(pkg))
@@ -44,17 +44,17 @@ func program(t *testing.T, pkg, version string) string {
 	cmd.Dir = t.TempDir()
 	cmd.Env = append(os.Environ(), "GOFLAGS=-mod=mod", "GOEXPERIMENT=", "GOWORK=off", "GOBIN="+dir)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		unbuilt(t, pkg+"@"+version, err, out)
+		skipUnfetchable(t, pkg+"@"+version, err, out)
 	}
 	return file
 }
 
-// unbuilt skips the test where a module cannot be fetched; any other reason
-// fails it.
-func unbuilt(t *testing.T, what string, err error, out []byte) {
+// skipUnfetchable skips the test if a build failed because a module cannot be
+// fetched. For any other reason the test fails.
+func skipUnfetchable(t *testing.T, what string, err error, out []byte) {
 	t.Helper()
-	for _, away := range []string{"dial tcp", "no such host", "i/o timeout", "module lookup disabled", "Forbidden", "404 Not Found", "connection refused", "TLS handshake", "proxyconnect"} {
-		if bytes.Contains(out, []byte(away)) {
+	for _, unreachable := range []string{"dial tcp", "no such host", "i/o timeout", "module lookup disabled", "Forbidden", "404 Not Found", "connection refused", "TLS handshake", "proxyconnect"} {
+		if bytes.Contains(out, []byte(unreachable)) {
 			t.Skipf("%s cannot be fetched: %v: %.500s", what, err, out)
 		}
 	}
@@ -66,7 +66,7 @@ func cosignProgram(t *testing.T) string {
 	return program(t, "github.com/sigstore/cosign/v2/cmd/cosign", "v2.6.5")
 }
 
-// run runs a program in a home of its own and returns what it prints.
+// run runs a program with an empty home folder and returns its output.
 func run(t *testing.T, env []string, program string, args ...string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -79,17 +79,18 @@ func run(t *testing.T, env []string, program string, args ...string) (string, er
 	return string(out), err
 }
 
-// What slipway writes, the cosign program believes, and refuses the rest.
-func TestCosignAcceptsOurs(t *testing.T) {
+// The cosign program verifies signatures and attestations by slipway, and rejects
+// images that are unsigned or signed by another key.
+func TestCosignVerifiesSlipway(t *testing.T) {
 	cosign := cosignProgram(t)
 	for backend, handler := range registries() {
 		t.Run(backend, func(t *testing.T) {
 			t.Parallel()
-			p := newPlace(t, handler(t))
-			subs, unsigned := p.anIndex(t), p.anImage(t)
-			keys, other := aPair(t, "cosign"), aPair(t, "other")
+			p := newRepo(t, handler(t))
+			subs, unsigned := p.pushIndex(t), p.pushImage(t)
+			keys, other := keyPair(t, "cosign"), keyPair(t, "other")
 			p.sign(t, keys.signer(t), subs)
-			p.attest(t, keys.signer(t), anSBOM(subs...), aProvenance(t, subs...), aScan(t, now, sign.ScanPassed, subs...))
+			p.attest(t, keys.signer(t), sbomStatement(subs...), provenanceStatement(t, subs...), scanStatement(t, now, sign.ScanPassed, subs...))
 			flags := []string{"--insecure-ignore-tlog", "--allow-http-registry", "--key"}
 			for _, sub := range subs {
 				out, err := run(t, nil, cosign, append(append([]string{"verify"}, flags...), keys.public, sub.Digest.Name())...)
@@ -105,19 +106,21 @@ func TestCosignAcceptsOurs(t *testing.T) {
 			}
 			for _, ref := range []struct{ key, image string }{{other.public, subs[0].Digest.Name()}, {keys.public, unsigned[0].Digest.Name()}} {
 				if out, err := run(t, nil, cosign, append(append([]string{"verify"}, flags...), ref.key, ref.image)...); err == nil {
-					t.Errorf("cosign accepts %s: %s", ref.image, out)
+					t.Errorf("cosign verify accepted %s: %s", ref.image, out)
 				}
 			}
 		})
 	}
 }
 
-// What the cosign program writes, slipway believes, adds to and replaces.
-func TestWeAcceptCosigns(t *testing.T) {
+// slipway verifies signatures and attestations by the cosign program, does not sign
+// again, and replaces an older attestation. The cosign program replaces one by
+// slipway.
+func TestSlipwayVerifiesCosign(t *testing.T) {
 	cosign := cosignProgram(t)
-	p := newPlace(t, distribution(t))
-	subs := p.anIndex(t)
-	keys, other := aPair(t, "cosign"), aPair(t, "other")
+	p := newRepo(t, distribution(t))
+	subs := p.pushIndex(t)
+	keys, other := keyPair(t, "cosign"), keyPair(t, "other")
 	index := subs[0].Digest.Name()
 	flags := []string{"--key", keys.private, "--tlog-upload=false", "--allow-http-registry", "-y"}
 	if out, err := run(t, nil, cosign, append(append([]string{"sign", "--recursive"}, flags...), index)...); err != nil {
@@ -126,7 +129,7 @@ func TestWeAcceptCosigns(t *testing.T) {
 	for _, st := range []struct {
 		kind string
 		what sign.Statement
-	}{{"spdxjson", anSBOM()}, {"slsaprovenance1", aProvenance(t)}, {"vuln", aScan(t, now.Add(-time.Hour), sign.ScanPassed)}} {
+	}{{"spdxjson", sbomStatement()}, {"slsaprovenance1", provenanceStatement(t)}, {"vuln", scanStatement(t, now.Add(-time.Hour), sign.ScanPassed)}} {
 		file := writeFile(t, string(st.what.Predicate))
 		for _, sub := range subs {
 			if out, err := run(t, nil, cosign, append(append([]string{"attest", "--type", st.kind, "--predicate", file}, flags...), sub.Digest.Name())...); err != nil {
@@ -142,41 +145,40 @@ func TestWeAcceptCosigns(t *testing.T) {
 	}
 	for _, s := range r.Subjects {
 		if len(s.Signatures) != 1 || len(s.Attestations) != 3 || s.ScanAge != 3600 {
-			t.Errorf("of cosign's work we see %+v", s)
+			t.Errorf("after cosign sign and attest: %+v", s)
 		}
 	}
 	if _, err := p.verify(t, subs[0], other.trust()); err == nil || !strings.Contains(err.Error(), "unknown key") {
-		t.Errorf("another key gives %v", err)
+		t.Errorf("with another key: %v", err)
 	}
 	if r := p.sign(t, keys.signer(t), subs); !r.Unchanged {
-		t.Error("a signature by the cosign program was signed again")
+		t.Error("the image was signed again after cosign sign")
 	}
-	if r := p.attest(t, keys.signer(t), anSBOM(subs...)); !r.Unchanged {
-		t.Error("an attestation by the cosign program was attested again")
+	if r := p.attest(t, keys.signer(t), sbomStatement(subs...)); !r.Unchanged {
+		t.Error("the SBOM was attested again after cosign attest")
 	}
-	r2 := p.attest(t, keys.signer(t), aScan(t, now, sign.ScanPassed, subs...))
+	r2 := p.attest(t, keys.signer(t), scanStatement(t, now, sign.ScanPassed, subs...))
 	if r2.Unchanged || !r2.Attestations[0].Replaced || p.layers(t, attTag(subs[0])) != 3 {
-		t.Errorf("a new scan beside the cosign program's gives %+v", r2)
+		t.Errorf("attesting a new scan after cosign attest: %+v", r2)
 	}
-	// And the program replaces ours.
-	if out, err := run(t, nil, cosign, append(append([]string{"attest", "--replace", "--type", "vuln", "--predicate", writeFile(t, string(aScan(t, now, sign.ScanPassed).Predicate))}, flags...), index)...); err != nil {
+	if out, err := run(t, nil, cosign, append(append([]string{"attest", "--replace", "--type", "vuln", "--predicate", writeFile(t, string(scanStatement(t, now, sign.ScanPassed).Predicate))}, flags...), index)...); err != nil {
 		t.Fatalf("cosign attest --replace: %v: %s", err, out)
 	}
 	if n := p.layers(t, attTag(subs[0])); n != 3 {
-		t.Errorf("after cosign attest --replace there are %d attestations", n)
+		t.Errorf("%d attestations after cosign attest --replace, want 3", n)
 	}
 	if _, err := p.verify(t, subs[0], policy); err != nil {
 		t.Error(err)
 	}
 }
 
-// Keys go both ways.
+// The cosign program reads keys by slipway, and slipway reads keys by cosign.
 func TestKeysOfCosign(t *testing.T) {
 	cosign := cosignProgram(t)
-	keys := aPair(t, "cosign")
+	keys := keyPair(t, "cosign")
 	out, err := run(t, nil, cosign, "public-key", "--key", keys.private)
 	if err != nil || !strings.Contains(out, string(bytes.TrimSpace(must(os.ReadFile(keys.public))(t)))) {
-		t.Errorf("cosign public-key of ours: %v: %s", err, out)
+		t.Errorf("cosign public-key of a key by slipway: %v: %s", err, out)
 	}
 	dir := t.TempDir()
 	if out, err := run(t, nil, cosign, "generate-key-pair", "--output-key-prefix", filepath.Join(dir, "theirs")); err != nil {
@@ -184,8 +186,8 @@ func TestKeysOfCosign(t *testing.T) {
 	}
 	theirs := pair{private: filepath.Join(dir, "theirs.key"), public: filepath.Join(dir, "theirs.pub")}
 	s := must(sigstore.NewSigner(t.Context(), sign.SignerOptions{Key: theirs.key()}))(t)
-	p := newPlace(t, memory(t))
-	subs := p.anImage(t)
+	p := newRepo(t, memory(t))
+	subs := p.pushImage(t)
 	p.sign(t, s, subs)
 	if _, err := p.verify(t, subs[0], theirs.trust()); err != nil {
 		t.Error(err)
@@ -195,6 +197,6 @@ func TestKeysOfCosign(t *testing.T) {
 	}
 	var ee *exec.ExitError
 	if _, err := run(t, []string{"COSIGN_PASSWORD=wrong"}, cosign, "public-key", "--key", keys.private); !errors.As(err, &ee) {
-		t.Errorf("cosign reads our key with a wrong password: %v", err)
+		t.Errorf("cosign public-key with a wrong password: %v", err)
 	}
 }

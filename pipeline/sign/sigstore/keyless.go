@@ -33,42 +33,44 @@ import (
 // PublicRekor is the transparency log of the public instance of Sigstore.
 const PublicRekor = "https://rekor.sigstore.dev"
 
-// GitHubToken asks GitHub Actions for a token
+// GitHubToken is a [sign.TokenSource] that requests a token from GitHub Actions
 // (https://docs.github.com/en/actions/reference/security/oidc).
 type GitHubToken struct {
-	URL   string      // ACTIONS_ID_TOKEN_REQUEST_URL
-	Grant sign.Secret // ACTIONS_ID_TOKEN_REQUEST_TOKEN
-	HTTP  *http.Client
+	URL   string       // ACTIONS_ID_TOKEN_REQUEST_URL
+	Grant sign.Secret  // ACTIONS_ID_TOKEN_REQUEST_TOKEN
+	HTTP  *http.Client // default: a client with a timeout of one minute
 }
 
-// Token asks for one.
+// Token requests a token for the audience. It returns a [fault.Failed] error with
+// the code token.refused if GitHub does not issue one.
 func (t GitHubToken) Token(ctx context.Context, audience string) (sign.Secret, error) {
 	u, err := url.Parse(t.URL)
 	if err != nil || u.Host == "" {
-		return sign.Secret{}, fault.Inputf("token.missing", "ACTIONS_ID_TOKEN_REQUEST_URL is no URL")
+		return sign.Secret{}, fault.Inputf("token.missing", "ACTIONS_ID_TOKEN_REQUEST_URL is not a URL")
 	}
 	q := u.Query()
 	q.Set("audience", audience)
 	u.RawQuery = q.Encode()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return sign.Secret{}, fault.Inputf("token.missing", "ACTIONS_ID_TOKEN_REQUEST_URL is no URL")
+		return sign.Secret{}, fault.Inputf("token.missing", "ACTIONS_ID_TOKEN_REQUEST_URL is not a URL")
 	}
 	req.Header.Set("Authorization", "Bearer "+string(t.Grant.Reveal()))
-	body, err := exchange(req, t.HTTP)
+	body, err := send(req, t.HTTP)
 	if err != nil {
-		return sign.Secret{}, failedAt(ctx, "token.refused", "asking GitHub for an identity token", err, "give the job permissions: id-token: write")
+		return sign.Secret{}, requestError(ctx, "token.refused", "requesting an identity token from GitHub", err, "give the job permissions: id-token: write")
 	}
 	var answer struct{ Value string }
 	if json.Unmarshal(body, &answer) != nil || answer.Value == "" {
-		return sign.Secret{}, fault.Failedf("token.refused", "asking GitHub for an identity token: its answer holds none").
+		return sign.Secret{}, fault.Failedf("token.refused", "requesting an identity token from GitHub: the response contains no token").
 			WithFix("give the job permissions: id-token: write")
 	}
 	return sign.Hide([]byte(answer.Value)), nil
 }
 
-// FindToken finds the token of the CI it runs in: SIGSTORE_ID_TOKEN (GitLab's
-// id_tokens), a file named by SIGSTORE_ID_TOKEN_FILE, or GitHub Actions.
+// FindToken returns the token source of the CI that slipway runs in: the variable
+// SIGSTORE_ID_TOKEN (for GitLab's id_tokens), the file in SIGSTORE_ID_TOKEN_FILE,
+// or GitHub Actions. It returns a [fault.Input] error if there is none of them.
 func FindToken(getenv func(string) string) (sign.TokenSource, error) {
 	switch {
 	case getenv("SIGSTORE_ID_TOKEN") != "":
@@ -78,11 +80,11 @@ func FindToken(getenv func(string) string) (sign.TokenSource, error) {
 	case getenv("ACTIONS_ID_TOKEN_REQUEST_URL") != "":
 		return GitHubToken{URL: getenv("ACTIONS_ID_TOKEN_REQUEST_URL"), Grant: sign.Hide([]byte(getenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN")))}, nil
 	}
-	return nil, fault.Inputf("token.missing", "keyless signing needs an identity token and there is none here").
-		WithFix("on GitHub give the job permissions: id-token: write, on GitLab set id_tokens: SIGSTORE_ID_TOKEN, elsewhere sign with a key")
+	return nil, fault.Inputf("token.missing", "keyless signing requires an identity token, and the environment contains none of the supported tokens").
+		WithFix("on GitHub give the job permissions: id-token: write, on GitLab set id_tokens: SIGSTORE_ID_TOKEN, otherwise sign with a key")
 }
 
-// keyless makes the signer's key and gets a certificate for it.
+// keyless generates the signer's key and requests a certificate for it.
 func (s *signer) keyless(ctx context.Context, k sign.Keyless) error {
 	public := config.DefaultKeyless()
 	k.Fulcio, k.Audience = cmp.Or(k.Fulcio, public.Fulcio), cmp.Or(k.Audience, public.Audience)
@@ -98,8 +100,8 @@ func (s *signer) keyless(ctx context.Context, k sign.Keyless) error {
 			return err
 		}
 	}
-	self := &policy{}
-	if err := self.trust(ctx, k.TrustedRoot); err != nil {
+	own := &policy{}
+	if err := own.loadRoot(ctx, k.TrustedRoot); err != nil {
 		return err
 	}
 	token, err := k.Token.Token(ctx, k.Audience)
@@ -108,34 +110,34 @@ func (s *signer) keyless(ctx context.Context, k sign.Keyless) error {
 	}
 	private, err := cosign.GeneratePrivateKey()
 	if err != nil {
-		return fault.Failedf("key.generate", "making a key for this run: %w", err)
+		return fault.Failedf("key.generate", "generating a key for this run: %w", err)
 	}
 	if s.key, err = signature.LoadECDSASignerVerifier(private, crypto.SHA256); err != nil {
-		return fault.Failedf("key.generate", "making a key for this run: %w", err)
+		return fault.Failedf("key.generate", "generating a key for this run: %w", err)
 	}
-	if s.cert, s.chain, err = certify(ctx, k, s.key, token); err != nil {
+	if s.cert, s.chain, err = requestCertificate(ctx, k, s.key, token); err != nil {
 		return err
 	}
 	certs, err := cryptoutils.UnmarshalCertificatesFromPEM(s.cert)
 	if err != nil || len(certs) != 1 {
-		return fault.Failedf("fulcio.answer", "%s gave no certificate that can be read", k.Fulcio)
+		return fault.Failedf("fulcio.answer", "requesting a certificate from %s: the response contains a malformed certificate", k.Fulcio)
 	}
-	s.who.Identity, s.who.Issuer = identityOf(certs[0])
-	self.identities = []cosign.Identity{{Issuer: s.who.Issuer, Subject: s.who.Identity}}
-	s.self = self
+	s.identity.Identity, s.identity.Issuer = identityOf(certs[0])
+	own.identities = []cosign.Identity{{Issuer: s.identity.Issuer, Subject: s.identity.Identity}}
+	s.policy = own
 	return nil
 }
 
-// certify asks Fulcio for a certificate
+// requestCertificate requests a certificate from Fulcio
 // (https://github.com/sigstore/fulcio/blob/v1.8.8/fulcio.proto).
-func certify(ctx context.Context, k sign.Keyless, sv signature.SignerVerifier, token sign.Secret) (cert, chain []byte, err error) {
+func requestCertificate(ctx context.Context, k sign.Keyless, sv signature.SignerVerifier, token sign.Secret) (cert, chain []byte, err error) {
 	subject, err := subjectOf(token)
 	if err != nil {
 		return nil, nil, err
 	}
 	proof, err := sv.SignMessage(strings.NewReader(subject), options.WithContext(ctx))
 	if err != nil {
-		return nil, nil, fmt.Errorf("proving that we hold the new key: %w", err)
+		return nil, nil, fmt.Errorf("signing the proof of possession of the new key: %w", err)
 	}
 	pub, err := sv.PublicKey()
 	if err != nil {
@@ -143,25 +145,25 @@ func certify(ctx context.Context, k sign.Keyless, sv signature.SignerVerifier, t
 	}
 	text, err := cryptoutils.MarshalPublicKeyToPEM(pub)
 	if err != nil {
-		return nil, nil, fmt.Errorf("writing the new public key: %w", err)
+		return nil, nil, fmt.Errorf("encoding the new public key: %w", err)
 	}
 	body, err := json.Marshal(map[string]any{"publicKeyRequest": map[string]any{
 		"publicKey":         map[string]string{"algorithm": "ECDSA", "content": string(text)},
 		"proofOfPossession": base64.StdEncoding.EncodeToString(proof),
 	}})
 	if err != nil {
-		return nil, nil, fmt.Errorf("writing the request for a certificate: %w", err)
+		return nil, nil, fmt.Errorf("encoding the request for a certificate: %w", err)
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(k.Fulcio, "/")+"/api/v2/signingCert", bytes.NewReader(body))
 	if err != nil {
-		return nil, nil, fault.Inputf("fulcio.url", "%q is no address of a certificate authority", k.Fulcio)
+		return nil, nil, fault.Inputf("fulcio.url", "the address %q of the certificate authority is malformed", k.Fulcio)
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Authorization", "Bearer "+string(token.Reveal()))
-	data, err := exchange(req, k.HTTP)
+	data, err := send(req, k.HTTP)
 	if err != nil {
-		return nil, nil, failedAt(ctx, "fulcio.refused", "asking "+k.Fulcio+" for a certificate", err,
-			"check that it trusts the token's issuer and audience and that the token is fresh")
+		return nil, nil, requestError(ctx, "fulcio.refused", "requesting a certificate from "+k.Fulcio, err,
+			"check that it trusts the issuer and the audience of the token, and that the token has not expired")
 	}
 	type answer struct {
 		Chain struct {
@@ -173,14 +175,14 @@ func certify(ctx context.Context, k sign.Keyless, sv signature.SignerVerifier, t
 		Detached answer `json:"signedCertificateDetachedSct"`
 	}
 	if err := json.Unmarshal(data, &got); err != nil {
-		return nil, nil, fault.Failedf("fulcio.answer", "%s gave no certificate: its answer is no JSON", k.Fulcio)
+		return nil, nil, fault.Failedf("fulcio.answer", "requesting a certificate from %s: the response is not JSON", k.Fulcio)
 	}
 	certs := got.Embedded.Chain.Certificates
 	if len(certs) == 0 {
 		certs = got.Detached.Chain.Certificates
 	}
 	if len(certs) == 0 {
-		return nil, nil, fault.Failedf("fulcio.answer", "%s gave no certificate", k.Fulcio)
+		return nil, nil, fault.Failedf("fulcio.answer", "requesting a certificate from %s: the response contains no certificate", k.Fulcio)
 	}
 	for i, c := range certs {
 		certs[i] = strings.TrimSpace(c) + "\n"
@@ -188,10 +190,11 @@ func certify(ctx context.Context, k sign.Keyless, sv signature.SignerVerifier, t
 	return []byte(certs[0]), []byte(strings.Join(certs[1:], "")), nil
 }
 
-// subjectOf reads who a token is for; Fulcio checks the token.
+// subjectOf returns the subject of a token, without verifying the token. Fulcio
+// verifies it.
 func subjectOf(token sign.Secret) (string, error) {
 	parts := strings.Split(string(token.Reveal()), ".")
-	malformed := fault.Inputf("token.malformed", "the identity token is malformed").WithFix("it must be a JWT of the CI, for example GitLab's id_tokens")
+	malformed := fault.Inputf("token.malformed", "the identity token is malformed").WithFix("use a JWT of the CI, for example GitLab's id_tokens")
 	if len(parts) != 3 {
 		return "", malformed
 	}
@@ -206,16 +209,18 @@ func subjectOf(token sign.Secret) (string, error) {
 	return subject, nil
 }
 
-const maxAnswer = 1 << 20
+// maxResponse is the maximal size of a response.
+const maxResponse = 1 << 20
 
-// newClient is for a few requests to a few hosts; it leaves nothing open.
+// newClient returns a client for a few requests. It keeps no connection open.
 func newClient() *http.Client {
 	tr := &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 15 * time.Second}
 	return &http.Client{Transport: tr, Timeout: time.Minute}
 }
 
-// exchange sends a request that holds a secret; its errors do not.
-func exchange(req *http.Request, client *http.Client) ([]byte, error) {
+// send sends a request that contains a secret and returns the body of the response.
+// Its errors do not contain the secret.
+func send(req *http.Request, client *http.Client) ([]byte, error) {
 	if client == nil {
 		client = newClient()
 	}
@@ -223,22 +228,22 @@ func exchange(req *http.Request, client *http.Client) ([]byte, error) {
 	resp, err := client.Do(req)
 	if err != nil {
 		if ue, ok := errors.AsType[*url.Error](err); ok {
-			err = ue.Err // without the URL
+			err = ue.Err // removes the URL, which may contain a secret
 		}
 		return nil, err
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxResponse))
 	if err = errors.Join(err, resp.Body.Close()); err != nil {
 		return nil, err
 	}
 	if resp.StatusCode/100 != 2 {
-		return nil, fmt.Errorf("it answers %d: %s", resp.StatusCode, explained(body))
+		return nil, fmt.Errorf("the response has status %d: %s", resp.StatusCode, responseMessage(body))
 	}
 	return body, nil
 }
 
-// explained is what an error body says, where it says so in the usual form.
-func explained(body []byte) string {
+// responseMessage returns the field message of an error response in JSON.
+func responseMessage(body []byte) string {
 	var e struct {
 		Message string `json:"message"`
 	}
@@ -248,7 +253,8 @@ func explained(body []byte) string {
 	return e.Message
 }
 
-func failedAt(ctx context.Context, code, what string, err error, fix string) error {
+// requestError returns an error for a request that failed.
+func requestError(ctx context.Context, code, what string, err error, fix string) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -258,19 +264,20 @@ func failedAt(ctx context.Context, code, what string, err error, fix string) err
 func checkURL(what, s string) error {
 	u, err := url.Parse(s)
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.User != nil {
-		return fault.Inputf(what+".url", "the address of %s is no URL", what).WithFix("for example https://%s.example.com", what)
+		return fault.Inputf(what+".url", "the address of %s is not a URL", what).WithFix("use a URL like https://%s.example.com", what)
 	}
 	return nil
 }
 
-// trust loads the trusted root: certificate authorities, certificate logs and
-// transparency logs.
-func (p *policy) trust(ctx context.Context, file string) error {
+// loadRoot loads the trusted root, which has the certificate authorities, the
+// certificate logs and the transparency logs. If file is empty, it is the trusted
+// root of the public instance.
+func (p *policy) loadRoot(ctx context.Context, file string) error {
 	if file == "" {
 		tr, err := publicRoot(ctx)
 		if err != nil {
-			return failedAt(ctx, "root.unreachable", "getting the trusted root of the public Sigstore instance", err,
-				"check that tuf-repo-cdn.sigstore.dev can be reached, or name a trusted_root.json with trustedRoot")
+			return requestError(ctx, "root.unreachable", "fetching the trusted root of the public Sigstore instance", err,
+				"check that tuf-repo-cdn.sigstore.dev can be reached, or set trustedRoot to a trusted_root.json")
 		}
 		p.root = tr
 		return nil
@@ -281,24 +288,24 @@ func (p *policy) trust(ctx context.Context, file string) error {
 	}
 	tr, err := readRoot(data)
 	if err != nil {
-		return fault.Inputf("root.malformed", "%s is no trusted root: %w", file, oneLine(err)).
-			WithFix("it is Sigstore's trusted_root.json; cosign trusted-root create writes one")
+		return fault.Inputf("root.malformed", "%s is not a trusted root: %w", file, oneLine(err)).
+			WithFix("use a trusted_root.json of Sigstore; cosign trusted-root create writes one")
 	}
 	if len(tr.FulcioCertificateAuthorities()) == 0 || len(tr.RekorLogs()) == 0 {
-		return fault.Inputf("root.incomplete", "trusted root %s names no certificate authority or no transparency log", file).
-			WithFix("certificates live for minutes; only the log says when they were used")
+		return fault.Inputf("root.incomplete", "trusted root %s has no certificate authority or no transparency log", file).
+			WithFix("add both; certificates are valid for minutes, and only the log proves when they were used")
 	}
 	p.root = tr
-	// A private instance may have no certificate log. The public one has.
+	// A private instance may have no certificate log, unlike the public one.
 	p.ignoreSCT = len(tr.CTLogs()) == 0
 	return nil
 }
 
-// readRoot guards against what the library does with a file that lacks parts.
+// readRoot parses a trusted root. The library panics if parts of it are missing.
 func readRoot(data []byte) (tr *root.TrustedRoot, err error) {
 	defer func() {
 		if recover() != nil {
-			tr, err = nil, errors.New("it lacks parts")
+			tr, err = nil, errors.New("it is incomplete")
 		}
 	}()
 	return root.NewTrustedRootFromJSON(data)
@@ -307,17 +314,18 @@ func readRoot(data []byte) (tr *root.TrustedRoot, err error) {
 func publicRoot(ctx context.Context) (*root.TrustedRoot, error) {
 	f := fetcher.NewDefaultFetcher()
 	f.SetHTTPUserAgent("slipway")
-	f.SetHTTPClient(bound{ctx, newClient()})
+	f.SetHTTPClient(boundClient{ctx, newClient()})
 	return root.FetchTrustedRootWithOptions(tuf.DefaultOptions().WithContext(ctx).WithFetcher(f))
 }
 
-// bound ends requests with a context; the library has none.
-type bound struct {
-	ctx    context.Context //nolint:containedctx // lives as long as one call
+// boundClient is a client whose requests end with a context. The library sends
+// requests without a context.
+type boundClient struct {
+	ctx    context.Context
 	client *http.Client
 }
 
 // Do sends a request.
-func (b bound) Do(req *http.Request) (*http.Response, error) {
-	return b.client.Do(req.WithContext(b.ctx)) //nolint:gosec // the address is the configured instance's
+func (b boundClient) Do(req *http.Request) (*http.Response, error) {
+	return b.client.Do(req.WithContext(b.ctx)) //nolint:gosec // the address is that of the public instance
 }

@@ -24,8 +24,8 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/sign"
 )
 
-// telling picks the finding that says most about what happened.
-func telling(a, b *finding) *finding {
+// mostSpecific returns the rejection that explains most. The first may be nil.
+func mostSpecific(a, b *rejection) *rejection {
 	order := []string{sign.CodeTampered, sign.CodeOtherImage, sign.CodeForeign, sign.CodeNoLogEntry, sign.CodeWrongIdentity, sign.CodeUntrusted, sign.CodeWrongKey, sign.CodeUnsigned}
 	if a == nil || slices.Index(order, b.code) < slices.Index(order, a.code) {
 		return b
@@ -33,65 +33,68 @@ func telling(a, b *finding) *finding {
 	return a
 }
 
-func logged(s sign.Signature, c candidate) sign.Signature {
+// withLogEntry adds the log entry of a candidate to its signature.
+func withLogEntry(s sign.Signature, c candidate) sign.Signature {
 	if b, err := c.Bundle(); err == nil && b != nil {
 		s.LogIndex, s.Logged = &b.Payload.LogIndex, time.Unix(b.Payload.IntegratedTime, 0).UTC()
 	}
 	return s
 }
 
-// explainCertificate says why a signature with a certificate is not believed.
-func (p *policy) explainCertificate(ctx context.Context, c candidate, k kind, cert *x509.Certificate, why error) *finding {
-	var who sign.Signature
-	who.Identity, who.Issuer = identityOf(cert)
+// explainCertificate returns why a signature with a certificate was rejected with
+// the error cause.
+func (p *policy) explainCertificate(ctx context.Context, c candidate, k kind, cert *x509.Certificate, cause error) *rejection {
+	var signedBy sign.Signature
+	signedBy.Identity, signedBy.Issuer = identityOf(cert)
 	v, err := signature.LoadVerifier(cert.PublicKey, crypto.SHA256)
-	if err != nil || !holds(ctx, v, c, k) {
-		return found(sign.CodeTampered, "carries a damaged signature: it is not by the key in its own certificate")
+	if err != nil || !matches(ctx, v, c, k) {
+		return reject(sign.CodeTampered, "has a damaged signature: it is not by the key in its own certificate")
 	}
 	if len(p.identities) == 0 {
-		return found(sign.CodeWrongKey, "carries no signature by a trusted key; it is signed keyless by %s", who)
+		return reject(sign.CodeWrongKey, "has no signature by a trusted key; it is signed keyless by %s", signedBy)
 	}
 	if _, err := verify.VerifyLeafCertificate(cert.NotBefore, cert, p.root); err != nil {
-		return found(sign.CodeUntrusted, "carries a signature with a certificate of an unknown authority, made out to %s", who)
+		return reject(sign.CodeUntrusted, "has a signature with a certificate of an unknown authority, issued to %s", signedBy)
 	}
 	if cosign.CheckCertificatePolicy(cert, &cosign.CheckOpts{Identities: p.identities}) != nil {
-		return found(sign.CodeWrongIdentity, "carries no signature by a trusted identity; it is signed by %s", who)
+		return reject(sign.CodeWrongIdentity, "has no signature by a trusted identity; it is signed by %s", signedBy)
 	}
 	if b, err := c.Bundle(); err == nil && b == nil {
-		return found(sign.CodeNoLogEntry, "carries a signature by %s without an entry in a transparency log", who)
+		return reject(sign.CodeNoLogEntry, "has a signature by %s without an entry in a transparency log", signedBy)
 	}
-	return found(sign.CodeTampered, "carries a signature by %s whose proof does not verify: %v", who, oneLine(errors.Join(why)))
+	return reject(sign.CodeTampered, "has a signature by %s whose proof cannot be verified: %v", signedBy, oneLine(errors.Join(cause)))
 }
 
-// explainKey says why a signature by a bare key is not believed. Whose key it
-// was cannot be told from a signature; where the signer left its name, damage
-// and another key are told apart.
-func (p *policy) explainKey(ctx context.Context, c candidate, k kind) *finding {
+// explainKey returns why a signature without a certificate was rejected. A
+// signature does not contain its key, so a damaged one looks like one by another
+// key. Only if the signer left the annotation keyHint can they be distinguished.
+func (p *policy) explainKey(ctx context.Context, c candidate, k kind) *rejection {
 	for _, key := range p.keys {
 		for _, v := range key.verifiers {
-			if holds(ctx, v, c, k) { // so it is the log
-				return found(sign.CodeNoLogEntry, "carries a signature by key %s without a valid entry in the transparency log", sign.Short(key.name))
+			if matches(ctx, v, c, k) { // only the log entry can be the reason
+				return reject(sign.CodeNoLogEntry, "has a signature by key %s without a valid entry in the transparency log", sign.Short(key.fingerprint))
 			}
 		}
 	}
 	hint := annotation(c.attached, keyHint)
-	if slices.ContainsFunc(p.keys, func(t trustedKey) bool { return t.name == hint }) {
-		return found(sign.CodeTampered, "carries a damaged signature: it says that it is by key %s but is not, so it or what it signs was changed", sign.Short(hint))
+	if slices.ContainsFunc(p.keys, func(t trustedKey) bool { return t.fingerprint == hint }) {
+		return reject(sign.CodeTampered, "has a damaged signature: its annotation names key %s, but it is not by that key, so the signature or the signed content was changed", sign.Short(hint))
 	}
 	if !wellFormed(c, k) {
-		return found(sign.CodeTampered, "carries a damaged signature: it is malformed")
+		return reject(sign.CodeTampered, "has a damaged signature: it is malformed")
 	}
-	whose := "by an unknown key"
+	signedBy := "by an unknown key"
 	if regexp.MustCompile(`^sha256:[0-9a-f]{64}$`).MatchString(hint) {
-		whose = "by key " + sign.Short(hint)
+		signedBy = "by key " + sign.Short(hint)
 	}
 	if len(p.keys) == 0 {
-		return found(sign.CodeWrongIdentity, "carries no signature by a trusted identity; it is signed %s", whose)
+		return reject(sign.CodeWrongIdentity, "has no signature by a trusted identity; it is signed %s", signedBy)
 	}
-	return found(sign.CodeWrongKey, "carries no signature by a trusted key; it is signed %s", whose)
+	return reject(sign.CodeWrongKey, "has no signature by a trusted key; it is signed %s", signedBy)
 }
 
-// wellFormed tells a signature by someone else from bytes that are none.
+// wellFormed reports whether a candidate has the form of a signature or an
+// attestation.
 func wellFormed(c candidate, k kind) bool {
 	if k == attestations {
 		e := decodeEnvelope(c.payload)
@@ -103,8 +106,9 @@ func wellFormed(c candidate, k kind) bool {
 	return err == nil && len(raw) > 0 && json.Unmarshal(c.payload, &claim) == nil && claim.Critical.Image.DockerManifestDigest != ""
 }
 
-// holds tells whether a key made this signature, and nothing else.
-func holds(ctx context.Context, v signature.Verifier, c candidate, k kind) bool {
+// matches reports whether the signature of a candidate is by the key of v. It checks
+// nothing else.
+func matches(ctx context.Context, v signature.Verifier, c candidate, k kind) bool {
 	if k == attestations {
 		e := decodeEnvelope(c.payload)
 		if e == nil {
@@ -124,7 +128,8 @@ func holds(ctx context.Context, v signature.Verifier, c candidate, k kind) bool 
 	return err == nil && v.VerifySignature(strings.NewReader(string(raw)), strings.NewReader(string(c.payload)), options.WithContext(ctx)) == nil
 }
 
-// identityOf reads whom a certificate is made out to, and by which provider.
+// identityOf returns the subject of a certificate, and the identity provider that
+// authenticated it.
 func identityOf(cert *x509.Certificate) (identity, issuer string) {
 	if names := cryptoutils.GetSubjectAlternateNames(cert); len(names) > 0 {
 		identity = names[0]

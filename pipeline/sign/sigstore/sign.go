@@ -31,27 +31,27 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/sign"
 )
 
-// jobs is how many subjects are worked on at a time.
+// jobs is the maximal number of subjects that are processed at the same time.
 const jobs = 6
 
-// signer is a [Signer] with its key or certificate.
+// signer is a [sign.Signer] with a key, and for keyless signing a certificate.
 type signer struct {
 	key         signature.SignerVerifier
-	cert, chain []byte // PEM, keyless only
-	log         *rekorapi.Rekor
+	cert, chain []byte          // PEM, only for keyless signing
+	log         *rekorapi.Rekor // nil if signatures are not logged
 	logURL      string
-	self        *policy // trusts this signer alone
-	who         sign.Signature
+	policy      *policy // trusts only this signer
+	identity    sign.Signature
 }
 
-// NewSigner loads the key, or gets a certificate. It returns a [fault.Input]
-// error for a key that cannot be used.
+// NewSigner loads the key or requests a certificate. It returns a [fault.Input]
+// error if the key cannot be used, or if both a key and keyless signing are set.
 func NewSigner(ctx context.Context, o sign.SignerOptions) (sign.Signer, error) {
 	s := &signer{logURL: o.Rekor}
 	var err error
 	switch {
 	case o.Keyless != nil && o.Key.Ref != "":
-		return nil, fault.Inputf("key.two", "both a key and keyless signing are asked for").WithFix("keep one of sign.key and sign.keyless")
+		return nil, fault.Inputf("key.two", "a key and keyless signing are both set").WithFix("remove sign.key or sign.keyless")
 	case o.Keyless != nil:
 		err = s.keyless(ctx, *o.Keyless)
 	default:
@@ -64,16 +64,16 @@ func NewSigner(ctx context.Context, o sign.SignerOptions) (sign.Signer, error) {
 		if err := checkURL("rekor", s.logURL); err != nil {
 			return nil, err
 		}
-		// Without a logger: the library would print every try.
+		// Without a logger, because the library would print every attempt.
 		if s.log, err = rekor.GetRekorClient(s.logURL, rekor.WithUserAgent("slipway"), rekor.WithRetryCount(3)); err != nil {
-			return nil, fault.Inputf("rekor.url", "%q is no address of a transparency log: %w", s.logURL, err)
+			return nil, fault.Inputf("rekor.url", "the address %q of the transparency log is malformed: %w", s.logURL, err)
 		}
 	}
 	return s, nil
 }
 
-// Identity says who signs: a key's fingerprint, or an identity and its issuer.
-func (s *signer) Identity() sign.Signature { return s.who }
+// Identity returns the fingerprint of the key, or the identity and its issuer.
+func (s *signer) Identity() sign.Signature { return s.identity }
 
 func (s *signer) withKey(ctx context.Context, k sign.Key) error {
 	sv, err := loadSigner(ctx, k)
@@ -89,24 +89,26 @@ func (s *signer) withKey(ctx context.Context, k sign.Key) error {
 		return err
 	}
 	s.key = sv
-	if s.who.Key, err = fingerprint(pub); err != nil {
+	if s.identity.Key, err = fingerprint(pub); err != nil {
 		return err
 	}
-	s.self = &policy{keys: []trustedKey{{s.who.Key, vs}}}
+	s.policy = &policy{keys: []trustedKey{{s.identity.Key, vs}}}
 	return nil
 }
 
-// Sign signs every subject. One that already has a valid signature of this
-// signer with these annotations gets nothing more.
+// Sign signs every subject that does not have a valid signature of this signer
+// with the same annotations. It returns a [fault.Input] error if the signer or the
+// subjects are missing, and a [fault.Failed] error with the code
+// sign.image-not-found if a subject is not in the registry.
 func Sign(ctx context.Context, o sign.Options) (sign.Result, error) {
 	start := time.Now()
-	s, err := own(o.Subjects, o.Signer)
+	s, err := checkInput(o.Subjects, o.Signer)
 	if err != nil {
 		return sign.Result{}, err
 	}
 	st := newStore(ctx, o.Remote, o.Backoff)
 	st.settle = o.Settle
-	r := sign.Result{Signer: s.who, Subjects: make([]sign.SignedSubject, len(o.Subjects)), Unchanged: true}
+	r := sign.Result{Signer: s.identity, Subjects: make([]sign.SignedSubject, len(o.Subjects)), Unchanged: true}
 	progress.Statusf(ctx, "signing %s", o.Subjects[0].Digest.Name())
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(jobs)
@@ -130,14 +132,14 @@ func Sign(ctx context.Context, o sign.Options) (sign.Result, error) {
 	return r, nil
 }
 
-// own returns what signs behind a [Signer].
-func own(subjects []sign.Subject, given sign.Signer) (*signer, error) {
+// checkInput checks the input of Sign and Attest, and returns the signer.
+func checkInput(subjects []sign.Subject, given sign.Signer) (*signer, error) {
 	s, ok := given.(*signer)
 	if !ok || s == nil {
 		return nil, fault.Inputf("key.missing", "there is nothing to sign with").WithFix("set sign.key or sign.keyless in slipway.yaml")
 	}
 	if len(subjects) == 0 {
-		return nil, fault.Inputf("sign.nothing", "no image is given")
+		return nil, fault.Inputf("sign.nothing", "signing: no image is given")
 	}
 	for _, sub := range subjects {
 		if err := checkDigest(sub.Digest); err != nil {
@@ -150,7 +152,7 @@ func own(subjects []sign.Subject, given sign.Signer) (*signer, error) {
 func checkDigest(d name.Digest) error {
 	if d.DigestStr() == "" {
 		return fault.Inputf("reference.no-digest", "an image is given without its digest").
-			WithFix("write repository@sha256:...; a tag can point elsewhere a moment later")
+			WithFix("write repository@sha256:..., because a tag can be moved to another image")
 	}
 	return nil
 }
@@ -160,29 +162,29 @@ func (s *signer) sign(ctx context.Context, st *store, sub sign.Subject, annotati
 	if err := st.mustExist(ctx, sub.Digest); err != nil {
 		return r, err
 	}
-	var made oci.Signature
-	changed, err := st.change(ctx, signatures, sub.Digest, func(have []candidate) ([]candidate, []oci.Signature, error) {
-		for _, c := range have {
-			sig, bad := s.self.signature(ctx, c, sub.Digest)
-			if bad == nil && (s.log == nil || sig.LogIndex != nil) && sameAnnotations(c.payload, annotations) {
+	var signed oci.Signature
+	changed, err := st.update(ctx, signatures, sub.Digest, func(current []candidate) ([]candidate, []oci.Signature, error) {
+		for _, c := range current {
+			sig, rejected := s.policy.signature(ctx, c, sub.Digest)
+			if rejected == nil && (s.log == nil || sig.LogIndex != nil) && sameAnnotations(c.payload, annotations) {
 				r.LogIndex = sig.LogIndex
 				return nil, nil, nil
 			}
 		}
-		if made == nil {
+		if signed == nil {
 			var err error
-			if made, err = s.newSignature(ctx, sub.Digest, annotations); err != nil {
+			if signed, err = s.newSignature(ctx, sub.Digest, annotations); err != nil {
 				return nil, nil, err
 			}
 		}
-		r.LogIndex = logIndex(made)
-		return have, []oci.Signature{made}, nil
+		r.LogIndex = logIndex(signed)
+		return current, []oci.Signature{signed}, nil
 	})
 	r.Unchanged = !changed
 	return r, err
 }
 
-// sameAnnotations tells whether a payload carries exactly these annotations.
+// sameAnnotations reports whether the annotations in a payload are want.
 func sameAnnotations(p []byte, want map[string]string) bool {
 	var text struct {
 		Optional map[string]any `json:"optional"`
@@ -190,17 +192,18 @@ func sameAnnotations(p []byte, want map[string]string) bool {
 	if json.Unmarshal(p, &text) != nil {
 		return false
 	}
-	have := map[string]string{}
+	got := map[string]string{}
 	for k, v := range text.Optional {
 		s, ok := v.(string)
 		if !ok {
 			return false
 		}
-		have[k] = s
+		got[k] = s
 	}
-	return maps.Equal(have, want)
+	return maps.Equal(got, want)
 }
 
+// newSignature signs the digest and the annotations.
 func (s *signer) newSignature(ctx context.Context, d name.Digest, annotations map[string]string) (oci.Signature, error) {
 	text := payload.Cosign{Image: d}
 	if len(annotations) > 0 {
@@ -211,11 +214,11 @@ func (s *signer) newSignature(ctx context.Context, d name.Digest, annotations ma
 	}
 	body, err := text.MarshalJSON()
 	if err != nil {
-		return nil, fmt.Errorf("writing the claim about %s: %w", d.Name(), err)
+		return nil, fmt.Errorf("encoding the payload of the signature of %s: %w", d.Name(), err)
 	}
 	raw, err := s.key.SignMessage(bytes.NewReader(body), options.WithContext(ctx))
 	if err != nil {
-		return nil, s.failed(ctx, d, err)
+		return nil, signError(ctx, d, err)
 	}
 	opts, err := s.proof(ctx, d, nil, func(pem []byte) (*models.LogEntryAnon, error) {
 		sum := sha256.New()
@@ -227,10 +230,10 @@ func (s *signer) newSignature(ctx context.Context, d name.Digest, annotations ma
 	}
 	sig, err := static.NewSignature(body, base64.StdEncoding.EncodeToString(raw), opts...)
 	if err != nil {
-		return nil, fmt.Errorf("putting together the signature of %s: %w", d.Name(), err)
+		return nil, fmt.Errorf("creating the signature of %s: %w", d.Name(), err)
 	}
-	if _, bad := s.self.signature(ctx, candidate{attached: sig, payload: body}, d); bad != nil {
-		return nil, s.untrusted(d, bad)
+	if _, rejected := s.policy.signature(ctx, candidate{attached: sig, payload: body}, d); rejected != nil {
+		return nil, untrustedError(d, rejected)
 	}
 	return sig, nil
 }
@@ -239,7 +242,7 @@ func (s *signer) newSignature(ctx context.Context, d name.Digest, annotations ma
 func (s *signer) newAttestation(ctx context.Context, d name.Digest, predicateType string, statement []byte) (oci.Signature, error) {
 	envelope, err := dsse.WrapSigner(s.key, intotoType).SignMessage(bytes.NewReader(statement), options.WithContext(ctx))
 	if err != nil {
-		return nil, s.failed(ctx, d, err)
+		return nil, signError(ctx, d, err)
 	}
 	opts, err := s.proof(ctx, d, map[string]string{"predicateType": predicateType}, func(pem []byte) (*models.LogEntryAnon, error) {
 		return cosign.TLogUploadDSSEEnvelope(ctx, s.log, envelope, pem)
@@ -249,23 +252,23 @@ func (s *signer) newAttestation(ctx context.Context, d name.Digest, predicateTyp
 	}
 	att, err := static.NewAttestation(envelope, append(opts, static.WithLayerMediaType(envelopeType))...)
 	if err != nil {
-		return nil, fmt.Errorf("putting together the attestation of %s: %w", d.Name(), err)
+		return nil, fmt.Errorf("creating the attestation of %s: %w", d.Name(), err)
 	}
-	if _, bad := s.self.attestation(ctx, candidate{attached: att, payload: envelope}, d); bad != nil {
-		return nil, s.untrusted(d, bad)
+	if _, rejected := s.policy.attestation(ctx, candidate{attached: att, payload: envelope}, d); rejected != nil {
+		return nil, untrustedError(d, rejected)
 	}
 	return att, nil
 }
 
-// proof is what goes beside a signature: the certificate and the log entry, or
-// which key it was.
-func (s *signer) proof(ctx context.Context, d name.Digest, notes map[string]string, upload func(pem []byte) (*models.LogEntryAnon, error)) ([]static.Option, error) {
-	all := maps.Clone(notes)
+// proof returns the annotations of a signature: those given, the certificate or the
+// fingerprint of the key, and the log entry that it creates with upload.
+func (s *signer) proof(ctx context.Context, d name.Digest, annotations map[string]string, upload func(pem []byte) (*models.LogEntryAnon, error)) ([]static.Option, error) {
+	all := maps.Clone(annotations)
 	if all == nil {
 		all = map[string]string{}
 	}
-	if s.who.Key != "" {
-		all[keyHint] = s.who.Key
+	if s.identity.Key != "" {
+		all[keyHint] = s.identity.Key
 	}
 	opts := []static.Option{static.WithAnnotations(all)}
 	if s.cert != nil {
@@ -278,10 +281,10 @@ func (s *signer) proof(ctx context.Context, d name.Digest, notes map[string]stri
 	if pem == nil {
 		pub, err := s.key.PublicKey(options.WithContext(ctx))
 		if err != nil {
-			return nil, s.failed(ctx, d, err)
+			return nil, signError(ctx, d, err)
 		}
 		if pem, err = cryptoutils.MarshalPublicKeyToPEM(pub); err != nil {
-			return nil, s.failed(ctx, d, err)
+			return nil, signError(ctx, d, err)
 		}
 	}
 	entry, err := upload(pem)
@@ -289,15 +292,16 @@ func (s *signer) proof(ctx context.Context, d name.Digest, notes map[string]stri
 		return nil, ctx.Err()
 	}
 	if err != nil {
-		return nil, fault.Failedf("rekor.refused", "entering the signature of %s in the log %s: %w", d.Name(), s.logURL, oneLine(err)).
-			WithFix("check sign.rekor and that the log can be reached; nothing was signed")
+		return nil, fault.Failedf("rekor.refused", "adding the signature of %s to the transparency log %s: %w", d.Name(), s.logURL, oneLine(err)).
+			WithFix("check sign.rekor, and that the log can be reached; nothing was written to the registry")
 	}
 	if entry.LogIndex == nil || entry.LogID == nil || entry.IntegratedTime == nil || entry.Verification == nil {
-		return nil, fault.Failedf("rekor.refused", "entering the signature of %s in the log %s: its answer proves nothing", d.Name(), s.logURL)
+		return nil, fault.Failedf("rekor.refused", "adding the signature of %s to the transparency log %s: the response contains no proof", d.Name(), s.logURL)
 	}
 	return append(opts, static.WithBundle(bundle.EntryToBundle(entry))), nil
 }
 
+// logIndex returns the index of the log entry of a signature, or nil.
 func logIndex(sig oci.Signature) *int64 {
 	b, err := sig.Bundle()
 	if err != nil || b == nil {
@@ -306,35 +310,36 @@ func logIndex(sig oci.Signature) *int64 {
 	return &b.Payload.LogIndex
 }
 
-func (s *signer) failed(ctx context.Context, d name.Digest, err error) error {
+func signError(ctx context.Context, d name.Digest, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return fault.Failedf("sign.failed", "signing %s: %w", d.Name(), oneLine(err)).WithFix("check the key's rights and its store; nothing was written")
+	return fault.Failedf("sign.failed", "signing %s: %w", d.Name(), oneLine(err)).WithFix("check the permissions of the key and, if it is in a KMS, the KMS; nothing was written to the registry")
 }
 
-// untrusted is a new signature that we ourselves would refuse.
-func (s *signer) untrusted(d name.Digest, bad *finding) error {
-	return fault.Failedf("sign.untrusted", "signing %s: the new signature does not verify: %s", d.Name(), bad.text).
-		WithFix("check that the trusted root belongs to this certificate authority and log; nothing was written")
+// untrustedError returns the error for a new signature that the signer's own policy
+// rejects.
+func untrustedError(d name.Digest, r *rejection) error {
+	return fault.Failedf("sign.untrusted", "signing %s: the new signature cannot be verified: the image %s", d.Name(), r.text).
+		WithFix("check that the trusted root is the one of this certificate authority and log; nothing was written to the registry")
 }
 
-// mustExist asks for the image, so that nothing is signed that is not there.
+// mustExist returns an error if the image is not in the registry.
 func (s *store) mustExist(ctx context.Context, d name.Digest) error {
-	err := s.again(ctx, func() error {
+	err := s.retry(ctx, func() error {
 		_, err := remote.Head(d, s.remote...)
 		return err
 	})
 	if isMissing(err) && ctx.Err() == nil {
-		return fault.Failedf("sign.image-not-found", "%s is not in the registry", d.Name()).WithFix("push it first, and sign the digest that was pushed")
+		return fault.Failedf("sign.image-not-found", "signing: %s is not in the registry", d.Name()).WithFix("push the image first, and sign the digest that was pushed")
 	}
 	if err != nil {
-		return registryError(ctx, "looking for", d, err)
+		return registryError(ctx, "locating", d, err)
 	}
 	return nil
 }
 
-// with is the store under another context.
+// with returns the store with another context.
 func (s *store) with(ctx context.Context) *store {
 	c := newStore(ctx, s.remote, s.backoff)
 	c.settle = s.settle

@@ -29,16 +29,16 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/registry"
 )
 
-// keyHint is an annotation on what we sign with a key: the key's fingerprint.
-// Nothing is believed because of it; it tells a signature by another key from
-// a damaged one by ours, which look the same otherwise.
+// keyHint is the annotation with the fingerprint of the key of a signature. It is
+// not evidence. It distinguishes a signature by another key from a damaged one by a
+// trusted key, for the text of the error.
 const keyHint = "dev.slipway.key"
 
-// maxTotal bounds what one tag may hold in all. The library bounds each
-// signature (128 MB) and their number (1000).
+// maxTotal is the maximal size of all signatures or attestations of an image. The
+// library limits the size of each (128 MB) and their number (1000).
 const maxTotal = 512 << 20
 
-// kind is one of the two tags cosign keeps beside an image.
+// kind is the suffix of one of the two tags that cosign uses for an image.
 type kind string
 
 const (
@@ -46,16 +46,16 @@ const (
 	attestations kind = "att"
 )
 
-// tag is where cosign looks for what belongs to a digest.
+// tag returns cosign's tag for the signatures or attestations of a digest.
 func (k kind) tag(d name.Digest) name.Tag {
 	return d.Context().Tag(strings.Replace(d.DigestStr(), ":", "-", 1) + "." + string(k))
 }
 
-// store reads and writes what is attached to images.
+// store reads and writes the signatures and attestations of images.
 type store struct {
 	remote  []remote.Option
 	backoff remote.Backoff
-	settle  time.Duration // in place of what change finds
+	settle  time.Duration // instead of the time that update computes
 }
 
 func newStore(ctx context.Context, opts []remote.Option, b remote.Backoff) *store {
@@ -65,30 +65,29 @@ func newStore(ctx context.Context, opts []remote.Option, b remote.Backoff) *stor
 	return &store{remote: append(slices.Clone(opts), remote.WithContext(ctx)), backoff: b}
 }
 
-// attached is what a tag holds. The library's type has a method of its own
-// name, so it cannot be embedded under that.
+// attached is a signature or attestation under a tag. The alias is necessary to
+// embed the type, because it has a method with the name Signature.
 type attached = oci.Signature
 
-// candidate is something attached to an image that says it is a signature or
-// an attestation.
+// candidate is a signature or attestation of an image that has not been verified.
 type candidate struct {
-	attached        // without its bytes
-	payload  []byte // what is signed
-	damage   string // why it cannot be read
-	lost     bool   // the registry cannot give it back
+	attached
+	payload []byte // the signed content
+	damage  string // why it cannot be read; empty if it can
+	lost    bool   // the registry does not have the content
 }
 
-// list returns what is attached to an image, unchecked, and the digest of the
-// manifest that says so.
-func (s *store) list(ctx context.Context, k kind, d name.Digest) (found []candidate, at v1.Hash, err error) {
-	err = s.again(ctx, func() (err error) {
-		found, at, err = s.listOnce(k, d)
+// list returns the signatures or attestations of an image without verifying them,
+// and the digest of the manifest under the tag.
+func (s *store) list(ctx context.Context, k kind, d name.Digest) (candidates []candidate, at v1.Hash, err error) {
+	err = s.retry(ctx, func() (err error) {
+		candidates, at, err = s.listOnce(k, d)
 		return err
 	})
 	if err != nil {
 		return nil, at, registryError(ctx, "reading the "+k.plural()+" of", d, err)
 	}
-	return found, at, nil
+	return candidates, at, nil
 }
 
 func (k kind) plural() string {
@@ -98,7 +97,7 @@ func (k kind) plural() string {
 	return "signatures"
 }
 
-func (s *store) listOnce(k kind, d name.Digest) (found []candidate, at v1.Hash, err error) {
+func (s *store) listOnce(k kind, d name.Digest) (candidates []candidate, at v1.Hash, err error) {
 	set, err := ociremote.Signatures(k.tag(d), ociremote.WithRemoteOptions(s.remote...))
 	if err != nil {
 		return nil, at, err
@@ -110,7 +109,7 @@ func (s *store) listOnce(k kind, d name.Digest) (found []candidate, at v1.Hash, 
 	if err != nil {
 		return nil, at, err
 	}
-	found = make([]candidate, len(all))
+	candidates = make([]candidate, len(all))
 	total := 0
 	for i, sig := range all {
 		c := candidate{attached: sig}
@@ -118,27 +117,27 @@ func (s *store) listOnce(k kind, d name.Digest) (found []candidate, at v1.Hash, 
 		switch {
 		case isMissing(err):
 			c.damage, c.lost = "its content is missing in the registry", true
-		case isLie(err):
-			c.damage, c.lost = "its content is not what its digest says", true
+		case isDigestMismatch(err):
+			c.damage, c.lost = "its content does not match its digest", true
 		case err != nil:
 			return nil, at, err
 		}
 		if total += len(c.payload); total > maxTotal {
-			return nil, at, fmt.Errorf("%s holds more than %d MB", k.tag(d).Name(), maxTotal>>20)
+			return nil, at, fmt.Errorf("the content of %s is larger than %d MB", k.tag(d).Name(), maxTotal>>20)
 		}
 		if c.damage == "" {
-			c.damage = c.settle()
+			c.damage = c.load()
 		}
-		found[i] = c
+		candidates[i] = c
 	}
-	return found, at, nil
+	return candidates, at, nil
 }
 
-// settle takes a copy of the signature that no longer asks the registry, and
-// says why there is none.
-func (c *candidate) settle() (damage string) {
+// load replaces the signature by a copy in memory, which sends no requests to the
+// registry. It returns the reason if the signature is malformed.
+func (c *candidate) load() (damage string) {
 	defer func() {
-		if recover() != nil { // the library trusts that a chain holds a certificate
+		if recover() != nil { // the library panics if a chain contains no certificate
 			damage = "its annotations are malformed"
 		}
 	}()
@@ -156,34 +155,37 @@ func (c *candidate) settle() (damage string) {
 	if _, err := c.Bundle(); err != nil {
 		return "its log entry is malformed"
 	}
-	local, err := static.Copy(settled{c.attached, c.payload, b64})
+	local, err := static.Copy(loadedSignature{c.attached, c.payload, b64})
 	if err != nil {
 		return "it is malformed"
 	}
 	if cert == nil && strings.TrimSpace(annotation(c.attached, static.CertificateAnnotationKey)) != "" {
 		return "its certificate is malformed"
 	}
-	c.attached = kept{local, c.attached}
+	c.attached = localCopy{local, c.attached}
 	return ""
 }
 
-type settled struct {
+// loadedSignature is a signature whose payload has been read.
+type loadedSignature struct {
 	attached
 	payload []byte
 	b64     string
 }
 
-func (s settled) Payload() ([]byte, error)         { return s.payload, nil }
-func (s settled) Base64Signature() (string, error) { return s.b64, nil }
+func (s loadedSignature) Payload() ([]byte, error)         { return s.payload, nil }
+func (s loadedSignature) Base64Signature() (string, error) { return s.b64, nil }
 
-// kept answers from memory but goes back to the registry as it came.
-type kept struct {
+// localCopy is a copy of a signature in memory. It keeps all annotations of the
+// original, which are written to the registry again.
+type localCopy struct {
 	attached
 	origin oci.Signature
 }
 
-func (k kept) Annotations() (map[string]string, error) { return k.origin.Annotations() }
+func (l localCopy) Annotations() (map[string]string, error) { return l.origin.Annotations() }
 
+// annotation returns an annotation, or "" if it does not exist.
 func annotation(sig oci.Signature, key string) string {
 	all, err := sig.Annotations()
 	if err != nil {
@@ -192,30 +194,32 @@ func annotation(sig oci.Signature, key string) string {
 	return all[key]
 }
 
-// The registry has no compare-and-swap. We look whether the tag has moved right
-// before we write it. A writer that looked before we wrote can still overwrite
-// us a moment later, so we look again after a multiple of the time we ourselves
-// needed between looking and writing, and start over when what we added is gone.
+// The registry has no compare-and-swap operation. update therefore checks right
+// before a write that the tag still points at the manifest it has read. Another
+// process that made its check before that write can overwrite it a moment later.
+// update therefore reads the tag again after a multiple of the time between its own
+// check and write, and starts over if its additions are missing.
 const (
 	maxTries  = 20
 	minSettle = 100 * time.Millisecond
 	maxSettle = 2 * time.Second
 )
 
-// change replaces what is attached to an image, in one request. The edit says
-// what stays and what is new; nothing new means no change. It is asked again
-// with what others wrote meanwhile.
-func (s *store) change(ctx context.Context, k kind, d name.Digest, edit func([]candidate) (keep []candidate, add []oci.Signature, err error)) (changed bool, err error) {
-	var mine []oci.Signature
+// update replaces the signatures or attestations of an image. The function edit
+// returns which of the current ones to keep and which to add. If it adds none,
+// update changes nothing. update calls edit again if another process has changed
+// the tag in the meantime.
+func (s *store) update(ctx context.Context, k kind, d name.Digest, edit func(current []candidate) (keep []candidate, add []oci.Signature, err error)) (changed bool, err error) {
+	var added []oci.Signature
 	for range maxTries {
-		have, at, err := s.list(ctx, k, d)
+		current, at, err := s.list(ctx, k, d)
 		if err != nil {
 			return false, err
 		}
-		if changed && holdsAll(have, mine) {
+		if changed && containsAll(current, added) {
 			return true, nil
 		}
-		keep, add, err := edit(have)
+		keep, add, err := edit(current)
 		if err != nil {
 			return false, err
 		}
@@ -229,32 +233,34 @@ func (s *store) change(ctx context.Context, k kind, d name.Digest, edit func([]c
 		if err != nil {
 			return false, err
 		}
-		mine, changed = add, true
-		if err := registry.Wait(ctx, s.settling(took)); err != nil {
+		added, changed = add, true
+		if err := registry.Wait(ctx, s.settleTime(took)); err != nil {
 			return false, err
 		}
 	}
-	return false, fault.Failedf("sign.contended", "adding to the %s of %s: others were faster %d times", k.plural(), d.Name(), maxTries).
-		WithFix("sign from one place at a time, then run it again")
+	return false, fault.Failedf("sign.contended", "adding to the %s of %s: other processes changed them at the same time, %d times in a row", k.plural(), d.Name(), maxTries).
+		WithFix("retry when no other process signs this image")
 }
 
-func (s *store) settling(took time.Duration) time.Duration {
+// settleTime returns how long to wait after a write that took this long.
+func (s *store) settleTime(took time.Duration) time.Duration {
 	if s.settle != 0 {
 		return s.settle
 	}
 	return min(max(4*took, minSettle), maxSettle)
 }
 
-// errMoved says that someone else wrote the tag meanwhile.
-var errMoved = errors.New("the tag moved")
+// errMoved is the error of a write if another process has changed the tag.
+var errMoved = errors.New("another process has changed the tag")
 
-func holdsAll(have []candidate, mine []oci.Signature) bool {
-	return !slices.ContainsFunc(mine, func(m oci.Signature) bool {
-		return !slices.ContainsFunc(have, func(c candidate) bool { return same(c.attached, m) })
+// containsAll reports whether all added signatures are among the current ones.
+func containsAll(current []candidate, added []oci.Signature) bool {
+	return !slices.ContainsFunc(added, func(m oci.Signature) bool {
+		return !slices.ContainsFunc(current, func(c candidate) bool { return same(c.attached, m) })
 	})
 }
 
-// same tells whether two signatures are one.
+// same reports whether two signatures are identical.
 func same(a, b oci.Signature) bool {
 	da, err1 := a.Digest()
 	db, err2 := b.Digest()
@@ -262,51 +268,52 @@ func same(a, b oci.Signature) bool {
 		annotation(a, static.SignatureAnnotationKey) == annotation(b, static.SignatureAnnotationKey)
 }
 
-// write sends the contents first and then one manifest under the tag, unless
-// that is no longer what was read. It returns how long others could have
-// written unnoticed.
+// write sends the blobs and then the manifest under the tag. It returns errMoved if
+// the tag no longer points at the manifest with the digest at. The result is the
+// time in which a change by another process would not have been noticed.
 func (s *store) write(ctx context.Context, k kind, d name.Digest, at v1.Hash, keep []candidate, add []oci.Signature) (time.Duration, error) {
 	all := make([]oci.Signature, 0, len(keep)+len(add))
 	for _, c := range keep {
-		if !c.lost { // nobody can use it, and a registry may refuse a manifest that names it
+		if !c.lost { // a registry may reject a manifest that refers to a missing blob
 			all = append(all, c.attached)
 		}
 	}
 	set, err := mutate.AppendSignatures(empty.Signatures(), false, append(all, add...)...)
 	if err != nil {
-		return 0, fmt.Errorf("putting together the %s of %s: %w", k.plural(), d.Name(), err)
+		return 0, fmt.Errorf("creating the manifest of the %s of %s: %w", k.plural(), d.Name(), err)
 	}
 	explain := func(err error) error { return registryError(ctx, "writing the "+k.plural()+" of", d, err) }
-	settings, err := partial.ConfigLayer(set)
+	configuration, err := partial.ConfigLayer(set)
 	if err != nil {
-		return 0, fmt.Errorf("putting together the %s of %s: %w", k.plural(), d.Name(), err)
+		return 0, fmt.Errorf("creating the manifest of the %s of %s: %w", k.plural(), d.Name(), err)
 	}
-	layers := []v1.Layer{settings}
+	layers := []v1.Layer{configuration}
 	for _, sig := range append(all, add...) {
 		layers = append(layers, sig)
 	}
 	for _, l := range layers {
-		if err := s.again(ctx, func() error { return remote.WriteLayer(d.Context(), l, s.remote...) }); err != nil {
+		if err := s.retry(ctx, func() error { return remote.WriteLayer(d.Context(), l, s.remote...) }); err != nil {
 			return 0, explain(err)
 		}
 	}
 	started := time.Now()
-	now, err := s.tagged(ctx, k, d)
+	now, err := s.currentDigest(ctx, k, d)
 	if err != nil {
 		return 0, explain(err)
 	}
 	if now != at {
 		return 0, errMoved
 	}
-	if err := s.again(ctx, func() error { return remote.Put(k.tag(d), set, s.remote...) }); err != nil {
+	if err := s.retry(ctx, func() error { return remote.Put(k.tag(d), set, s.remote...) }); err != nil {
 		return 0, explain(err)
 	}
 	return time.Since(started), nil
 }
 
-// tagged is the digest under the tag now, that of an empty set for none.
-func (s *store) tagged(ctx context.Context, k kind, d name.Digest) (h v1.Hash, err error) {
-	err = s.again(ctx, func() error {
+// currentDigest returns the digest of the manifest under the tag, or the digest of
+// an empty manifest if the tag does not exist.
+func (s *store) currentDigest(ctx context.Context, k kind, d name.Digest) (h v1.Hash, err error) {
+	err = s.retry(ctx, func() error {
 		desc, err := remote.Head(k.tag(d), s.remote...)
 		if isMissing(err) {
 			h, err = empty.Signatures().Digest()
@@ -322,21 +329,21 @@ func (s *store) tagged(ctx context.Context, k kind, d name.Digest) (h v1.Hash, e
 
 // get reads a manifest by its digest.
 func (s *store) get(ctx context.Context, d name.Digest) (desc *remote.Descriptor, err error) {
-	err = s.again(ctx, func() (err error) {
+	err = s.retry(ctx, func() (err error) {
 		desc, err = remote.Get(d, s.remote...)
 		return err
 	})
 	return desc, err
 }
 
-// again does something until it works, fails for a reason that does not pass,
-// or has had all its tries.
-func (s *store) again(ctx context.Context, do func() error) error {
-	return registry.Again(ctx, s.backoff, func(err error) bool { return ctx.Err() == nil && passing(err) }, do)
+// retry calls do until it succeeds or fails with a permanent error, or until no
+// attempts are left.
+func (s *store) retry(ctx context.Context, do func() error) error {
+	return registry.Again(ctx, s.backoff, func(err error) bool { return ctx.Err() == nil && transient(err) }, do)
 }
 
-// passing tells a failure that another try may mend.
-func passing(err error) bool {
+// transient reports whether a retry may succeed after err.
+func transient(err error) bool {
 	if te, ok := errors.AsType[*transport.Error](err); ok {
 		return te.StatusCode >= 500 || te.StatusCode == http.StatusTooManyRequests || te.StatusCode == http.StatusRequestTimeout
 	}
@@ -350,15 +357,15 @@ func isMissing(err error) bool {
 	return errors.As(err, &te) && te.StatusCode == http.StatusNotFound
 }
 
-// isLie tells content that is not what was asked for. The library's error has
-// no type that can be reached from here.
-func isLie(err error) bool {
+// isDigestMismatch reports whether the registry returned content that does not
+// match the requested digest. The library does not export the type of that error.
+func isDigestMismatch(err error) bool {
 	return err != nil && (strings.Contains(err.Error(), "error verifying sha256 checksum") ||
 		strings.Contains(err.Error(), "error verifying size") || strings.Contains(err.Error(), "does not match requested digest"))
 }
 
-// registryError says which registry refused what. No answer is never taken for
-// "nothing there".
+// registryError turns an error of the library into a [fault.Error] with the
+// registry, what was being done, a code and a fix.
 func registryError(ctx context.Context, doing string, ref name.Reference, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -371,35 +378,34 @@ func registryError(ctx context.Context, doing string, ref name.Reference, err er
 	var te *transport.Error
 	if !errors.As(err, &te) {
 		return fault.Failedf("registry.unreachable", "%s: registry %s: %w", what, host, oneLine(err)).
-			WithFix("check that %s can be reached from here; nothing is trusted without an answer", host)
+			WithFix("check that %s can be reached from this machine; without a response the image is not trusted", host)
 	}
 	text := http.StatusText(te.StatusCode)
-	for _, d := range te.Errors {
-		text = shown(string(d.Code) + ": " + d.Message)
-		break
+	if len(te.Errors) > 0 {
+		text = sanitize(string(te.Errors[0].Code) + ": " + te.Errors[0].Message)
 	}
 	switch code := te.StatusCode; {
 	case code == http.StatusUnauthorized:
-		return fault.Failedf("registry.unauthorized", "%s: registry %s wants credentials: %s", what, host, text).
+		return fault.Failedf("registry.unauthorized", "%s: registry %s requires credentials: %s", what, host, text).
 			WithFix("run docker login %s, or set SLIPWAY_REGISTRY_USERNAME and SLIPWAY_REGISTRY_PASSWORD", host)
 	case code == http.StatusForbidden:
-		return fault.Failedf("registry.forbidden", "%s: registry %s does not let these credentials do that: %s", what, host, text).
-			WithFix("ask for the right to use %s", ref.Context().Name())
+		return fault.Failedf("registry.forbidden", "%s: registry %s does not grant these credentials access: %s", what, host, text).
+			WithFix("request access to %s from its administrator", ref.Context().Name())
 	case code == http.StatusNotFound:
-		return fault.Failedf("registry.not-found", "%s: registry %s does not know %s: %s", what, host, ref.Context().RepositoryStr(), text).
-			WithFix("check the name, and that the image is pushed")
+		return fault.Failedf("registry.not-found", "%s: registry %s cannot find it in %s: %s", what, host, ref.Context().RepositoryStr(), text).
+			WithFix("check the name, and that the image was pushed")
 	case code == http.StatusTooManyRequests:
-		return fault.Failedf("registry.rate-limited", "%s: registry %s still answers 429 after all tries: %s", what, host, text).
-			WithFix("try later, or log in")
+		return fault.Failedf("registry.rate-limited", "%s: registry %s still responds with status 429 after all retries: %s", what, host, text).
+			WithFix("retry later, or log in")
 	case code >= http.StatusInternalServerError:
-		return fault.Failedf("registry.unavailable", "%s: registry %s still answers %d after all tries: %s", what, host, code, text).
-			WithFix("try again; nothing is trusted without an answer")
+		return fault.Failedf("registry.unavailable", "%s: registry %s still responds with status %d after all retries: %s", what, host, code, text).
+			WithFix("retry later; without a response the image is not trusted")
 	default:
-		return fault.Failedf("registry.refused", "%s: registry %s answers %d: %s", what, host, code, text)
+		return fault.Failedf("registry.refused", "%s: registry %s responds with status %d: %s", what, host, code, text)
 	}
 }
 
-// oneLineError is a cause told in one line without secrets.
+// oneLineError is an error whose text is on one line and contains no secrets.
 type oneLineError struct {
 	text  string
 	cause error
@@ -409,17 +415,17 @@ func (e *oneLineError) Error() string { return e.text }
 
 func (e *oneLineError) Unwrap() error { return e.cause }
 
-var parameters = regexp.MustCompile(`(https?://)(?:[^\s"/@]*@)?([^\s"?]*)(?:\?[^\s"]*)?`) // accounts and signatures in URLs
+var parameters = regexp.MustCompile(`(https?://)(?:[^\s"/@]*@)?([^\s"?]*)(?:\?[^\s"]*)?`) // accounts and parameters of URLs
 
-// oneLine tells an error in one line of bounded length, without what may be
-// secret in its URLs.
+// oneLine returns an error whose text is on one line of limited length, without the
+// parts of URLs that may be secret.
 func oneLine(err error) error {
-	return &oneLineError{shown(parameters.ReplaceAllString(err.Error(), "$1$2")), err}
+	return &oneLineError{sanitize(parameters.ReplaceAllString(err.Error(), "$1$2")), err}
 }
 
-// shown makes text from elsewhere fit for a terminal: one line of bounded
-// length without control characters.
-func shown(text string) string {
+// sanitize prepares text of a registry for a terminal: it removes control characters
+// and limits the text to one line of 500 bytes.
+func sanitize(text string) string {
 	text = strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) || unicode.IsSpace(r) {
 			return r
@@ -433,4 +439,4 @@ func shown(text string) string {
 	return text
 }
 
-var _ v1.Layer = kept{}
+var _ v1.Layer = localCopy{}

@@ -21,10 +21,10 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/sign"
 )
 
-// Verify checks the image and every manifest in it against the policy. It
-// returns a [fault.Gate] error with one of this package's codes when the image
-// is refused, and the result with every reason; other errors say that it could
-// not be checked, which is no pass either.
+// Verify checks the image and every manifest in it against the policy. If the
+// image does not satisfy the policy, it returns a [fault.Gate] error with one of
+// the codes of package sign, and the result with every reason. Any other error
+// means that the image could not be checked.
 func Verify(ctx context.Context, o sign.VerifyOptions) (sign.VerifyResult, error) {
 	start := time.Now()
 	if o.Now.IsZero() {
@@ -33,7 +33,7 @@ func Verify(ctx context.Context, o sign.VerifyOptions) (sign.VerifyResult, error
 	if err := checkDigest(o.Reference); err != nil {
 		return sign.VerifyResult{}, err
 	}
-	p, err := load(ctx, o.Policy)
+	p, err := loadPolicy(ctx, o.Policy)
 	if err != nil {
 		return sign.VerifyResult{}, err
 	}
@@ -76,25 +76,24 @@ func Verify(ctx context.Context, o sign.VerifyOptions) (sign.VerifyResult, error
 	}
 	more := ""
 	if failed > 1 {
-		more = fmt.Sprintf("; %d of its %d manifests are refused", failed, len(r.Subjects))
+		more = fmt.Sprintf("; %d of its %d manifests do not satisfy the policy", failed, len(r.Subjects))
 	}
 	return r, fault.Gatef(first.Code, "%s%s", first.Message, more).WithFix("%s", fixOf(first.Code))
 }
 
-// maxManifests bounds an index; maxDepth how deep indexes may hold indexes.
 const (
-	maxManifests = 500
-	maxDepth     = 3
+	maxManifests = 500 // in an index
+	maxDepth     = 3   // of indexes in indexes
 )
 
-// manifests returns the image and every manifest in it.
+// manifests returns the image and all manifests in it.
 func (s *store) manifests(ctx context.Context, d name.Digest, platform string, depth int) ([]sign.Subject, error) {
 	desc, err := s.get(ctx, d)
 	switch {
 	case isMissing(err) && ctx.Err() == nil:
 		return nil, fault.Gatef(sign.CodeNotFound, "%s is not in the registry", d.Name()).WithFix("%s", fixOf(sign.CodeNotFound))
-	case isLie(err):
-		return nil, fault.Gatef(sign.CodeTampered, "%s: the registry gives another manifest than the one asked for", d.Name()).WithFix("%s", fixOf(sign.CodeTampered))
+	case isDigestMismatch(err):
+		return nil, fault.Gatef(sign.CodeTampered, "reading %s: digest mismatch: the registry returned another manifest", d.Name()).WithFix("%s", fixOf(sign.CodeTampered))
 	case err != nil:
 		return nil, registryError(ctx, "reading", d, err)
 	}
@@ -103,11 +102,11 @@ func (s *store) manifests(ctx context.Context, d name.Digest, platform string, d
 		return all, nil
 	}
 	if depth == maxDepth {
-		return nil, fault.Failedf("verify.index", "%s holds indexes in indexes deeper than %d", d.Name(), maxDepth)
+		return nil, fault.Failedf("verify.index", "verifying %s: indexes are nested deeper than %d levels", d.Name(), maxDepth)
 	}
 	var index v1.IndexManifest
 	if err := json.Unmarshal(desc.Manifest, &index); err != nil {
-		return nil, fault.Failedf("verify.index", "%s is no index: %w", d.Name(), oneLine(err))
+		return nil, fault.Failedf("verify.index", "verifying %s: the index is malformed: %w", d.Name(), oneLine(err))
 	}
 	for _, m := range index.Manifests {
 		child := d.Context().Digest(m.Digest.String())
@@ -120,20 +119,21 @@ func (s *store) manifests(ctx context.Context, d name.Digest, platform string, d
 			return nil, err
 		}
 		for _, sub := range more {
-			if !slices.ContainsFunc(all, func(have sign.Subject) bool { return have.Digest == sub.Digest }) {
+			if !slices.ContainsFunc(all, func(s sign.Subject) bool { return s.Digest == sub.Digest }) {
 				all = append(all, sub)
 			}
 		}
 		if len(all) > maxManifests {
-			return nil, fault.Failedf("verify.index", "%s holds more than %d manifests", d.Name(), maxManifests)
+			return nil, fault.Failedf("verify.index", "verifying %s: the index has more than %d manifests", d.Name(), maxManifests)
 		}
 	}
 	return all, nil
 }
 
+// verify checks one manifest against the policy.
 func (p *policy) verify(ctx context.Context, st *store, sub sign.Subject, o sign.VerifyOptions) (sign.Verified, error) {
 	r := sign.Verified{Reference: sub.Digest.Name(), Platform: sub.Platform, Signatures: []sign.Signature{}, Attestations: []sign.Attestation{}}
-	refuse := func(f *finding) {
+	fail := func(f *rejection) {
 		what := sub.Digest.Name()
 		if sub.Platform != "" {
 			what += " (" + sub.Platform + ")"
@@ -144,17 +144,17 @@ func (p *policy) verify(ctx context.Context, st *store, sub sign.Subject, o sign
 	if err != nil {
 		return r, err
 	}
-	worst := found(sign.CodeUnsigned, "is not signed")
+	reason := reject(sign.CodeUnsigned, "is not signed")
 	for _, c := range all {
-		sig, bad := p.signature(ctx, c, sub.Digest)
-		if bad != nil {
-			worst = telling(worst, bad)
+		sig, rejected := p.signature(ctx, c, sub.Digest)
+		if rejected != nil {
+			reason = mostSpecific(reason, rejected)
 			continue
 		}
 		r.Signatures = append(r.Signatures, sig)
 	}
 	if len(r.Signatures) == 0 {
-		refuse(worst)
+		fail(reason)
 	}
 	if len(o.Policy.Attestations) == 0 {
 		return r, nil
@@ -162,47 +162,47 @@ func (p *policy) verify(ctx context.Context, st *store, sub sign.Subject, o sign
 	if all, _, err = st.list(ctx, attestations, sub.Digest); err != nil {
 		return r, err
 	}
-	refused := map[string]*finding{} // by claimed type; "" where none can be read
+	rejections := map[string]*rejection{} // by claimed type; "" if the type cannot be read
 	for _, c := range all {
-		a, bad := p.attestation(ctx, c, sub.Digest)
-		if bad != nil {
+		a, rejected := p.attestation(ctx, c, sub.Digest)
+		if rejected != nil {
 			claimed := sign.TypeOf(a.PredicateType)
-			refused[claimed] = telling(refused[claimed], bad)
+			rejections[claimed] = mostSpecific(rejections[claimed], rejected)
 			continue
 		}
 		r.Attestations = append(r.Attestations, a)
 	}
 	for _, want := range o.Policy.Attestations {
-		var best *sign.Attestation
+		var newest *sign.Attestation
 		for i, a := range r.Attestations {
-			if a.Type == want && (best == nil || a.Time.After(best.Time)) {
-				best = &r.Attestations[i]
+			if a.Type == want && (newest == nil || a.Time.After(newest.Time)) {
+				newest = &r.Attestations[i]
 			}
 		}
 		switch {
-		case best != nil && want == sign.TypeScan:
-			if bad := scanned(*best, o, &r); bad != nil {
-				refuse(bad)
+		case newest != nil && want == sign.TypeScan:
+			if rejected := checkScan(*newest, o, &r); rejected != nil {
+				fail(rejected)
 			}
-		case best != nil:
-		case refused[want] != nil:
-			refuse(refused[want])
-		case refused[""] != nil:
-			refuse(refused[""])
+		case newest != nil:
+		case rejections[want] != nil:
+			fail(rejections[want])
+		case rejections[""] != nil:
+			fail(rejections[""])
 		default:
-			refuse(found(sign.CodeMissing, "has no attestation of type %s", want))
+			fail(reject(sign.CodeMissing, "has no attestation of type %s", want))
 		}
 	}
 	return r, nil
 }
 
-// clockSkew is how far clocks may differ.
+// clockSkew is the accepted difference between two clocks.
 const clockSkew = 10 * time.Minute
 
-// scanned judges the newest attested scan.
-func scanned(a sign.Attestation, o sign.VerifyOptions, r *sign.Verified) *finding {
+// checkScan checks the verdict and the age of the newest attested scan.
+func checkScan(a sign.Attestation, o sign.VerifyOptions, r *sign.Verified) *rejection {
 	if a.Verdict != "" && a.Verdict != sign.ScanPassed {
-		return found(sign.CodeScanFailed, "has an attested scan of %s that did not pass: %.40q", a.Time.Format(time.RFC3339), a.Verdict)
+		return reject(sign.CodeScanFailed, "has an attested scan of %s that did not pass: %.40q", a.Time.Format(time.RFC3339), a.Verdict)
 	}
 	age := o.Now.Sub(a.Time)
 	if !a.Time.IsZero() {
@@ -212,40 +212,41 @@ func scanned(a sign.Attestation, o sign.VerifyOptions, r *sign.Verified) *findin
 	case o.Policy.ScanMaxAge == 0:
 		return nil
 	case a.Time.IsZero():
-		return found(sign.CodeScanExpired, "has an attested scan that does not say when it was made")
+		return reject(sign.CodeScanExpired, "has an attested scan without a time")
 	case age < -clockSkew:
-		return found(sign.CodeScanExpired, "has an attested scan from the future (%s); a clock is wrong", a.Time.Format(time.RFC3339))
+		return reject(sign.CodeScanExpired, "has an attested scan with a time in the future (%s); a clock is wrong", a.Time.Format(time.RFC3339))
 	case age > o.Policy.ScanMaxAge:
-		return found(sign.CodeScanExpired, "was last scanned %s ago (%s); at most %s is allowed", age.Round(time.Minute), a.Time.Format(time.RFC3339), o.Policy.ScanMaxAge)
+		return reject(sign.CodeScanExpired, "was last scanned %s ago (%s); the maximum is %s", age.Round(time.Minute), a.Time.Format(time.RFC3339), o.Policy.ScanMaxAge)
 	}
 	return nil
 }
 
-// signature believes a candidate or says why not. cosign answers yes or no;
-// only after a no we look for the reason.
-func (p *policy) signature(ctx context.Context, c candidate, d name.Digest) (sign.Signature, *finding) {
-	sig, bad := p.check(ctx, c, signatures)
-	if bad != nil {
-		return sig, bad
+// signature verifies a candidate as a signature of an image. It returns the
+// signature, or the reason for which the candidate is rejected.
+func (p *policy) signature(ctx context.Context, c candidate, d name.Digest) (sign.Signature, *rejection) {
+	sig, rejected := p.check(ctx, c, signatures)
+	if rejected != nil {
+		return sig, rejected
 	}
 	var claim payload.SimpleContainerImage
 	if err := json.Unmarshal(c.payload, &claim); err != nil || claim.Critical.Type != payload.CosignSignatureType {
-		return sig, found(sign.CodeOtherImage, "carries a valid signature of something else than an image")
+		return sig, reject(sign.CodeOtherImage, "has a valid signature whose content is not about an image")
 	}
 	h, err := v1.NewHash(d.DigestStr())
 	if err != nil {
-		return sig, found(sign.CodeTampered, "has a malformed digest")
+		return sig, reject(sign.CodeTampered, "has a malformed digest")
 	}
 	if err := cosign.SimpleClaimVerifier(c, h, nil); err != nil {
-		return sig, found(sign.CodeOtherImage, "carries the signature of another image, %s, by %s",
-			shown(claim.Critical.Identity.DockerReference+"@"+claim.Critical.Image.DockerManifestDigest), sig)
+		return sig, reject(sign.CodeOtherImage, "has the signature of another image, %s, by %s",
+			sanitize(claim.Critical.Identity.DockerReference+"@"+claim.Critical.Image.DockerManifestDigest), sig)
 	}
 	return sig, nil
 }
 
-// attestation believes a candidate or says why not. What it claims to be is
-// returned either way.
-func (p *policy) attestation(ctx context.Context, c candidate, d name.Digest) (sign.Attestation, *finding) {
+// attestation verifies a candidate as an attestation about an image. It returns the
+// attestation, or the reason for which the candidate is rejected. The type of the
+// attestation is set in both cases, if it can be read.
+func (p *policy) attestation(ctx context.Context, c candidate, d name.Digest) (sign.Attestation, *rejection) {
 	var a sign.Attestation
 	var st statement
 	var readable bool
@@ -262,27 +263,27 @@ func (p *policy) attestation(ctx context.Context, c candidate, d name.Digest) (s
 	if t := sign.TypeOf(a.PredicateType); t != "" {
 		label = strings.Replace(t, sign.TypeSBOM, "SBOM", 1) + " attestation"
 	}
-	sig, bad := p.check(ctx, c, attestations)
+	sig, rejected := p.check(ctx, c, attestations)
 	a.Signature = sig
-	if bad != nil {
-		text := strings.Replace(bad.text, "signature", label, 1)
-		if bad.code == sign.CodeTampered || bad.code == sign.CodeNoLogEntry {
-			return a, &finding{bad.code, text}
+	if rejected != nil {
+		text := strings.Replace(rejected.text, "signature", label, 1)
+		if rejected.code == sign.CodeTampered || rejected.code == sign.CodeNoLogEntry {
+			return a, &rejection{rejected.code, text}
 		}
-		return a, &finding{sign.CodeForeign, text}
+		return a, &rejection{sign.CodeForeign, text}
 	}
 	if !readable {
-		return a, found(sign.CodeTampered, "carries a signed %s that is no in-toto statement", label)
+		return a, reject(sign.CodeTampered, "has a signed %s that is not an in-toto statement", label)
 	}
-	if !st.about(d) {
-		return a, found(sign.CodeForeign, "carries the %s of another image", label)
+	if !st.hasSubject(d) {
+		return a, reject(sign.CodeForeign, "has the %s of another image", label)
 	}
 	h, err := v1.NewHash(d.DigestStr())
 	if err != nil {
-		return a, found(sign.CodeTampered, "has a malformed digest")
+		return a, reject(sign.CodeTampered, "has a malformed digest")
 	}
 	if err := cosign.IntotoSubjectClaimVerifier(c, h, nil); err != nil {
-		return a, found(sign.CodeForeign, "carries the %s of another image", label)
+		return a, reject(sign.CodeForeign, "has the %s of another image", label)
 	}
 	a.Time = sign.TimeOf(st.PredicateType, st.Predicate)
 	if a.Type == sign.TypeScan {
@@ -291,10 +292,10 @@ func (p *policy) attestation(ctx context.Context, c candidate, d name.Digest) (s
 	return a, nil
 }
 
-// Payload returns what was read once.
+// Payload returns the content that was read before.
 func (c candidate) Payload() ([]byte, error) { return c.payload, nil }
 
-// envelope is a DSSE envelope taken apart.
+// envelope is a DSSE envelope with its decoded body.
 type envelope struct {
 	ssldsse.Envelope
 	body []byte
@@ -313,52 +314,53 @@ func decodeEnvelope(data []byte) *envelope {
 	return &e
 }
 
-// check asks cosign whether anyone the policy trusts signed this, whatever it
-// says.
-func (p *policy) check(ctx context.Context, c candidate, k kind) (sig sign.Signature, bad *finding) {
+// check verifies that a candidate is signed by a key or identity that the policy
+// trusts. It does not check what the signed content is about. cosign's errors do
+// not give the reason, so check determines it after an error.
+func (p *policy) check(ctx context.Context, c candidate, k kind) (sig sign.Signature, rejected *rejection) {
 	defer func() {
-		// cosign follows pointers of a log entry before its signature is
-		// checked; who writes the registry must not end this program.
+		// cosign dereferences pointers of a log entry before it verifies the
+		// signature of the entry, so the content of a registry can cause a panic.
 		if recover() != nil {
-			sig, bad = sign.Signature{}, found(sign.CodeTampered, "carries a malformed signature")
+			sig, rejected = sign.Signature{}, reject(sign.CodeTampered, "has a malformed signature")
 		}
 	}()
 	if c.damage != "" {
-		return sign.Signature{}, found(sign.CodeTampered, "carries a damaged signature: %s", c.damage)
+		return sign.Signature{}, reject(sign.CodeTampered, "has a damaged signature: %s", c.damage)
 	}
-	ask := cosign.VerifyImageSignature
+	verify := cosign.VerifyImageSignature
 	if k == attestations {
-		ask = cosign.VerifyBlobAttestation
+		verify = cosign.VerifyBlobAttestation
 	}
-	var why error
+	var cause error
 	for _, key := range p.keys {
 		for _, v := range key.verifiers {
 			co := &cosign.CheckOpts{SigVerifier: v, IgnoreTlog: !p.requireLog, Offline: true}
 			if p.requireLog {
 				co.TrustedMaterial = p.root
 			}
-			if _, why = ask(ctx, c, v1.Hash{}, co); why == nil {
-				return logged(sign.Signature{Key: key.name}, c), nil
+			if _, cause = verify(ctx, c, v1.Hash{}, co); cause == nil {
+				return withLogEntry(sign.Signature{Key: key.fingerprint}, c), nil
 			}
 		}
 	}
 	cert, err := c.Cert()
 	if err != nil {
-		return sign.Signature{}, found(sign.CodeTampered, "carries a damaged signature: its certificate is malformed")
+		return sign.Signature{}, reject(sign.CodeTampered, "has a damaged signature: its certificate is malformed")
 	}
 	if cert != nil && len(p.identities) > 0 {
 		co := &cosign.CheckOpts{Identities: p.identities, TrustedMaterial: p.root, IgnoreSCT: p.ignoreSCT, Offline: true}
-		if _, why = ask(ctx, c, v1.Hash{}, co); why == nil {
-			var who sign.Signature
-			who.Identity, who.Issuer = identityOf(cert)
-			return logged(who, c), nil
+		if _, cause = verify(ctx, c, v1.Hash{}, co); cause == nil {
+			var signedBy sign.Signature
+			signedBy.Identity, signedBy.Issuer = identityOf(cert)
+			return withLogEntry(signedBy, c), nil
 		}
 	}
 	if ctx.Err() != nil {
-		return sign.Signature{}, found(sign.CodeTampered, "was not checked") // the caller looks at ctx first
+		return sign.Signature{}, reject(sign.CodeTampered, "was not checked") // callers check ctx first
 	}
 	if cert != nil {
-		return sign.Signature{}, p.explainCertificate(ctx, c, k, cert, why)
+		return sign.Signature{}, p.explainCertificate(ctx, c, k, cert, cause)
 	}
 	return sign.Signature{}, p.explainKey(ctx, c, k)
 }

@@ -1,4 +1,4 @@
-// The fixture serves HTTP/2 with golang.org/x/net.
+// Program called serves HTTP/2 with a vulnerable version of golang.org/x/net.
 package main
 
 import (

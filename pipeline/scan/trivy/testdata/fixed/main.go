@@ -1,4 +1,4 @@
-// The fixture serves HTTP/2 with golang.org/x/net.
+// Program fixed serves HTTP/2 with a fixed version of golang.org/x/net.
 package main
 
 import (

@@ -1,4 +1,5 @@
-// The fixture requires golang.org/x/net but uses nothing of it that is vulnerable.
+// Program imported requires a vulnerable version of golang.org/x/net, but does not
+// call a vulnerable function.
 package main
 
 import (

@@ -1,6 +1,7 @@
-// Sigstore for tests: the code of Fulcio, Rekor, Trillian and the CT log in
-// one process, their trees in memory, everything on 127.0.0.1. It prints its
-// addresses as JSON and runs until its standard input ends.
+// Program sigstore runs the code of Fulcio, Rekor, Trillian and a certificate
+// transparency log in one process, for tests. Everything is in memory and listens
+// on 127.0.0.1. The program prints its addresses as JSON, and runs until its
+// standard input is closed.
 package main
 
 import (
@@ -68,9 +69,9 @@ import (
 )
 
 func main() {
-	dir := flag.String("dir", "", "folder for what the CT log wants in files")
-	config := flag.String("fulcio-config", "", "Fulcio's configuration")
-	withCT := flag.Bool("ct", true, "have certificates logged")
+	dir := flag.String("dir", "", "folder for the files of the certificate transparency log")
+	config := flag.String("fulcio-config", "", "file with Fulcio's configuration")
+	withCT := flag.Bool("ct", true, "log certificates")
 	flag.Parse()
 	if err := run(context.Background(), *dir, *config, *withCT); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -251,7 +252,7 @@ func startFulcio(ctx context.Context, ca *ephemeralca.EphemeralCA, ct *ctclient.
 			return metadata.Pairs(fulcio.MetadataOIDCTokenKey, strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "))
 		}),
 		runtime.WithForwardResponseOption(func(ctx context.Context, w http.ResponseWriter, _ proto.Message) error {
-			// As fulcio serve does: the legacy interface answers 201.
+			// As in "fulcio serve", the legacy API responds with 201.
 			if md, ok := runtime.ServerMetadataFromContext(ctx); ok && len(md.HeaderMD.Get(fulcio.HTTPResponseCodeMetadataKey)) > 0 {
 				w.WriteHeader(http.StatusCreated)
 			}
