@@ -57,7 +57,8 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// The selector of a Deployment is immutable: if it changed, upgrades would fail.
+// TestSelectorNeverChanges checks that the selector does not depend on values or versions.
+// The selector of a Deployment is immutable, so a change would make upgrades fail.
 func TestSelectorNeverChanges(t *testing.T) {
 	want := map[string]string{"app.kubernetes.io/name": "order-service", "app.kubernetes.io/instance": releaseName}
 	check := func(t *testing.T, r *release.Release) {
@@ -161,8 +162,8 @@ func TestConfigReload(t *testing.T) {
 	}{{"roll", true}, {"reload", false}} {
 		t.Run(tt.mode, func(t *testing.T) {
 			before, after := releaseWith(t, tt.mode, "info"), releaseWith(t, tt.mode, "debug")
-			was, is := only[corev1.ConfigMap](t, before, "ConfigMap"), only[corev1.ConfigMap](t, after, "ConfigMap")
-			if cmp.Equal(was.Data, is.Data) {
+			oldMap, newMap := only[corev1.ConfigMap](t, before, "ConfigMap"), only[corev1.ConfigMap](t, after, "ConfigMap")
+			if cmp.Equal(oldMap.Data, newMap.Data) {
 				t.Error("the ConfigMap does not change")
 			}
 			diff := cmp.Diff(deployment(t, before).Spec.Template, deployment(t, after).Spec.Template)
@@ -205,7 +206,8 @@ func TestAnnotations(t *testing.T) {
 	}
 }
 
-// Secrets can be read only by name: a rule without names would allow all of them.
+// TestRole checks that the Role allows access to Secrets only by name. A rule without
+// resource names would allow access to all Secrets.
 func TestRole(t *testing.T) {
 	for _, set := range valueSets(t) {
 		t.Run(set.name, func(t *testing.T) {
@@ -251,8 +253,8 @@ func TestToken(t *testing.T) {
 	}
 }
 
-// Old API servers do not know matchLabelKeys. They reject the field or, worse,
-// ignore it.
+// TestKubeVersions checks that matchLabelKeys is set only for API servers that support it.
+// Older ones reject the field or, worse, ignore it.
 func TestKubeVersions(t *testing.T) {
 	values := parseValues(t, `{podAntiAffinity: {mode: required}}`)
 	for _, tt := range []struct {
@@ -275,8 +277,8 @@ func TestKubeVersions(t *testing.T) {
 	}
 }
 
-// The pipeline creates the Secrets. If the chart did, their values would also be
-// stored in the release.
+// TestNoSecretIsCreated checks that the chart creates no Secrets. The pipeline creates them,
+// because Helm would also store the values of a chart's Secrets in the release.
 func TestNoSecretIsCreated(t *testing.T) {
 	for _, set := range valueSets(t) {
 		for _, o := range objects(t, render(t, set.values)) {

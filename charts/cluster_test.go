@@ -166,7 +166,7 @@ func TestConformsToAPI(t *testing.T) {
 	}
 }
 
-// The generated schemas must also reject invalid manifests.
+// TestSchemasReject checks that the generated schemas reject invalid manifests.
 func TestSchemasReject(t *testing.T) {
 	for _, tt := range []struct{ name, manifest, want string }{
 		{"unknown field", `{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {prots: []}}`, "additional properties 'prots' not allowed"},
@@ -192,7 +192,7 @@ func TestRestricted(t *testing.T) {
 		t.Fatal(err)
 	}
 	restricted := psapi.LevelVersion{Level: psapi.LevelRestricted, Version: psapi.LatestVersion()}
-	judge := func(meta *metav1.ObjectMeta, spec *corev1.PodSpec) string {
+	check := func(meta *metav1.ObjectMeta, spec *corev1.PodSpec) string {
 		result := policy.AggregateCheckResults(evaluator.EvaluatePod(restricted, meta, spec))
 		if result.Allowed {
 			return ""
@@ -203,9 +203,9 @@ func TestRestricted(t *testing.T) {
 		t.Helper()
 		r := render(t, values)
 		pod := deployment(t, r).Spec.Template
-		problems := judge(&pod.ObjectMeta, &pod.Spec)
+		problems := check(&pod.ObjectMeta, &pod.Spec)
 		if test := only[corev1.Pod](t, r, "Pod"); test != nil {
-			problems += judge(&test.ObjectMeta, &test.Spec)
+			problems += check(&test.ObjectMeta, &test.Spec)
 		}
 		return problems
 	}

@@ -68,16 +68,16 @@ func start(t *testing.T, server, config string) string {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	var said strings.Builder
+	var output strings.Builder
 	for lines := bufio.NewScanner(out); lines.Scan(); {
-		said.WriteString(lines.Text() + "\n")
+		output.WriteString(lines.Text() + "\n")
 		if strings.Contains(lines.Text(), `"listening"`) {
 			break
 		}
 	}
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
-	return said.String()
+	return output.String()
 }
 
 // TestPorts compares the addresses in config.yaml with the ports of the container

@@ -78,9 +78,9 @@ func TestRejectsValues(t *testing.T) {
 	}
 }
 
-// wholes are objects that values.yaml documents as a whole. Kubernetes documents
-// their fields.
-var wholes = []string{
+// wholeObjects are objects that have one comment in values.yaml. Their fields are
+// documented by Kubernetes.
+var wholeObjects = []string{
 	"resources", "probes.startup", "probes.liveness", "probes.readiness",
 	"podSecurityContext", "securityContext", "autoscaling.behavior",
 }
@@ -113,7 +113,7 @@ func documented(t *testing.T) []value {
 			if v.comment == "" {
 				t.Errorf("values.yaml:%d: %s has no comment (# -- ...)", key.Line, v.path)
 			}
-			v.section = content.Kind == yamlv3.MappingNode && len(content.Content) > 0 && !slices.Contains(wholes, v.path)
+			v.section = content.Kind == yamlv3.MappingNode && len(content.Content) > 0 && !slices.Contains(wholeObjects, v.path)
 			all = append(all, v)
 			if v.section {
 				walk(content, v.path)

@@ -1,7 +1,7 @@
-// Package testkit holds what the tests of several packages share: golden files,
-// file trees, git repositories and registries. Only tests import it.
+// Package testkit contains helpers that the tests of several packages share: golden
+// files, file trees, git repositories and registries. Only tests import it.
 //
-// It promises no compatibility to programs other than slipway.
+// The package promises no compatibility to programs other than slipway.
 package testkit
 
 import (
@@ -22,13 +22,13 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-//nolint:gochecknoglobals // a flag of the test binaries
+//nolint:gochecknoglobals // flags of test binaries must be registered before TestMain
 var update = flag.Bool("update", false, "write the golden files instead of comparing with them")
 
-// Updating reports whether the test binary was asked to write its golden files.
+// Updating reports whether the test binary runs with -update.
 func Updating() bool { return *update }
 
-// Golden compares got with the file at path, relative to the test's package.
+// Golden compares got with the file at path, which is relative to the test's package.
 // With -update it writes the file instead.
 func Golden(t testing.TB, path string, got []byte) {
 	t.Helper()
@@ -52,7 +52,7 @@ func Golden(t testing.TB, path string, got []byte) {
 
 // GoldenSection compares got with the part of the file at path that is between the
 // lines "<!-- begin NAME -->" and "<!-- end NAME -->". With -update it replaces that
-// part. It keeps a generated table in a document that people write.
+// part. It is for generated tables in documents that are otherwise written by hand.
 func GoldenSection(t testing.TB, path, name, got string) {
 	t.Helper()
 	text, err := os.ReadFile(path)
@@ -76,7 +76,7 @@ func GoldenSection(t testing.TB, path, name, got string) {
 	}
 }
 
-// Write writes files, by their slash-separated paths, below dir.
+// Write writes files below dir. The keys of files are slash-separated paths.
 func Write(t testing.TB, dir string, files map[string]string) {
 	t.Helper()
 	for name, text := range files {
@@ -98,12 +98,12 @@ func Tree(t testing.TB, files map[string]string) string {
 	return dir
 }
 
-// CommitTime is the time of every commit that this package makes, in the form of
-// git's internal date format: seconds since 1970 and an offset from UTC.
+// CommitTime is the time of every commit that this package creates, in git's internal
+// date format: seconds since 1970 and an offset from UTC.
 const CommitTime = "1790000000 +0800"
 
-// Git runs git in dir, without any configuration of the user's, and returns its
-// standard output without the last newline.
+// Git runs git in dir, without the configuration of the user and the system, and returns
+// its standard output without the last newline.
 func Git(t testing.TB, dir string, args ...string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "git", args...)
@@ -122,8 +122,8 @@ func Git(t testing.TB, dir string, args ...string) string {
 	return strings.TrimSuffix(string(out), "\n")
 }
 
-// Commit commits everything in dir, which becomes a git repository if it is none,
-// and returns the hash of the commit.
+// Commit commits all files in dir and returns the hash of the commit. If dir is not a git
+// repository, Commit creates one.
 func Commit(t testing.TB, dir string) string {
 	t.Helper()
 	Git(t, dir, "init", "--quiet", "--initial-branch=main")
@@ -141,8 +141,8 @@ func Repository(t testing.TB, files map[string]string) string {
 	return dir
 }
 
-// Registry starts an empty registry on 127.0.0.1 that keeps everything in memory,
-// and returns its host and port.
+// Registry starts an empty in-memory registry on 127.0.0.1 and returns its address as
+// HOST:PORT. The registry is stopped at the end of the test.
 func Registry(t testing.TB) string {
 	t.Helper()
 	s := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
@@ -150,8 +150,8 @@ func Registry(t testing.TB) string {
 	return strings.TrimPrefix(s.URL, "http://")
 }
 
-// WantInput checks that err is a [fault.Input] error with the code, on one line
-// and with a fix.
+// WantInput checks that err is a [fault.Input] error with the given code and a fix, and
+// that its text is one line.
 func WantInput(t testing.TB, err error, code string) {
 	t.Helper()
 	f, ok := errors.AsType[*fault.Error](err)
@@ -163,8 +163,8 @@ func WantInput(t testing.TB, err error, code string) {
 	}
 }
 
-// Slow skips a test if the tests run with -short, as in make test-short. The reason
-// says what takes the time.
+// Slow skips the test if the tests run with -short, as in make test-short. reason is what
+// takes the time.
 func Slow(t testing.TB, reason string) {
 	t.Helper()
 	if testing.Short() {

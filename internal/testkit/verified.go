@@ -9,7 +9,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/sign"
 )
 
-// trusting is a fake [sign.Tool] that finds every image signed.
+// trusting is a fake [sign.Tool] for which every image is signed.
 type trusting struct{ sign.Tool }
 
 func (trusting) Verify(_ context.Context, o sign.VerifyOptions) (sign.VerifyResult, error) {
@@ -19,8 +19,8 @@ func (trusting) Verify(_ context.Context, o sign.VerifyOptions) (sign.VerifyResu
 	}, nil
 }
 
-// Verified returns an image as verified that nobody has verified, for tests of
-// what comes after verification.
+// Verified returns a verified image without verifying it, for tests of code that requires
+// a verified image.
 func Verified(ref name.Digest) sign.VerifiedImage {
 	v, _, err := sign.Verify(context.Background(), trusting{}, sign.VerifyOptions{Reference: ref})
 	if err != nil {

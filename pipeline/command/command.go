@@ -1,5 +1,6 @@
-// Package command is the slipway program: its commands, what they print, and how they
-// exit. The main of each program chooses which of the heavy parts it includes.
+// Package command implements the slipway program: its commands, their output and their
+// exit codes. The main package of each program chooses which of the large libraries it
+// includes.
 //
 // The package promises no compatibility to programs other than slipway.
 package command
@@ -24,47 +25,49 @@ import (
 
 // Program is one build of slipway.
 type Program struct {
-	Version string // as stamped; "" is a development build
-	Commit  string
-	Date    string
-	// Scanner makes the scanner, which finds vulnerabilities and lists what is in
-	// images. It is most of the program's size and compile time, so there are
-	// programs without it; there it is nil.
+	Version string // set by the linker; empty in a development build
+	Commit  string // set by the linker
+	Date    string // set by the linker
+	// Scanner returns the scanner, which finds vulnerabilities and writes SBOMs.
+	// Because it accounts for most of the program's size and compile time, some
+	// programs do not include it. In those programs Scanner is nil.
 	Scanner func(cache.Dir) scan.Scanner
-	// Signer makes keys, signs, attests and verifies. It is nil in a program that
-	// cannot.
+	// Signer generates keys, signs, attests and verifies. It is nil in a program
+	// without support for signing.
 	Signer sign.Tool
-	// Deployer deploys images to clusters. It is nil in a program that cannot.
+	// Deployer deploys images to clusters. It is nil in a program without support
+	// for deployments.
 	Deployer deploy.Tool
 }
 
-// Main runs the program and ends the process.
+// Main runs the program with the arguments of the process and exits. SIGINT and SIGTERM
+// cancel the run.
 func (p Program) Main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	go func() {
 		<-ctx.Done()
-		stop() // so that a second signal ends the program at once
+		stop() // a second signal terminates the process immediately
 	}()
 	code := p.run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
 
-// run runs the program without ending the process, and returns the exit code.
+// run runs the program without exiting the process, and returns the exit code.
 func (p Program) run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if p.Version == "" {
 		p.Version = "dev"
 	}
 	a := &app{program: p, stdin: stdin, stdout: stdout, stderr: stderr}
-	root := a.root() //nolint:contextcheck // cobra hands it to the commands
+	root := a.root() //nolint:contextcheck // cobra passes the context to the commands
 	root.SetArgs(args)
 	return a.exit(root.ExecuteContext(ctx))
 }
 
-// traced runs a command inside a span. A problem with the trace is only shown with
-// --verbose, and never fails the command.
+// traced makes a command run inside a span. An error of the trace never fails the
+// command. It is printed only with --verbose.
 func (a *app) traced(cmd *cobra.Command) {
-	tell := func(err error) {
+	warn := func(err error) {
 		if err != nil && a.verbose {
 			fmt.Fprintln(a.stderr, "slipway: "+display.Clean(err.Error()))
 		}
@@ -72,10 +75,10 @@ func (a *app) traced(cmd *cobra.Command) {
 	work := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx, stop, err := trace.Start(cmd.Context(), cmd.Name(), a.program.Version)
-		tell(err)
+		warn(err)
 		cmd.SetContext(ctx)
 		err = work(cmd, args)
-		tell(stop(err))
+		warn(stop(err))
 		return err
 	}
 }

@@ -22,11 +22,13 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/source"
 )
 
-// exitChanges is the exit code of a plan that found changes.
+// exitChanges is the exit code of a plan with changes.
 const exitChanges = 3
 
-// protect checks what a protected environment demands, before anything is done.
-func (a *app) protect(ctx context.Context, r *request) error {
+// checkProtected checks the requirements of a protected environment: a clean source tree,
+// a git tag and a confirmation. It runs before any step. For other environments it
+// returns nil.
+func (a *app) checkProtected(ctx context.Context, r *request) error {
 	c := r.Config
 	e, err := c.Environment(r.Environment)
 	if err != nil || !e.Protected {
@@ -42,12 +44,12 @@ func (a *app) protect(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	changed, err := source.Changes(s.Dir) // the chart and slipway.yaml count too
+	changed, err := source.Changes(s.Dir) // includes the chart and slipway.yaml
 	if err != nil {
 		return err
 	}
 	if s.Dirty && len(changed) == 0 {
-		changed = []string{"as --revision says"}
+		changed = []string{"--revision ends in -dirty"}
 	}
 	tag := cmp.Or(r.gitTag, ci.Detect(nil).GitTag())
 	switch {
@@ -74,7 +76,8 @@ func (a *app) protect(ctx context.Context, r *request) error {
 	return a.confirm("deploy "+what+" to", r.Environment)
 }
 
-// confirm asks a person at a terminal to type the name of the environment.
+// confirm asks the user to type the name of the environment. It returns an error if
+// standard input is not a terminal or the answer is different.
 func (a *app) confirm(what, environment string) error {
 	in, ok := a.stdin.(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) {
@@ -88,8 +91,9 @@ func (a *app) confirm(what, environment string) error {
 	return nil
 }
 
-// who names this run to other runs that wait for it.
-func who() string {
+// runName returns the name of this run for the lock and the history of a release: that
+// of the CI run or, outside CI, USER@HOST.
+func runName() string {
 	if name := ci.Detect(nil).Run(); name != "" {
 		return name
 	}
@@ -100,12 +104,13 @@ func who() string {
 	return host
 }
 
-// clusterCommand is a command about what is in an environment. It needs no image.
+// clusterCommand is a command that works on the current state of an environment. It needs
+// no image.
 type clusterCommand struct {
 	use, short, example string
 	args                cobra.PositionalArgs
-	flags               flagGroup // in addition to those of every command
-	changes             bool      // so it asks before it works on a protected environment
+	flags               flagGroup // in addition to clusterFlags; may be nil
+	changes             bool      // whether it changes the cluster, so that protected environments need a confirmation
 	act                 func(ctx context.Context, o deploy.Options, args []string) (report any, text func(), err error)
 }
 
@@ -148,17 +153,17 @@ func (a *app) clusterCommand(c clusterCommand) *cobra.Command {
 	return cmd
 }
 
-// clusterOptions are the options of an environment, once everything is there that
-// the command needs.
+// clusterOptions checks the requirements of the command and returns the options for its
+// environment.
 func (a *app) clusterOptions(c clusterCommand, r *request) (o deploy.Options, err error) {
-	if err := a.only(); err != nil {
+	if err := a.requireReportOutput(); err != nil {
 		return o, err
 	}
 	if r.Root, r.Config, err = a.load(); err != nil {
 		return o, err
 	}
 	if a.program.Deployer == nil {
-		return o, fault.Inputf("deploy.no-deployer", "this slipway was built without what deploys").WithFix("use the slipway program")
+		return o, fault.Inputf("deploy.no-deployer", "this slipway was built without support for deployments").WithFix("use the slipway program")
 	}
 	if err := r.apply(); err != nil {
 		return o, err
@@ -171,11 +176,11 @@ func (a *app) clusterOptions(c clusterCommand, r *request) (o deploy.Options, er
 			}
 		}
 	}
-	r.Deployment.Run = who()
+	r.Deployment.Run = runName()
 	return ship.DeployOptions(r.Root, r.Config, r.Environment, r.Deployment, nil)
 }
 
-// clusterCommands are the commands about what is in an environment.
+// clusterCommands returns the commands that work on the current state of an environment.
 func (a *app) clusterCommands() []clusterCommand {
 	return []clusterCommand{
 		{

@@ -20,9 +20,10 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// waits is an app that runs until it is told to stop, with a chart.
-func waits(namespace string) map[string]string {
-	files := hello()
+// waitingApp returns the files of an app with a chart. The app runs until it gets
+// SIGTERM.
+func waitingApp(namespace string) map[string]string {
+	files := helloApp()
 	maps.Copy(files, map[string]string{
 		"main.go": `package main
 
@@ -80,26 +81,26 @@ deploy:
 	return files
 }
 
-// TestDeployFromTheSource goes the whole way as a user does, and sees that an
-// image nobody trusts never reaches the cluster.
+// TestDeployFromTheSource publishes, signs, plans, deploys and rolls back like a user, and
+// checks that images without a trusted signature are not deployed.
 func TestDeployFromTheSource(t *testing.T) {
 	c := testcluster.Need(t)
 	namespace := c.Name(t)
-	d := deployments{program: here(t, testkit.Repository(t, waits(namespace))), cluster: c, namespace: namespace}
+	d := deployments{program: newProgram(t, testkit.Repository(t, waitingApp(namespace))), cluster: c, namespace: namespace}
 	d.env = append(d.env, "KUBECONFIG="+c.Kubeconfig, "HELLO_PASSWORD="+helloPassword)
-	keys(t, d.program, "other", "")
-	keys(t, d.program, "release", "")
-	d.refusals(t)
+	generateKeys(t, d.program, "other", "")
+	generateKeys(t, d.program, "release", "")
+	d.rejections(t)
 	image := d.publish(t, "-three")
 	d.sign(t, image, "release")
 	d.plan(t, image, exitChanges, "create deployment/hello")
-	d.absent(t, "plan")
+	d.wantNotDeployed(t, "plan")
 	d.lifecycle(t, image)
 }
 
 const helloPassword = "planted-hello-password"
 
-// deployments are deployments of one project to the environment test.
+// deployments runs the program for one app that is deployed to the environment test.
 type deployments struct {
 	*program
 	cluster   *testcluster.Cluster
@@ -116,16 +117,16 @@ func (d deployments) sign(t *testing.T, image, key string) {
 	d.report(t, "sign", "--image", image, "--only-signature", "--key", key+".key")
 }
 
-// absent checks that nothing was deployed.
-func (d deployments) absent(t *testing.T, when string) {
+// wantNotDeployed checks that nothing has been deployed.
+func (d deployments) wantNotDeployed(t *testing.T, when string) {
 	t.Helper()
 	if _, err := d.cluster.Client.CoreV1().Namespaces().Get(t.Context(), d.namespace, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-		t.Errorf("%s: the namespace is there: %v", when, err)
+		t.Errorf("%s: the namespace exists, or it cannot be read: %v", when, err)
 	}
 }
 
-// refused checks that an image is refused with a code.
-func (d deployments) refused(t *testing.T, code, image string) {
+// wantRejected checks that deploy rejects an image with an error code.
+func (d deployments) wantRejected(t *testing.T, code, image string) {
 	t.Helper()
 	e := d.run(t, "deploy", "--env", "test", "--image", image, "-o", "json")
 	var r struct {
@@ -137,25 +138,26 @@ func (d deployments) refused(t *testing.T, code, image string) {
 	if e.code == fault.ExitOK || r.Error.Code != code {
 		t.Errorf("%s: exit %d, %s: %s; want %s", image, e.code, r.Error.Code, r.Error.Message, code)
 	}
-	d.absent(t, code)
+	d.wantNotDeployed(t, code)
 }
 
-func (d deployments) refusals(t *testing.T) {
+// rejections checks that images without a valid signature are rejected.
+func (d deployments) rejections(t *testing.T) {
 	image := d.publish(t, "")
-	d.refused(t, "verify.unsigned", image)
+	d.wantRejected(t, "verify.unsigned", image)
 	tag, _, _ := strings.Cut(image, "@")
-	d.refused(t, "reference.no-digest", tag+":"+d.report(t, "publish", "--repository", tag).Push.Tags[0])
+	d.wantRejected(t, "reference.no-digest", tag+":"+d.report(t, "publish", "--repository", tag).Push.Tags[0])
 	d.sign(t, image, "other")
-	d.refused(t, "verify.wrong-key", image)
+	d.wantRejected(t, "verify.wrong-key", image)
 	another := d.publish(t, "-two", "--version", "v2.0.0")
 	d.sign(t, another, "release")
 	copySignature(t, another, image)
-	d.refused(t, "verify.other-image", image)
+	d.wantRejected(t, "verify.other-image", image)
 }
 
-// expect runs a command and checks its exit code and that it prints every text. The
-// password must not be printed.
-func (d deployments) expect(t *testing.T, code int, args string, texts ...string) {
+// wantOutput runs a command and checks its exit code, that its output contains every text,
+// and that its output does not contain the password.
+func (d deployments) wantOutput(t *testing.T, code int, args string, texts ...string) {
 	t.Helper()
 	e := d.run(t, strings.Fields(args)...)
 	for _, text := range texts {
@@ -164,34 +166,33 @@ func (d deployments) expect(t *testing.T, code int, args string, texts ...string
 		}
 	}
 	if strings.Contains(e.stdout+e.stderr, helloPassword) {
-		t.Errorf("%s: the password is printed", args)
+		t.Errorf("%s: the output contains the password", args)
 	}
 }
 
 func (d deployments) plan(t *testing.T, image string, code int, text string) {
 	t.Helper()
-	d.expect(t, code, "plan --env test --image "+image, text)
+	d.wantOutput(t, code, "plan --env test --image "+image, text)
 }
 
-// lifecycle deploys an image, deploys it with settings that do not work, and rolls
-// back.
+// lifecycle deploys an image, deploys it with values that do not work, and rolls back.
 func (d deployments) lifecycle(t *testing.T, image string) {
-	d.expect(t, fault.ExitOK, "deploy --env test --image "+image, "installed, revision 1", "https://hello.example.com")
+	d.wantOutput(t, fault.ExitOK, "deploy --env test --image "+image, "installed, revision 1", "https://hello.example.com")
 	d.plan(t, image, fault.ExitOK, "nothing would change")
 	if r := d.report(t, "deploy", "--env", "test", "--image", image); r.Deploy.Clusters[0].Action != deploy.Untouched {
 		t.Errorf("deployed again: %+v", r.Deploy)
 	}
-	d.expect(t, fault.ExitFailed, "deploy --env broken --progress plain --image "+image, `secret "nowhere" not found`, "rolled back, revision 3")
+	d.wantOutput(t, fault.ExitFailed, "deploy --env broken --progress plain --image "+image, `secret "nowhere" not found`, "rolled back, revision 3")
 	if text, err := os.ReadFile(filepath.Join(d.dir, ".slipway", "reports", "deploy.xml")); err != nil || !strings.Contains(string(text), "<failure") {
 		t.Errorf("JUnit: %v\n%s", err, text)
 	}
-	d.expect(t, fault.ExitOK, "status --env test", "deployed, revision 3", "1/1 ready")
-	d.expect(t, fault.ExitOK, "rollback 1 --env test", "rolled back, revision 4")
-	d.expect(t, fault.ExitInput, "rollback --env test", "no good revision before")
-	d.expect(t, fault.ExitOK, "history --env test", "!    2 ", "*    4 ")
+	d.wantOutput(t, fault.ExitOK, "status --env test", "deployed, revision 3", "1/1 ready")
+	d.wantOutput(t, fault.ExitOK, "rollback 1 --env test", "rolled back, revision 4")
+	d.wantOutput(t, fault.ExitInput, "rollback --env test", "no good revision before")
+	d.wantOutput(t, fault.ExitOK, "history --env test", "!    2 ", "*    4 ")
 }
 
-// copySignature moves a good signature to an image it is not of.
+// copySignature copies the signature of one image to another one.
 func copySignature(t *testing.T, from, to string) {
 	t.Helper()
 	at := func(image string) name.Tag {
@@ -210,11 +211,12 @@ func copySignature(t *testing.T, from, to string) {
 	}
 }
 
-// TestDeployWithoutACluster has what is wrong before any cluster is spoken to.
+// TestDeployWithoutACluster checks the errors that are reported before the program
+// connects to a cluster.
 func TestDeployWithoutACluster(t *testing.T) {
-	p := here(t, testkit.Repository(t, waits("nowhere")))
-	p.env = append(p.env, "KUBECONFIG="+filepath.Join(t.TempDir(), "none"))
-	keys(t, p, "release", "")
+	p := newProgram(t, testkit.Repository(t, waitingApp("nowhere")))
+	p.env = append(p.env, "KUBECONFIG="+filepath.Join(t.TempDir(), "missing"))
+	generateKeys(t, p, "release", "")
 	image := p.report(t, "publish", "--repository", testkit.Registry(t)+"/acme/hello").Reference
 	p.report(t, "sign", "--image", image, "--only-signature", "--key", "release.key")
 	for _, tt := range []struct {
@@ -227,12 +229,12 @@ func TestDeployWithoutACluster(t *testing.T) {
 		{"unknown environment", fault.ExitInput, `there is no environment "prod"`, []string{"status", "--env", "prod"}},
 		{"no environment for deploy", fault.ExitInput, "--env is missing", []string{"deploy", "--image", image}},
 		{"no secret", fault.ExitInput, "HELLO_PASSWORD is not set", []string{"deploy", "--env", "test", "--image", image}},
-		{"unsigned and deployed", fault.ExitInput, "an image can only be deployed if it is signed", []string{"ship", "--env", "open", "--unsigned"}},
+		{"unsigned image", fault.ExitInput, "an image can only be deployed if it is signed", []string{"ship", "--env", "open", "--unsigned"}},
 		{"no kubeconfig", fault.ExitInput, "there is no kubeconfig", []string{"status", "--env", "test"}},
 		{"bad revision", fault.ExitInput, `"latest" is not a revision`, []string{"rollback", "latest", "--env", "test"}},
-		{"protected without a tag", fault.ExitFailed, "this commit has no tag", []string{"deploy", "--env", "guarded", "--image", image, "--yes"}},
-		{"protected with a tag it has not", fault.ExitFailed, "does not have the tag v1.0.0", []string{"deploy", "--env", "guarded", "--image", image, "--yes", "--git-tag", "v1.0.0"}},
-		{"protected rollback without a yes", fault.ExitFailed, "confirm with --yes", []string{"rollback", "--env", "guarded"}},
+		{"protected, without a tag", fault.ExitFailed, "this commit has no tag", []string{"deploy", "--env", "guarded", "--image", image, "--yes"}},
+		{"protected, with the tag of another commit", fault.ExitFailed, "does not have the tag v1.0.0", []string{"deploy", "--env", "guarded", "--image", image, "--yes", "--git-tag", "v1.0.0"}},
+		{"protected, rollback without --yes", fault.ExitFailed, "confirm with --yes", []string{"rollback", "--env", "guarded"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			e := p.run(t, tt.args...)
@@ -247,18 +249,18 @@ func TestDeployWithoutACluster(t *testing.T) {
 		t.Fatalf("%v %s", err, out)
 	}
 	if e := p.run(t, "deploy", "--env", "guarded", "--image", image); e.code != fault.ExitFailed || !strings.Contains(e.stderr, "confirm with --yes") {
-		t.Errorf("without a yes: exit %d\n%s", e.code, e.stderr)
+		t.Errorf("without --yes: exit %d\n%s", e.code, e.stderr)
 	}
 	if e := p.run(t, "deploy", "--env", "guarded", "--image", image, "--yes"); !strings.Contains(e.stderr, "there is no kubeconfig") {
-		t.Errorf("on a tag, with a yes: exit %d\n%s", e.code, e.stderr)
+		t.Errorf("with a tag and --yes: exit %d\n%s", e.code, e.stderr)
 	}
-	testkit.Write(t, p.dir, map[string]string{"chart/values.yaml": "image: {}\n"}) // not the app's, and yet deployed
+	testkit.Write(t, p.dir, map[string]string{"chart/values.yaml": "image: {}\n"}) // not a file of the app, but part of the deployment
 	if e := p.run(t, "deploy", "--env", "guarded", "--image", image, "--yes"); e.code != fault.ExitFailed || !strings.Contains(e.stderr, "files were changed since the commit: chart/values.yaml") {
 		t.Errorf("changed files: exit %d\n%s", e.code, e.stderr)
 	}
 	core := *p
 	core.env = append(core.env, "SLIPWAY_TEST_AS_PROGRAM=core")
-	if e := core.run(t, "status", "--env", "test"); e.code != fault.ExitInput || !strings.Contains(e.stderr, "built without what deploys") {
+	if e := core.run(t, "status", "--env", "test"); e.code != fault.ExitInput || !strings.Contains(e.stderr, "built without support for deployments") {
 		t.Errorf("slipway-core: exit %d\n%s", e.code, e.stderr)
 	}
 }

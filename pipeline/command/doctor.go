@@ -18,10 +18,10 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/toolchain"
 )
 
-// finding is one line of what slipway doctor reports.
+// finding is one line of the output of slipway doctor.
 type finding struct {
 	Name     string `json:"name"`
-	State    string `json:"state"` // ok, missing or unused
+	State    string `json:"state"` // ok, missing, or unused if it is missing but not required
 	Detail   string `json:"detail,omitempty"`
 	Fix      string `json:"fix,omitempty"`
 	Required bool   `json:"required"`
@@ -32,7 +32,7 @@ func (a *app) doctorCommand() *cobra.Command {
 		Use: "doctor", Short: "Report what this machine has and lacks for this app", Args: cobra.NoArgs,
 		Example: "  slipway doctor\n  slipway doctor -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := a.only(); err != nil {
+			if err := a.requireReportOutput(); err != nil {
 				return err
 			}
 			root, c, err := a.load()
@@ -61,7 +61,8 @@ func (e *examination) add(name string, required bool, detail string, err error) 
 	*e = append(*e, f)
 }
 
-// program looks for the first of the names that is installed.
+// program adds a finding for the first of the names that is installed, or for the first
+// name if none of them is installed.
 func (e *examination) program(required bool, fix string, names ...string) {
 	for _, name := range names {
 		if path, err := lookPath(name); err == nil {
@@ -72,7 +73,7 @@ func (e *examination) program(required bool, fix string, names ...string) {
 	e.add(names[0], required, "", fault.Inputf("program.missing", "not installed").WithFix("%s", fix))
 }
 
-// examine looks for everything that the stages need for an app.
+// examine checks everything that the stages need for an app.
 func examine(ctx context.Context, root string, c config.Config) []finding {
 	var e examination
 	s, err := source.Open(ctx, source.Options{Root: root, Dir: c.App.Dir, Main: c.App.Main, Name: c.App.Name, Tags: c.App.Tags})
@@ -99,13 +100,13 @@ func examine(ctx context.Context, root string, c config.Config) []finding {
 	return e
 }
 
-// report prints the findings. It returns an error if anything that the app needs is
+// report prints the findings. It returns an error if anything that the app requires is
 // missing.
 func (a *app) report(findings []finding) error {
-	lacking := 0
+	missing := 0
 	for _, f := range findings {
 		if f.State == "missing" {
-			lacking++
+			missing++
 		}
 	}
 	if a.json {
@@ -119,17 +120,18 @@ func (a *app) report(findings []finding) error {
 			fmt.Fprintln(a.stdout, line)
 		}
 	}
-	if lacking == 0 {
+	if missing == 0 {
 		return nil
 	}
-	err := fault.Gatef("doctor.missing", "%d things that this app needs are missing", lacking)
+	err := fault.Gatef("doctor.missing", "%d things that this app needs are missing", missing)
 	if a.json {
 		return reported{err}
 	}
 	return err
 }
 
-// lookPath finds a program where the stages look for it.
+// lookPath returns the path of a program. It searches in the same places as the stages:
+// PATH and, for postgres, Debian's folders.
 func lookPath(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	if err == nil || name != "postgres" {

@@ -20,8 +20,8 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/sign"
 )
 
-// request is what the flags of a command ask for. Most flags fill in the options of
-// the run directly or take the place of a setting of slipway.yaml.
+// request holds the values of a command's flags. Most flags set an option of the run
+// directly or override a setting of slipway.yaml.
 type request struct {
 	ship.Options
 	overrides []func(*config.Config) error // in the order of the flags' declaration
@@ -49,8 +49,8 @@ type request struct {
 // flagGroup adds flags that several commands share.
 type flagGroup func(*request, *pflag.FlagSet)
 
-// setting adds a flag that takes the place of a setting of slipway.yaml. The help
-// shows the default of [config.Default].
+// setting adds a flag that overrides a setting of slipway.yaml. The help shows the default
+// in [config.Default].
 func setting[T bool | string | float64 | []string](r *request, f *pflag.FlagSet, name, usage string, at func(*config.Config) *T) {
 	c := config.Default()
 	value := *at(&c)
@@ -63,8 +63,8 @@ func setting[T bool | string | float64 | []string](r *request, f *pflag.FlagSet,
 	})
 }
 
-// environmentSetting is setting for a setting of the environment that --env names.
-// The help shows the default of [config.DefaultEnvironment].
+// environmentSetting adds a flag that overrides a setting of the environment given by
+// --env. The help shows the default in [config.DefaultEnvironment].
 func environmentSetting[T bool | config.Duration](r *request, f *pflag.FlagSet, name, usage string, at func(*config.Environment) *T) {
 	e := config.DefaultEnvironment()
 	value := *at(&e)
@@ -72,11 +72,11 @@ func environmentSetting[T bool | config.Duration](r *request, f *pflag.FlagSet, 
 	r.environmentSwitch(f, name, func(e *config.Environment) { *at(e) = value })
 }
 
-// environmentSwitch changes the environment that --env names if a flag is given.
+// environmentSwitch changes the environment given by --env if the flag is set.
 func (r *request) environmentSwitch(f *pflag.FlagSet, name string, change func(*config.Environment)) {
 	r.overrides = append(r.overrides, func(c *config.Config) error {
 		e, ok := c.Deploy.Environments[r.Environment]
-		if ok && f.Changed(name) { // an unknown environment is reported when it is looked up
+		if ok && f.Changed(name) { // the lookup of the environment reports an unknown one
 			change(&e)
 			c.Deploy.Environments[r.Environment] = e
 		}
@@ -84,7 +84,7 @@ func (r *request) environmentSwitch(f *pflag.FlagSet, name string, change func(*
 	})
 }
 
-// declare adds a flag of the right type, with the value as its default.
+// declare adds a flag of the type of value, a pointer, with *value as its default.
 func declare(f *pflag.FlagSet, value any, name, usage string) {
 	switch v := value.(type) {
 	case *bool:
@@ -100,7 +100,7 @@ func declare(f *pflag.FlagSet, value any, name, usage string) {
 	}
 }
 
-// sourceFlags say which app is meant.
+// sourceFlags adds the flag that selects the app.
 func sourceFlags(r *request, f *pflag.FlagSet) {
 	setting(r, f, "dir", "the app's module `FOLDER`, relative to slipway.yaml", func(c *config.Config) *string { return &c.App.Dir })
 }
@@ -158,7 +158,7 @@ func pushFlags(r *request, f *pflag.FlagSet) {
 	f.StringVar(&r.dotenv, "dotenv", "", "write SLIPWAY_DIGEST and more to `FILE`, for GitLab's dotenv report")
 }
 
-// accessFlags say how the registry that the image is in is reached.
+// accessFlags adds the flags for access to the registry of the image.
 func accessFlags(r *request, f *pflag.FlagSet) {
 	f.StringVar(&r.Credentials.Username, "username", "", "user `NAME` at the registry (or SLIPWAY_REGISTRY_USERNAME)")
 	f.BoolVar(&r.passwordStdin, "password-stdin", false, "read the password for the registry from standard input (or SLIPWAY_REGISTRY_PASSWORD)")
@@ -167,9 +167,10 @@ func accessFlags(r *request, f *pflag.FlagSet) {
 	f.StringVar(&r.RegistryServer, "registry-server", "", "connect to the registry at `HOST[:PORT]` instead of its own address")
 }
 
-// forwardFlag says where ports of this machine's loopback are reached.
+// forwardFlag adds the flag that forwards ports of this machine's loopback address to
+// other hosts.
 func forwardFlag(r *request, f *pflag.FlagSet) {
-	if f.Lookup("forward") != nil { // it is about registries and about clusters
+	if f.Lookup("forward") != nil { // accessFlags and clusterFlags both add it
 		return
 	}
 	list := f.StringArray("forward", nil, "for a container: reach 127.0.0.1:PORT at `PORT=HOST[:PORT]`; repeatable")
@@ -190,12 +191,13 @@ func forwardFlag(r *request, f *pflag.FlagSet) {
 	})
 }
 
-// imageFlag names an image in a registry.
+// imageFlag returns a flag group with --image, an image in a registry.
 func imageFlag(usage string) flagGroup {
 	return func(r *request, f *pflag.FlagSet) { f.StringVar(&r.Reference, "image", "", usage) }
 }
 
-// scanFlags narrow the gate and say where its database comes from.
+// scanFlags adds the flags that determine which findings fail the scan and which database
+// it uses.
 func scanFlags(r *request, f *pflag.FlagSet) {
 	setting(r, f, "severity", "`SEVERITIES` that fail the scan", func(c *config.Config) *[]string { return &c.Scan.Severities })
 	r.overrides = append(r.overrides, func(c *config.Config) error {
@@ -226,7 +228,7 @@ func sbomFormatFlag(r *request, f *pflag.FlagSet) {
 	f.StringVar(&r.sbomFormat, "as", "", "print one document, as `spdx-json|cyclonedx`; needs a single platform")
 }
 
-// signFlags say who signs.
+// signFlags adds the flags that select the key or identity that signs.
 func signFlags(r *request, f *pflag.FlagSet) {
 	f.StringVar(&r.key, "key", "", "private `KEY`: a file, env://NAME, or a KMS key (password in "+passwordVariable+")")
 	f.BoolVar(&r.keyless, "keyless", false, "sign with a certificate for the identity of the CI job")
@@ -237,7 +239,7 @@ func signFlags(r *request, f *pflag.FlagSet) {
 		case r.key != "" && keyless:
 			return fault.Inputf("usage", "--key and keyless signing exclude each other")
 		case r.key != "":
-			c.Sign.Key, c.Sign.Keyless = fromHere(r.key), nil
+			c.Sign.Key, c.Sign.Keyless = absolutePath(r.key), nil
 		case keyless && c.Sign.Keyless == nil:
 			c.Sign.Key, c.Sign.Keyless = "", new(config.DefaultKeyless())
 		}
@@ -253,7 +255,7 @@ func unsignedFlag(r *request, f *pflag.FlagSet) {
 	f.BoolVar(&r.unsigned, "unsigned", false, "push without a signature and attestations")
 }
 
-// policyFlags say which policy an image is checked against.
+// policyFlags adds the flags that select the policy that an image is verified against.
 func policyFlags(r *request, f *pflag.FlagSet) {
 	f.StringVar(&r.Environment, "env", "", "`ENVIRONMENT` of slipway.yaml whose policy applies")
 	f.StringArrayVar(&r.publicKeys, "key", nil, "public `KEY` that may have signed, instead of those of the policy; repeatable")
@@ -267,22 +269,22 @@ func policyFlags(r *request, f *pflag.FlagSet) {
 		}
 		policy.Keys, policy.Identities = nil, nil
 		for _, k := range r.publicKeys {
-			policy.Keys = append(policy.Keys, fromHere(k))
+			policy.Keys = append(policy.Keys, absolutePath(k))
 		}
 		c.Verify, r.Environment = policy, ""
 		return nil
 	})
 }
 
-// clusterFlags say which environment is meant and how its cluster is reached.
+// clusterFlags adds the flags that select the environment and the address of its cluster.
 func clusterFlags(r *request, f *pflag.FlagSet) {
 	f.StringVar(&r.Environment, "env", "", "`ENVIRONMENT` of slipway.yaml")
 	f.StringVar(&r.Deployment.Kubeconfig, "kubeconfig", "", "kubeconfig `FILE` (default: KUBECONFIG or ~/.kube/config)")
 	forwardFlag(r, f)
-	f.StringVar(&r.Deployment.Server, "cluster-server", "", "connect to the API server at `HOST[:PORT]` instead of the kubeconfig's; the name in its certificate stays")
+	f.StringVar(&r.Deployment.Server, "cluster-server", "", "connect to the API server at `HOST[:PORT]` instead of the kubeconfig's; its certificate must still be valid for the host in the kubeconfig")
 }
 
-// deployFlags say how a deployment is done.
+// deployFlags adds the flags for a deployment.
 func deployFlags(r *request, f *pflag.FlagSet) {
 	environmentSetting(r, f, "timeout", "how long a rollout may take", func(e *config.Environment) *config.Duration { return &e.Timeout })
 	environmentSetting(r, f, "rollback-all", "if a cluster fails, also roll back those before it", func(e *config.Environment) *bool { return &e.RollbackAll })
@@ -304,7 +306,7 @@ func rollbackFlags(r *request, f *pflag.FlagSet) {
 	lockFlag(r, f)
 }
 
-// apply lets the flags win over the configuration.
+// apply overrides settings of the configuration with flags and validates the result.
 func (r *request) apply() error {
 	for _, override := range r.overrides {
 		if err := override(&r.Config); err != nil {
@@ -325,9 +327,10 @@ func (r *request) apply() error {
 	return r.Config.Check()
 }
 
-// fromHere makes a path that a flag names absolute, because the paths of
-// slipway.yaml are relative to its folder.
-func fromHere(ref string) string {
+// absolutePath returns the absolute path for a path in a flag, which is relative to the
+// working folder. Without it the path would be resolved relative to the folder of
+// slipway.yaml. References with a scheme, such as env://NAME, are returned unchanged.
+func absolutePath(ref string) string {
 	if strings.Contains(ref, "://") {
 		return ref
 	}
@@ -346,7 +349,7 @@ func (r *request) signing() ship.Signing {
 	return s
 }
 
-// checkFormat finds a mistake in --as before any work is done.
+// checkFormat validates --as, before any step runs.
 func (r *request) checkFormat() error {
 	reports, sboms := scan.Formats()
 	switch platforms := len(r.Config.App.Platforms); {
@@ -361,7 +364,8 @@ func (r *request) checkFormat() error {
 	return nil
 }
 
-// document is what --as asks to print instead of the summary.
+// document returns the text to print instead of the summary if --as is given, and
+// otherwise nil.
 func (r *request) document(report ship.Report) ([]byte, error) {
 	switch {
 	case r.reportFormat != "" && report.Scan != nil:

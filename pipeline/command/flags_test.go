@@ -12,8 +12,9 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// parsed is a request with flags, applied to a configuration with an environment.
-func parsed(t *testing.T, flags string) (config.Config, error) {
+// parseFlags parses flags of slipway ship and returns the default configuration, with an
+// environment prod, after the flags have been applied to it.
+func parseFlags(t *testing.T, flags string) (config.Config, error) {
 	t.Helper()
 	r := &request{}
 	f := pflag.NewFlagSet("test", pflag.ContinueOnError)
@@ -36,8 +37,8 @@ func parsed(t *testing.T, flags string) (config.Config, error) {
 	return r.Config, err
 }
 
-// TestFlagsWin: a flag changes its own setting and no other.
-func TestFlagsWin(t *testing.T) {
+// TestFlagsOverrideSettings checks that a flag changes its own setting and no other one.
+func TestFlagsOverrideSettings(t *testing.T) {
 	environment := func(change func(*config.Environment)) func(*config.Config) {
 		return func(c *config.Config) {
 			e := config.DefaultEnvironment()
@@ -78,11 +79,11 @@ func TestFlagsWin(t *testing.T) {
 		"--env other --test":                   func(*config.Config) {}, // the lookup of the environment reports it
 	} {
 		t.Run(flags, func(t *testing.T) {
-			got, err := parsed(t, flags)
+			got, err := parseFlags(t, flags)
 			if err != nil {
 				t.Fatal(err)
 			}
-			want, err := parsed(t, "")
+			want, err := parseFlags(t, "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -106,14 +107,15 @@ func TestContradictingFlags(t *testing.T) {
 		"--repository Upper.CASE/No": "image.repository",
 	} {
 		t.Run(flags, func(t *testing.T) {
-			if _, err := parsed(t, flags); fault.ExitCode(err) != fault.ExitInput || !strings.Contains(err.Error(), want) {
+			if _, err := parseFlags(t, flags); fault.ExitCode(err) != fault.ExitInput || !strings.Contains(err.Error(), want) {
 				t.Errorf("exit %d: %v; want %s", fault.ExitCode(err), err, want)
 			}
 		})
 	}
 }
 
-// TestHelpShowsDefaults: the help of a flag has the default of its setting.
+// TestHelpShowsDefaults checks that the help of a flag contains the default value of its
+// setting.
 func TestHelpShowsDefaults(t *testing.T) {
 	r, f := &request{}, pflag.NewFlagSet("test", pflag.ContinueOnError)
 	buildFlags(r, f)
@@ -123,7 +125,7 @@ func TestHelpShowsDefaults(t *testing.T) {
 		"(default [linux/amd64,linux/arm64])", `(default "scratch")`, `(default "gzip")`, "(default 5m)",
 	} {
 		if !strings.Contains(usage, want) {
-			t.Errorf("the help lacks %s:\n%s", want, usage)
+			t.Errorf("the help does not contain %s:\n%s", want, usage)
 		}
 	}
 }

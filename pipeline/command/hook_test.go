@@ -12,18 +12,19 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// TestInitHooks pushes with real git and the real program, whose verdict comes
-// from a configuration that is broken: the quickest no there is.
+// TestInitHooks pushes with git and a hook that runs the program. The configuration is
+// invalid, because that is the fastest way to make the check fail.
 func TestInitHooks(t *testing.T) {
 	dir, err := filepath.EvalSymlinks(testkit.Repository(t, map[string]string{"slipway.yaml": "app:\n  man: x\n", "sub/x": ""}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := here(t, dir)
+	p := newProgram(t, dir)
 	p.env = append(p.env, "GIT_CONFIG_GLOBAL="+os.DevNull, "GIT_CONFIG_NOSYSTEM=1")
 	path := filepath.Join(dir, ".git", "hooks", "pre-push")
 
-	// Flags that belong to slipway.yaml have no say, and sub is of the app above.
+	// The hook is installed although slipway.yaml is invalid. The app of the folder sub
+	// is the one above it.
 	var report struct{ Written []string }
 	for _, want := range []string{path, ""} {
 		e := p.run(t, "init", "--hooks", "-C", "sub", "-o", "json")
@@ -57,10 +58,10 @@ func TestInitHooks(t *testing.T) {
 	}
 }
 
-func TestInitHooksOverAForeignHook(t *testing.T) {
+func TestInitHooksWithAnotherHook(t *testing.T) {
 	dir := testkit.Repository(t, map[string]string{"x": ""})
 	testkit.Write(t, dir, map[string]string{".git/hooks/pre-push": "#!/bin/sh\n"})
-	p := here(t, dir)
+	p := newProgram(t, dir)
 	if e := p.run(t, "init", "--hooks"); e.code != fault.ExitInput || e.stdout != "" || strings.Count(e.stderr, "\n") != 1 || !strings.Contains(e.stderr, "add to it: ") {
 		t.Errorf("exit %d\n%s%s", e.code, e.stdout, e.stderr)
 	}
@@ -82,7 +83,7 @@ func TestInitHooksBadInput(t *testing.T) {
 	for title, tt := range tests {
 		t.Run(title, func(t *testing.T) {
 			dir := t.TempDir()
-			p := here(t, dir)
+			p := newProgram(t, dir)
 			p.env = append(p.env, "GIT_CEILING_DIRECTORIES="+filepath.Dir(dir))
 			e := p.run(t, append([]string{"init", "--hooks"}, tt.args...)...)
 			if e.code != fault.ExitInput || strings.Count(e.stderr, "\n") != 1 || !strings.Contains(e.stderr, tt.want) {

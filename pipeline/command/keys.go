@@ -12,14 +12,15 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/sign"
 )
 
-// The variables that may hold the password of a private key. The second is the one
-// that cosign reads.
+// Environment variables with the password of a private key. The second is the one that
+// cosign uses.
 const (
 	passwordVariable       = "SLIPWAY_KEY_PASSWORD"
 	cosignPasswordVariable = "COSIGN_PASSWORD"
 )
 
-// keyPassword returns the password in the environment, which may be empty.
+// keyPassword returns the password of the private key from the environment, which can be
+// empty. set reports whether one of the variables exists.
 func keyPassword() (password sign.Secret, set bool) {
 	for _, name := range []string{passwordVariable, cosignPasswordVariable} {
 		if v, ok := os.LookupEnv(name); ok {
@@ -43,11 +44,11 @@ func (a *app) keysCommand() *cobra.Command {
   ` + passwordVariable + `=... slipway keys generate --private release.key --public release.pub
   pass show slipway | slipway keys generate --password-stdin`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := a.only(); err != nil {
+			if err := a.requireReportOutput(); err != nil {
 				return err
 			}
 			if a.program.Signer == nil {
-				return fault.Inputf("sign.no-signer", "this slipway was built without what generates keys").WithFix("use the slipway program")
+				return fault.Inputf("sign.no-signer", "this slipway was built without support for generating keys").WithFix("use the slipway program")
 			}
 			password, err := a.newPassword(stdin)
 			if err != nil {
@@ -75,9 +76,10 @@ func (a *app) keysCommand() *cobra.Command {
 	return keys
 }
 
-// newPassword returns the password for a new key. A person at a terminal types it
-// twice. An empty password has to be intended, so it is only taken from a variable
-// that is set and empty.
+// newPassword returns the password for a new key: from standard input if stdin is true,
+// otherwise from the environment, otherwise from a prompt on the terminal, where it must
+// be typed twice. An empty password is accepted only from an environment variable, so
+// that nobody generates an unprotected key by accident.
 func (a *app) newPassword(stdin bool) (sign.Secret, error) {
 	if stdin {
 		text, err := readPassword(a.stdin)

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"log"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -21,8 +23,10 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/sign/sigstore"
 )
 
-// TestMain lets the test binary be the program: its exit codes, signals and
-// environment are part of what is promised, so tests run it as users do.
+// TestMain runs the slipway program if SLIPWAY_TEST_AS_PROGRAM is set. The tests start
+// their own binary with it, because exit codes, signals and environment variables can be
+// tested only in a separate process. The value 1 selects the complete program, and core
+// that of slipway-core.
 func TestMain(m *testing.M) {
 	switch os.Getenv("SLIPWAY_TEST_AS_PROGRAM") {
 	case "1":
@@ -33,26 +37,28 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// program is slipway as a process.
+// program describes how tests start the slipway program.
 type program struct {
-	dir   string
+	dir   string // working folder
 	env   []string
 	stdin io.Reader
-	path  string
+	path  string // executable
 	attr  *syscall.SysProcAttr
 }
 
-// here is the program in an environment of its own: no configuration of the
-// user, no CI variables, an empty cache of slipway's, the machine's Go caches.
-func here(t *testing.T, dir string) *program {
+// newProgram returns the program with a clean environment: without the configuration of
+// the user and without CI variables, with an empty cache of slipway, and with Go's caches
+// on this machine.
+func newProgram(t *testing.T, dir string) *program {
 	t.Helper()
 	return &program{dir: dir, path: os.Args[0], env: environment(t, t.TempDir())}
 }
 
+// environment returns the environment variables of a program with the given home folder.
 func environment(t *testing.T, home string) []string {
 	t.Helper()
-	// The go command counts its uses in the background, into a folder that may
-	// be being removed by then.
+	// The go command writes telemetry in the background. Without this it could
+	// write to the home folder while the test removes that.
 	telemetry := filepath.Join(home, ".config", "go", "telemetry")
 	if err := os.MkdirAll(telemetry, 0o755); err != nil {
 		t.Fatal(err)
@@ -75,6 +81,17 @@ func environment(t *testing.T, home string) []string {
 	return env
 }
 
+// variable returns the value of an environment variable of the program. As in the process
+// itself, the last value applies.
+func (p *program) variable(name string) string {
+	for _, entry := range slices.Backward(p.env) {
+		if value, ok := strings.CutPrefix(entry, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
 func (p *program) command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), p.path, args...)
@@ -82,12 +99,13 @@ func (p *program) command(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-type ended struct {
+// result is the result of a program that has ended.
+type result struct {
 	code           int
 	stdout, stderr string
 }
 
-func (p *program) run(t *testing.T, args ...string) ended {
+func (p *program) run(t *testing.T, args ...string) result {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd := p.command(t, args...)
@@ -97,10 +115,10 @@ func (p *program) run(t *testing.T, args ...string) ended {
 	if err != nil && !errors.As(err, &ee) {
 		t.Fatal(err)
 	}
-	return ended{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
 
-// report runs a command that must succeed and returns its JSON report.
+// report runs a command, which must succeed, and returns its JSON report.
 func (p *program) report(t *testing.T, args ...string) ship.Report {
 	t.Helper()
 	e := p.run(t, append(args, "-o", "json", "--progress", "plain")...)
@@ -114,8 +132,8 @@ func (p *program) report(t *testing.T, args ...string) ship.Report {
 	return r
 }
 
-// hello is an app that compiles fast: it imports nothing but os.
-func hello() map[string]string {
+// helloApp returns the files of an app that compiles fast, because it imports only os.
+func helloApp() map[string]string {
 	return map[string]string{
 		"go.mod":         "module example.com/acme/hello\n\ngo 1.26\n",
 		"main.go":        "package main\n\nimport (\n\t\"os\"\n\n\t\"example.com/acme/hello/greet\"\n)\n\nvar version = \"\"\n\nfunc main() { os.Stdout.WriteString(greet.Text + \" \" + version + \"\\n\") }\n",
@@ -127,4 +145,26 @@ func hello() map[string]string {
 	}
 }
 
-func quiet() *log.Logger { return log.New(io.Discard, "", 0) }
+// wantNoSecret checks that the secret is neither in the output of a program nor in any
+// file below the folders.
+func wantNoSecret(t *testing.T, secret, output string, folders ...string) {
+	t.Helper()
+	if strings.Contains(output, secret) {
+		t.Errorf("the output contains the secret:\n%s", output)
+	}
+	for _, folder := range folders {
+		err := filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			data, err := os.ReadFile(path)
+			if bytes.Contains(data, []byte(secret)) {
+				t.Errorf("%s contains the secret", path)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -19,7 +19,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/ship"
 )
 
-// stageCommand makes the command for a person to call.
+// stageCommand returns the cobra command for c.
 func (a *app) stageCommand(c stageCommand) *cobra.Command {
 	r := &request{}
 	cmd := &cobra.Command{
@@ -44,7 +44,7 @@ func (a *app) runStages(cmd *cobra.Command, c stageCommand, r *request) error {
 		return err
 	}
 	if slices.Contains(r.Goals, ship.Deploy) && r.Environment != "" {
-		if err := a.protect(cmd.Context(), r); err != nil {
+		if err := a.checkProtected(cmd.Context(), r); err != nil {
 			return err
 		}
 	}
@@ -62,20 +62,20 @@ func (a *app) runStages(cmd *cobra.Command, c stageCommand, r *request) error {
 	report, err := ship.Run(cmd.Context(), r.Options)
 	show.Close()
 	if err == nil {
-		err = r.hand(report)
+		err = r.writeOutputs(report)
 	}
 	if text, printErr := r.document(report); len(text) > 0 && !a.json {
-		_, _ = a.stdout.Write(text) // nobody is left to tell when standard output is gone
+		_, _ = a.stdout.Write(text) // an error of standard output cannot be reported anywhere
 		return errors.Join(err, printErr)
 	}
 	if err == nil && report.Plan != nil && report.Plan.Changes() {
-		err = pending{}
+		err = planChangesError{}
 	}
 	return a.finish(report, err)
 }
 
-// resolve settles the goals of a request and returns the steps that they need, in
-// order. places are the values of -o other than text and json.
+// resolve sets the goals of the request and returns the steps that they need, in order.
+// places are the values of -o other than text and json.
 func (c stageCommand) resolve(r *request, places []string) ([]graph.Name, error) {
 	if c.needsImage && r.Reference == "" {
 		return nil, fault.Inputf("usage", "--image is missing").WithFix("name the image, for example --image ghcr.io/acme/orders@sha256:...")
@@ -90,9 +90,9 @@ func (c stageCommand) resolve(r *request, places []string) ([]graph.Name, error)
 	return ship.Stages(r.Reference != "", r.Goals...)
 }
 
-// destinations adds what -o asks for to the goals: oci: and docker-archive: are
-// exports, and registry: is a push. A command without any goal of its own exports
-// the image to its usual place.
+// destinations adds the goals for the values of -o: an export for oci: and
+// docker-archive:, a push for registry:. If the command has no goal at all, it exports
+// the image to its default location.
 func (c stageCommand) destinations(r *request, places []string) error {
 	builds := c.builds
 	if r.Reference != "" && builds {
@@ -133,7 +133,7 @@ func (c stageCommand) destinations(r *request, places []string) error {
 	return nil
 }
 
-// complete fills in what a run needs in addition to the flags.
+// complete sets the options of the run that do not come from flags.
 func (a *app) complete(r *request) (err error) {
 	if err := r.apply(); err != nil {
 		return err
@@ -151,15 +151,15 @@ func (a *app) complete(r *request) (err error) {
 	if a.program.Scanner != nil {
 		r.Scanner = a.program.Scanner(r.Cache)
 	}
-	r.Deployment.Run, r.Signing = who(), r.signing()
+	r.Deployment.Run, r.Signing = runName(), r.signing()
 	return r.checkFormat()
 }
 
-// pending ends a plan that found changes. It is not an error, but it has an exit
-// code.
-type pending struct{}
+// planChangesError is the error of a plan with changes. It is not a failure, but it has its
+// own exit code.
+type planChangesError struct{}
 
-func (pending) Error() string { return "something would change" }
+func (planChangesError) Error() string { return "something would change" }
 
 func readPassword(in io.Reader) (string, error) {
 	data, err := io.ReadAll(io.LimitReader(in, 64<<10))
@@ -172,8 +172,9 @@ func readPassword(in io.Reader) (string, error) {
 	return "", fault.Inputf("usage", "--password-stdin: standard input has no password")
 }
 
-// hand gives the digest to whoever asked for it, in a file or as a CI output.
-func (r *request) hand(report ship.Report) error {
+// writeOutputs writes the digest, the reference and the version of the image to the files
+// given by flags and to the outputs of the CI job.
+func (r *request) writeOutputs(report ship.Report) error {
 	if report.Digest == "" {
 		return nil
 	}
@@ -194,9 +195,9 @@ func (r *request) hand(report ship.Report) error {
 	return ci.Detect(nil).Publish(outputs, "")
 }
 
-// finish prints the report.
+// finish prints the report and returns the error that determines the exit code.
 func (a *app) finish(report ship.Report, err error) error {
-	changes, planned := errors.AsType[pending](err)
+	changes, planned := errors.AsType[planChangesError](err)
 	if planned {
 		err = nil
 	}

@@ -17,17 +17,17 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/ship"
 )
 
-// TestSameCommitSameDigest builds one commit here and in another folder, with
-// another umask, time zone, HOME, language, caches, file times, hostile Go
-// settings and, where this runs as root, another user.
+// TestSameCommitSameDigest builds one commit twice. The second build has a different
+// folder, umask, time zone, home folder, language, cache and different file times and Go
+// settings. If the test runs as root, it also has a different user.
 //
-// The wall clock differs between the two builds as it does between any two;
-// file times, through which it usually gets in, are moved by decades.
+// The clock is not changed. It usually affects a build through file times, which differ by
+// decades.
 func TestSameCommitSameDigest(t *testing.T) {
 	testkit.Slow(t, "builds one commit ten times")
 	variants := map[string]struct {
 		args    []string
-		program string // what it needs
+		program string // that the build requires
 	}{
 		"gzip":   {nil, "go"},
 		"zstd":   {[]string{"--compression", "zstd"}, "go"},
@@ -35,35 +35,35 @@ func TestSameCommitSameDigest(t *testing.T) {
 		"upx":    {[]string{"--upx"}, "upx"},
 		"cgo":    {[]string{"--cgo"}, "musl-gcc"},
 	}
-	origin := testkit.Repository(t, hello())
-	other := stranger(t, origin)
-	us := here(t, origin)
+	origin := testkit.Repository(t, helloApp())
+	first, second := newProgram(t, origin), otherMachine(t, origin)
 	for name, v := range variants {
 		t.Run(name, func(t *testing.T) {
 			if _, err := exec.LookPath(v.program); err != nil {
 				t.Skipf("%s is not installed", v.program)
 			}
 			args := append([]string{"build"}, v.args...)
-			ours, theirs := us.report(t, args...), other.report(t, args...)
-			if ours.Digest == "" || ours.Digest != theirs.Digest {
-				t.Errorf("%s here, %s there", ours.Digest, theirs.Digest)
+			want, got := first.report(t, args...), second.report(t, args...)
+			if want.Digest == "" || want.Digest != got.Digest {
+				t.Errorf("digest mismatch: %s and %s", want.Digest, got.Digest)
 			}
-			for i := range ours.Build.Binaries {
-				if ours.Build.Binaries[i].SHA256 != theirs.Build.Binaries[i].SHA256 {
-					t.Errorf("the binaries for %s differ", ours.Build.Binaries[i].Platform)
+			for i := range want.Build.Binaries {
+				if want.Build.Binaries[i].SHA256 != got.Build.Binaries[i].SHA256 {
+					t.Errorf("the binaries for %s differ", want.Build.Binaries[i].Platform)
 				}
 			}
-			if again := us.report(t, append(args, "--revision", ours.Source.Revision)...); name == "gzip" && again.Source.Version == "" {
-				t.Error("a given commit makes no version")
+			if again := first.report(t, append(args, "--revision", want.Source.Revision)...); name == "gzip" && again.Source.Version == "" {
+				t.Error("no version with --revision")
 			}
 		})
 	}
 }
 
-// stranger is the program on what looks like another machine.
-func stranger(t *testing.T, origin string) *program {
+// otherMachine returns the program with a copy of the source in an environment like that
+// of a different machine.
+func otherMachine(t *testing.T, origin string) *program {
 	t.Helper()
-	base, err := os.MkdirTemp("", "slipway-stranger-") // t.TempDir is closed to other users
+	base, err := os.MkdirTemp("", "slipway-other-machine-") // other users cannot read t.TempDir
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func stranger(t *testing.T, origin string) *program {
 	}
 	p := &program{dir: dir, path: filepath.Join(base, "slipway.test"), env: environment(t, filepath.Join(base, "home"))}
 	p.env = append(p.env,
-		"TZ=Pacific/Kiritimati", "LANG=tr_TR.UTF-8", "USER=stranger", "GOCACHE="+filepath.Join(base, "go-cache"), "TMPDIR="+base,
+		"TZ=Pacific/Kiritimati", "LANG=tr_TR.UTF-8", "USER=other", "GOCACHE="+filepath.Join(base, "go-cache"), "TMPDIR="+base,
 		"GOFLAGS=-tags=hostile", "GOAMD64=v3", "CGO_CFLAGS=-O0", "CC=/nonexistent", "GOMAXPROCS=1")
 	copyFile(t, os.Args[0], p.path)
 	if err := os.Chmod(base, 0o755); err != nil {
@@ -112,12 +112,12 @@ func stranger(t *testing.T, origin string) *program {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		// The module cache of another user cannot be read; the app needs none.
+		// The user cannot read root's module cache. The app does not need one.
 		p.env = append(p.env, "GOMODCACHE="+filepath.Join(base, "modules"))
 	} else {
-		t.Log("not root: the other machine has the same user")
+		t.Log("not root, so both builds have the same user")
 	}
-	// A process has its parent's umask, and a shell can set it.
+	// A process inherits the umask of its parent, so a shell script sets it.
 	script := filepath.Join(base, "run")
 	if err := os.WriteFile(script, []byte("#!/bin/sh\numask 077\nexec \""+p.path+"\" \"$@\"\n"), 0o755); err != nil {
 		t.Fatal(err)
@@ -145,11 +145,11 @@ func copyFile(t *testing.T, from, to string) {
 	}
 }
 
-// TestOneByteChangesOneLayer changes one byte of the source and sees exactly
-// one layer change.
+// TestOneByteChangesOneLayer changes one byte of the source and checks that only the layer
+// of the program changes.
 func TestOneByteChangesOneLayer(t *testing.T) {
-	dir := testkit.Repository(t, hello())
-	p := here(t, dir)
+	dir := testkit.Repository(t, helloApp())
+	p := newProgram(t, dir)
 	layers := func(r ship.Report) []image.Layer { return r.Image.Platforms[0].Layers }
 	before := p.report(t, "build", "--revision", "0123456789abcdef0123456789abcdef01234567")
 	testkit.Write(t, dir, map[string]string{"greet/text.txt": "hallo"})
@@ -165,25 +165,27 @@ func TestOneByteChangesOneLayer(t *testing.T) {
 	}
 }
 
+// TestExcludedFileRebuildsNothing checks that a change of a file that .dockerignore
+// excludes does not change the image, and that the file is not compiled.
 func TestExcludedFileRebuildsNothing(t *testing.T) {
-	dir := testkit.Repository(t, hello())
-	p := here(t, dir)
+	dir := testkit.Repository(t, helloApp())
+	p := newProgram(t, dir)
 	before := p.report(t, "build")
 	testkit.Write(t, dir, map[string]string{"README.md": "changed\n", "docs/new.md": "new\n"})
 	after := p.report(t, "build")
 	if after.Digest != before.Digest || after.Build.Relinked || after.Source.Dirty {
-		t.Errorf("relinked %v, dirty %v, %s became %s", after.Build.Relinked, after.Source.Dirty, before.Digest, after.Digest)
+		t.Errorf("relinked %v, dirty %v, digest %s changed to %s", after.Build.Relinked, after.Source.Dirty, before.Digest, after.Digest)
 	}
 
-	// A file that is hidden must not be compiled either.
+	// An excluded Go file must not be compiled.
 	testkit.Write(t, dir, map[string]string{"broken.go": "this is not Go", ".dockerignore": "**/*.md\nbroken.go\n.dockerignore\n"})
-	if hidden := p.report(t, "build"); hidden.Digest != before.Digest {
-		t.Errorf("a hidden file changed the image: %s became %s", before.Digest, hidden.Digest)
+	if excluded := p.report(t, "build"); excluded.Digest != before.Digest {
+		t.Errorf("an excluded file changed the digest %s to %s", before.Digest, excluded.Digest)
 	}
 }
 
-func TestNothingChanged(t *testing.T) {
-	p := here(t, testkit.Repository(t, hello()))
+func TestPublishAgainSendsNothing(t *testing.T) {
+	p := newProgram(t, testkit.Repository(t, helloApp()))
 	repo := testkit.Registry(t) + "/acme/hello"
 	first := p.report(t, "publish", "--repository", repo, "--platforms", "linux/amd64,linux/arm64")
 	if first.Outcome != progress.Passed || first.Push.Sent == 0 || len(first.Push.Tags) != 1 {
@@ -195,6 +197,6 @@ func TestNothingChanged(t *testing.T) {
 	}
 	another := p.report(t, "publish", "--repository", repo, "--platforms", "linux/amd64,linux/arm64", "--tag", "v1", "--tag", "latest")
 	if another.Digest != first.Digest || another.Push.Sent != 0 || !slices.Equal(another.Push.Tags, []string{"v1", "latest"}) {
-		t.Errorf("new tags sent %d blobs: %+v", another.Push.Sent, another.Push)
+		t.Errorf("with new tags, %d blobs were sent: %+v", another.Push.Sent, another.Push)
 	}
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
-// app holds what every command needs.
+// app holds the state that all commands share.
 type app struct {
 	program        Program
 	stdin          io.Reader
@@ -30,9 +30,9 @@ type app struct {
 	progress   string
 	verbose    bool
 
-	json    bool // report as JSON, from outputs
-	places  []string
-	started bool // flags and arguments were valid
+	json    bool     // whether -o json was given
+	places  []string // the values of -o other than text and json
+	started bool     // whether the flags and arguments were valid
 }
 
 func (a *app) root() *cobra.Command {
@@ -115,15 +115,16 @@ func (a *app) start() error {
 	return nil
 }
 
-// only rejects outputs other than text and json, for commands that build no image.
-func (a *app) only() error {
+// requireReportOutput rejects values of -o other than text and json, for commands that
+// build no image.
+func (a *app) requireReportOutput() error {
 	if len(a.places) > 0 {
 		return fault.Inputf("usage", "-o %q is not text or json", a.places[0])
 	}
 	return nil
 }
 
-// load finds and reads the configuration. root is the folder that all of its paths are
+// load finds and reads the configuration. root is the folder that the paths in it are
 // relative to.
 func (a *app) load() (root string, c config.Config, err error) {
 	fi, err := os.Stat(a.dir)
@@ -158,7 +159,8 @@ func (a *app) load() (root string, c config.Config, err error) {
 	return filepath.Dir(file), c, err
 }
 
-// display returns the display that shows progress in the requested way.
+// display returns the display that shows progress as --progress says. By default it
+// depends on the CI system and on whether standard error is a terminal.
 func (a *app) display(stages []string) display.Display {
 	system := ci.Detect(nil)
 	switch {
@@ -194,12 +196,12 @@ func describe(err error) *failure {
 	return &failure{fault.CodeOf(err), err.Error(), fault.ExitCode(err)}
 }
 
-// reported marks an error whose report was already printed as JSON.
+// reported is an error that has already been printed as JSON.
 type reported struct{ error }
 
 func (r reported) Unwrap() error { return r.error }
 
-// exit prints each error on a line and returns the exit code.
+// exit prints each error on one line and returns the exit code.
 func (a *app) exit(err error) int {
 	if err == nil {
 		return fault.ExitOK
@@ -208,7 +210,7 @@ func (a *app) exit(err error) int {
 	if !a.started && !errors.As(err, &input) {
 		err = fault.Inputf("usage", "%w", err).WithFix("see slipway --help")
 	}
-	if _, ok := errors.AsType[pending](err); ok {
+	if _, ok := errors.AsType[planChangesError](err); ok {
 		return exitChanges
 	}
 	code := fault.ExitCode(err)
@@ -230,5 +232,5 @@ func (a *app) printJSON(v any) {
 	enc := json.NewEncoder(a.stdout)
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
-	_ = enc.Encode(v) // nobody is left to tell when standard output is gone
+	_ = enc.Encode(v) // an error of standard output cannot be reported anywhere
 }

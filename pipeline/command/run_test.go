@@ -28,22 +28,22 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/service"
 )
 
-// TestSampleImageRuns builds the sample app's image, starts its root file
-// system read-only under runc as the image's user with the image's own command
-// line, beside a real Postgres and Redis, and stops it with SIGTERM.
+// TestSampleImageRuns builds the image of the sample app, runs it with runc, with real
+// Postgres and Redis servers, and stops it with SIGTERM. The root file system is
+// read-only, and the user and the command are those of the image.
 func TestSampleImageRuns(t *testing.T) {
 	testkit.Slow(t, "builds the sample app and runs it")
 	if _, err := exec.LookPath("runc"); err != nil {
 		t.Skip("runc is not installed")
 	}
 	if os.Getuid() != 0 {
-		t.Skip("not root: runc needs it here")
+		t.Skip("not root, which this test needs for runc")
 	}
 	repo, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := here(t, repo)
+	p := newProgram(t, repo)
 	out := filepath.Join(t.TempDir(), "layout")
 	p.report(t, "build", "--platforms", "linux/amd64", "-o", "oci:"+out)
 	img := onlyImage(t, out)
@@ -55,37 +55,37 @@ func TestSampleImageRuns(t *testing.T) {
 			t.Errorf("/%s is in a scratch image", name)
 		}
 	}
-	static(t, filepath.Join(rootfs, "server"))
+	wantStatic(t, filepath.Join(rootfs, "server"))
 
-	c := container{id: "slipway-test-" + filepath.Base(filepath.Dir(bundle)), state: t.TempDir(), ended: make(chan error, 1)}
+	c := container{id: "slipway-test-" + filepath.Base(filepath.Dir(bundle)), state: t.TempDir(), exited: make(chan error, 1)}
 	api := freeAddress(t)
 	c.start(t, bundle, img, api)
-	c.answers(t, api)
+	c.wantWorking(t, api)
 	if out, err := c.runc("kill", c.id, "TERM").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	select {
-	case err := <-c.ended:
+	case err := <-c.exited:
 		if err != nil {
 			t.Errorf("after SIGTERM: %v\n%s", err, &c.log)
 		}
 	case <-time.After(30 * time.Second):
-		t.Fatal("the service does not stop")
+		t.Fatal("the service has not stopped after 30 seconds")
 	}
 }
 
-// container is an image that runc runs.
+// container is a container that runs with runc.
 type container struct {
-	id, state string
+	id, state string // state is runc's state folder
 	log       bytes.Buffer
-	ended     chan error
+	exited    chan error // receives the result of runc run
 }
 
 func (c *container) runc(args ...string) *exec.Cmd {
 	return exec.Command("runc", append([]string{"--root", c.state}, args...)...)
 }
 
-// start runs the image, with Postgres and Redis, so that it listens at an address.
+// start starts Postgres, Redis and the image, whose API listens on the given address.
 func (c *container) start(t *testing.T, bundle string, img v1.Image, api string) {
 	t.Helper()
 	services, err := service.Start(t.Context(), service.Options{Kinds: service.Kinds()})
@@ -99,24 +99,25 @@ func (c *container) start(t *testing.T, bundle string, img v1.Image, api string)
 	if err != nil {
 		t.Fatal(err)
 	}
-	spec(t, bundle, cf.Config, filepath.Join(bundle, "config.yaml"), services.Env())
+	writeSpec(t, bundle, cf.Config, filepath.Join(bundle, "config.yaml"), services.Env())
 	run := c.runc("run", "--bundle", bundle, c.id)
 	run.Stdout, run.Stderr = &c.log, &c.log
 	if err := run.Start(); err != nil {
 		t.Fatal(err)
 	}
-	go func() { c.ended <- run.Wait() }()
+	go func() { c.exited <- run.Wait() }()
 	t.Cleanup(func() { _ = c.runc("delete", "--force", c.id).Run() })
 }
 
-// answers checks that the sample app becomes ready, is healthy and takes an order.
-func (c *container) answers(t *testing.T, api string) {
+// wantWorking checks that the sample app becomes ready, that its health check succeeds, and
+// that it accepts an order.
+func (c *container) wantWorking(t *testing.T, api string) {
 	t.Helper()
-	if answer := untilReady(t, "http://"+api+"/health/ready", c.ended, &c.log); answer != http.StatusOK {
-		t.Fatalf("/health/ready answers %d\n%s", answer, &c.log)
+	if status := waitUntilReady(t, "http://"+api+"/health/ready", c.exited, &c.log); status != http.StatusOK {
+		t.Fatalf("/health/ready responds with %d\n%s", status, &c.log)
 	}
 	if out, err := c.runc("exec", c.id, "/server", "health", "--config", "/etc/app/config.yaml").CombinedOutput(); err != nil {
-		t.Errorf("the image's health check: %v\n%s", err, out)
+		t.Errorf("the health check of the image failed: %v\n%s", err, out)
 	}
 	body := `{"customer_id":"c-1","currency":"EUR","items":[{"sku":"book","quantity":2,"unit_price":1250}]}`
 	resp, err := http.Post("http://"+api+"/api/orders", "application/json", strings.NewReader(body))
@@ -125,10 +126,11 @@ func (c *container) answers(t *testing.T, api string) {
 	}
 	_ = resp.Body.Close()
 	if resp.StatusCode != http.StatusCreated {
-		t.Errorf("an order is answered with %s", resp.Status)
+		t.Errorf("the response to an order is %s", resp.Status)
 	}
 }
 
+// onlyImage returns the image in an OCI layout with one platform.
 func onlyImage(t *testing.T, dir string) v1.Image {
 	t.Helper()
 	index, err := layout.ImageIndexFromPath(dir)
@@ -146,6 +148,7 @@ func onlyImage(t *testing.T, dir string) v1.Image {
 	return img
 }
 
+// extract writes the file system of an image to a folder.
 func extract(t *testing.T, img v1.Image, dir string) {
 	t.Helper()
 	r := mutate.Extract(img)
@@ -181,8 +184,9 @@ func extract(t *testing.T, img v1.Image, dir string) {
 	}
 }
 
-// static checks what `file` and `ldd` would say: no interpreter, no libraries.
-func static(t *testing.T, path string) {
+// wantStatic checks that an executable is statically linked and stripped: without an
+// interpreter, imported libraries and symbols.
+func wantStatic(t *testing.T, path string) {
 	t.Helper()
 	f, err := elf.Open(path)
 	if err != nil {
@@ -212,9 +216,9 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// spec writes what a kubelet would ask of the runtime for this image with a
-// restricted security context (https://github.com/opencontainers/runtime-spec).
-func spec(t *testing.T, bundle string, c v1.Config, settings string, env []string) {
+// writeSpec writes a config.json like that of a kubelet for the image with a restricted
+// security context (https://github.com/opencontainers/runtime-spec).
+func writeSpec(t *testing.T, bundle string, c v1.Config, settings string, env []string) {
 	t.Helper()
 	var uid, gid int
 	if _, err := fmt.Sscanf(c.User, "%d:%d", &uid, &gid); err != nil {
@@ -241,21 +245,22 @@ func spec(t *testing.T, bundle string, c v1.Config, settings string, env []strin
 	testkit.Write(t, bundle, map[string]string{"config.json": string(data)})
 }
 
-// untilReady asks until the service is ready or gone.
-func untilReady(t *testing.T, url string, ended <-chan error, log *bytes.Buffer) int {
+// waitUntilReady requests the URL until the response has status 200 or a minute has passed,
+// and returns the last status. The test fails if the service exits.
+func waitUntilReady(t *testing.T, url string, exited <-chan error, log *bytes.Buffer) int {
 	t.Helper()
 	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
-	ask := time.NewTicker(20 * time.Millisecond)
-	defer ask.Stop()
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
 	status := 0
 	for {
 		select {
-		case err := <-ended:
-			t.Fatalf("the service ended: %v\n%s", err, log)
+		case err := <-exited:
+			t.Fatalf("the service exited: %v\n%s", err, log)
 		case <-deadline.C:
 			return status
-		case <-ask.C:
+		case <-ticker.C:
 			resp, err := http.Get(url)
 			if err != nil {
 				continue
@@ -268,14 +273,14 @@ func untilReady(t *testing.T, url string, ended <-chan error, log *bytes.Buffer)
 	}
 }
 
-// TestForward: a port of the loopback that is forwarded is reached elsewhere, and the
-// image keeps its name.
+// TestForward checks that --forward redirects connections to a port of the loopback
+// address, and that the name of the image does not change.
 func TestForward(t *testing.T) {
-	p := here(t, testkit.Repository(t, hello()))
+	p := newProgram(t, testkit.Repository(t, helloApp()))
 	host := testkit.Registry(t)
-	const nobody = "127.0.0.1:9" // nobody listens there
-	r := p.report(t, "publish", "--repository", nobody+"/hello", "--forward", "9="+host)
-	if !strings.HasPrefix(r.Reference, nobody+"/hello@sha256:") {
+	const unused = "127.0.0.1:9" // no server listens on this port
+	r := p.report(t, "publish", "--repository", unused+"/hello", "--forward", "9="+host)
+	if !strings.HasPrefix(r.Reference, unused+"/hello@sha256:") {
 		t.Errorf("reference %s", r.Reference)
 	}
 	ref, err := name.NewDigest(host + "/hello@" + r.Digest)

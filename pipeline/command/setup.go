@@ -28,7 +28,7 @@ func (a *app) versionCommand() *cobra.Command {
 		Use: "version", Short: "Print the version of slipway", Args: cobra.NoArgs,
 		Example: "  slipway version -o json",
 		RunE: func(*cobra.Command, []string) error {
-			if err := a.only(); err != nil {
+			if err := a.requireReportOutput(); err != nil {
 				return err
 			}
 			if a.json {
@@ -71,7 +71,7 @@ func (a *app) initCommand() *cobra.Command {
   slipway init -C services/orders
   slipway init --hooks                run slipway check before every git push`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := a.only(); err != nil {
+			if err := a.requireReportOutput(); err != nil {
 				return err
 			}
 			if hooks {
@@ -85,8 +85,8 @@ func (a *app) initCommand() *cobra.Command {
 	return cmd
 }
 
-// installHook installs the hook for the app that slipway check would use in DIR. The
-// configuration may be malformed; the check reports that when it runs.
+// installHook installs the hook for the app that slipway check would check in DIR. It
+// does not read the configuration; slipway check reports a malformed one when it runs.
 func (a *app) installHook(ctx context.Context, force bool) error {
 	if a.configFile != "" {
 		return fault.Inputf("usage", "--config cannot be used with --hooks: the hook runs slipway check with the slipway.yaml that it finds")
@@ -153,7 +153,7 @@ func (a *app) initialize(ctx context.Context, force bool) error {
 	if g, err := toolchain.Find(ctx, dir, ""); err == nil {
 		pin = g.Version
 	}
-	written := map[string]string{target: starter(mains, pin)}
+	written := map[string]string{target: starterConfig(mains, pin)}
 	ignore := filepath.Join(dir, source.IgnoreFile)
 	if _, err := os.Stat(ignore); errors.Is(err, fs.ErrNotExist) {
 		written[ignore] = "# These files never enter a build, and changing them rebuilds nothing.\n.git\n.slipway\n**/*.md\n"
@@ -179,7 +179,8 @@ func (a *app) initialize(ctx context.Context, force bool) error {
 	return nil
 }
 
-func starter(mains []string, pin string) string {
+// starterConfig returns the slipway.yaml that slipway init writes.
+func starterConfig(mains []string, pin string) string {
 	var b strings.Builder
 	b.WriteString("# yaml-language-server: $schema=https://raw.githubusercontent.com/slipway-ci/slipway/main/pipeline/config/schema.json\n")
 	b.WriteString("# Every setting is optional; see docs/configuration.md of slipway.\napp:\n")

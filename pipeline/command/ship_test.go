@@ -20,11 +20,12 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/ship"
 )
 
-// serves is an app that serves HTTP/2 with a version of golang.org/x/net:
-// v0.20.0 has CVE-2023-45288, v0.44.0 nothing that is known here.
-func serves(t *testing.T, version string) map[string]string {
+// serverApp returns the files of an app that serves HTTP/2 with the given version of
+// golang.org/x/net. In the bundled database v0.20.0 has CVE-2023-45288, and v0.44.0 has no
+// vulnerability.
+func serverApp(t *testing.T, version string) map[string]string {
 	t.Helper()
-	files := hello()
+	files := helloApp()
 	maps.Copy(files, map[string]string{
 		"main.go": `package main
 
@@ -68,7 +69,8 @@ func main() {
 	return files
 }
 
-// withLinter lends the program the user's linter: building one takes a minute.
+// withLinter makes the program use the golangci-lint in the cache of the user, because
+// building it takes a minute.
 func withLinter(t *testing.T, p *program) {
 	t.Helper()
 	user, err := cache.User()
@@ -79,7 +81,7 @@ func withLinter(t *testing.T, p *program) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	own := filepath.Join(homeOf(p), "slipway")
+	own := p.variable("SLIPWAY_CACHE")
 	if err := os.MkdirAll(own, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -88,14 +90,15 @@ func withLinter(t *testing.T, p *program) {
 	}
 }
 
-// TestVulnerableAppDoesNotShip: the gate names what is wrong and what mends it,
-// nothing is pushed, and packing changes nothing of that. Upgraded, it ships.
-func TestVulnerableAppDoesNotShip(t *testing.T) {
+// TestVulnerableAppIsNotPushed checks that the error contains the vulnerability and the
+// command that fixes it, that nothing is pushed, and that the findings are the same if the
+// binary is packed. After the upgrade, the scan must pass.
+func TestVulnerableAppIsNotPushed(t *testing.T) {
 	testkit.Slow(t, "runs ship on a vulnerable app several times")
-	dir := testkit.Repository(t, serves(t, "v0.20.0"))
-	p := here(t, dir)
+	dir := testkit.Repository(t, serverApp(t, "v0.20.0"))
+	p := newProgram(t, dir)
 	withLinter(t, p)
-	keys(t, p, "release", "secret")
+	generateKeys(t, p, "release", "secret")
 	host := testkit.Registry(t)
 	run := func(args ...string) ship.Report {
 		t.Helper()
@@ -117,7 +120,7 @@ func TestVulnerableAppDoesNotShip(t *testing.T) {
 	plain := run()
 	args := []string{"--upx"}
 	if _, err := exec.LookPath("upx"); err != nil {
-		t.Log("SKIPPED: upx is not installed, so the verdict of a packed image was not compared")
+		t.Log("SKIPPED: upx is not installed, so the findings of a packed image are not compared")
 		args = nil
 	}
 	packed := run(args...)
@@ -141,20 +144,20 @@ func TestVulnerableAppDoesNotShip(t *testing.T) {
 		}
 	}
 
-	testkit.Write(t, dir, serves(t, "v0.44.0"))
+	testkit.Write(t, dir, serverApp(t, "v0.44.0"))
 	testkit.Commit(t, dir)
 	if r := p.report(t, "scan", "--platforms", "linux/amd64"); !r.Scan.Passed || len(r.Scan.Findings) > 0 {
-		t.Errorf("upgraded: %q", ids(r))
+		t.Errorf("after the upgrade: %q", ids(r))
 	}
 }
 
-// TestShip goes the whole way twice: what is pushed is scanned, signed, attested
-// and verified, and the second time nothing is left to do.
+// TestShip runs all steps without a deployment twice. The image must be scanned, signed,
+// attested and verified, and the second run must change nothing.
 func TestShip(t *testing.T) {
-	dir := testkit.Repository(t, serves(t, "v0.44.0"))
-	p := here(t, dir)
+	dir := testkit.Repository(t, serverApp(t, "v0.44.0"))
+	p := newProgram(t, dir)
 	withLinter(t, p)
-	keys(t, p, "release", "secret")
+	generateKeys(t, p, "release", "secret")
 	args := []string{"ship", "--repository", testkit.Registry(t) + "/serves"}
 	first := p.report(t, args...)
 	var names []string
@@ -170,43 +173,44 @@ func TestShip(t *testing.T) {
 	}
 	for _, s := range first.Verify.Subjects {
 		if len(s.Attestations) != 3 {
-			t.Errorf("%s has %d attestations", s.Reference, len(s.Attestations))
+			t.Errorf("%s has %d attestations, want 3", s.Reference, len(s.Attestations))
 		}
 	}
 	if len(first.SBOMs) != 4 {
-		t.Errorf("%d SBOMs", len(first.SBOMs))
+		t.Errorf("%d SBOMs, want 4", len(first.SBOMs))
 	}
 	second := p.report(t, args...)
 	if second.Outcome != progress.Unchanged || second.Digest != first.Digest {
 		for _, s := range second.Stages {
 			t.Logf("%s %s %s", s.Name, s.Outcome, s.Summary)
 		}
-		t.Errorf("the second run: %s", second.Outcome)
+		t.Errorf("the outcome of the second run is %s", second.Outcome)
 	}
 
-	// Another machine lists the same, byte for byte.
-	for i, b := range here(t, testkit.Repository(t, serves(t, "v0.44.0"))).report(t, "sbom").SBOMs {
+	// In another environment the SBOMs are identical, byte for byte.
+	for i, b := range newProgram(t, testkit.Repository(t, serverApp(t, "v0.44.0"))).report(t, "sbom").SBOMs {
 		if b.SHA256 != first.SBOMs[i].SHA256 {
 			t.Errorf("%s of %s differs", b.Format, b.Platform)
 		}
 	}
 
-	// A bill of the image names the modules, the program and Go.
+	// The SBOM contains the modules, the program and Go.
 	e := p.run(t, "sbom", "--platforms", "linux/amd64", "--as", "spdx-json")
 	for _, want := range []string{"golang.org/x/net", "v0.44.0", "example.com/acme/serves", "stdlib", first.Source.Version} {
 		if !strings.Contains(e.stdout, want) {
-			t.Errorf("the SBOM lacks %s", want)
+			t.Errorf("the SBOM does not contain %s", want)
 		}
 	}
 	if e := p.run(t, "scan", "--as", "sarif"); e.code != fault.ExitOK || !json.Valid([]byte(e.stdout)) {
 		t.Errorf("exit %d\n%s%s", e.code, e.stdout, e.stderr)
 	}
 
-	// What is in the registry can be scanned as it is.
+	// The image in the registry can be scanned without a build.
 	if r := p.report(t, "scan", "--image", first.Reference); len(r.Scan.Targets) != 2 || r.Scan.Targets[0].Digest == "" {
 		t.Errorf("scanned %+v", r.Scan.Targets)
 	}
-	// An image that this source does not build gets no attestation from it.
+	// After a change of the source, the image can no longer be attested, because this
+	// source builds a different one.
 	testkit.Write(t, dir, map[string]string{"main_test.go": "package main\n", "other.go": "package main\n\nvar _ = 1\n"})
 	e = p.run(t, "sign", "--image", first.Reference, "--key", "release.key", "--progress", "plain")
 	if e.code != fault.ExitInput || !strings.Contains(e.stderr, "is not what this source builds") {
@@ -214,12 +218,12 @@ func TestShip(t *testing.T) {
 	}
 }
 
-// TestScanWithOutputs: a scan that is asked for the image too builds it and hands it
-// over only when the gate has passed. It used to panic.
+// TestScanWithOutputs checks that a scan with outputs for the image writes and pushes the
+// image, but only if the scan passes. It is a regression test for a panic.
 func TestScanWithOutputs(t *testing.T) {
 	testkit.Slow(t, "scans two images")
-	dir := testkit.Repository(t, serves(t, "v0.44.0"))
-	p := here(t, dir)
+	dir := testkit.Repository(t, serverApp(t, "v0.44.0"))
+	p := newProgram(t, dir)
 	layout := filepath.Join(t.TempDir(), "layout")
 	repository := testkit.Registry(t) + "/serves"
 	r := p.report(t, "scan", "--platforms", "linux/amd64", "-o", "oci:"+layout, "-o", "registry:"+repository)
@@ -237,7 +241,7 @@ func TestScanWithOutputs(t *testing.T) {
 		t.Error(err)
 	}
 
-	testkit.Write(t, dir, serves(t, "v0.20.0"))
+	testkit.Write(t, dir, serverApp(t, "v0.20.0"))
 	testkit.Commit(t, dir)
 	repository, layout = testkit.Registry(t)+"/serves", filepath.Join(t.TempDir(), "layout")
 	e := p.run(t, "scan", "--platforms", "linux/amd64", "-o", "oci:"+layout, "-o", "registry:"+repository)
@@ -256,9 +260,10 @@ func TestScanWithOutputs(t *testing.T) {
 	}
 }
 
-// TestScanWithoutADatabaseFails: a gate that cannot look says no.
+// TestScanWithoutADatabaseFails checks that a scan fails if it cannot get a vulnerability
+// database.
 func TestScanWithoutADatabaseFails(t *testing.T) {
-	p := here(t, testkit.Repository(t, hello()))
+	p := newProgram(t, testkit.Repository(t, helloApp()))
 	e := p.run(t, "scan", "--db-repository", "127.0.0.1:1/trivy-db:2", "--progress", "plain")
 	if e.code != fault.ExitFailed || !strings.Contains(e.stderr, "127.0.0.1:1/trivy-db:2") || !strings.Contains(e.stderr, "--db-repository") {
 		t.Errorf("exit %d\n%s", e.code, e.stderr)

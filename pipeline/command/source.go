@@ -14,14 +14,14 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/source"
 )
 
-// sourceCommand shows what a build would stamp. The Dagger module calls it to get the
-// revision and the time for a build that has no .git.
+// sourceCommand returns the command that shows what would be built. The Dagger module
+// calls it to get the revision and the time for a build without a .git folder.
 func (a *app) sourceCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "source", Short: "Show what would be built: app, commit, time, version, changed files", Args: cobra.NoArgs,
 		Example: "  slipway source\n  slipway source -o json | jq -r .version",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := a.only(); err != nil {
+			if err := a.requireReportOutput(); err != nil {
 				return err
 			}
 			root, c, err := a.load()

@@ -13,15 +13,15 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/source"
 )
 
-// TestSourceIsEnoughForABuildWithoutGit does what the Dagger module does: what
-// slipway source says of a repository gives its files alone the same digest.
-func TestSourceIsEnoughForABuildWithoutGit(t *testing.T) {
+// TestBuildWithoutGit builds like the Dagger module: with the revision and the time that
+// slipway source prints, a build without the .git folder must have the same digest.
+func TestBuildWithoutGit(t *testing.T) {
 	for _, changed := range []bool{false, true} {
-		dir := testkit.Repository(t, hello())
+		dir := testkit.Repository(t, helloApp())
 		if changed {
 			testkit.Write(t, dir, map[string]string{"greet/text.txt": "changed"})
 		}
-		p := here(t, dir)
+		p := newProgram(t, dir)
 		want := p.report(t, "build").Digest
 		e := p.run(t, "source", "-o", "json")
 		var s source.Source
@@ -43,9 +43,9 @@ func TestSourceIsEnoughForABuildWithoutGit(t *testing.T) {
 }
 
 func TestSourceInText(t *testing.T) {
-	dir := testkit.Repository(t, hello())
+	dir := testkit.Repository(t, helloApp())
 	testkit.Write(t, dir, map[string]string{"main.go": "package main\n\nfunc main() {}\n"})
-	e := here(t, dir).run(t, "source")
+	e := newProgram(t, dir).run(t, "source")
 	for _, want := range []string{"app      hello\n", "module   example.com/acme/hello\n", "changed  main.go\n", "+dirty\n"} {
 		if e.code != fault.ExitOK || !strings.Contains(e.stdout, want) {
 			t.Errorf("exit %d, no %q in\n%s%s", e.code, want, e.stdout, e.stderr)

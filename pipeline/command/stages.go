@@ -7,63 +7,63 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/ship"
 )
 
-// stageCommand is a command that runs steps of the pipeline. It names goals; which
-// steps these need is the business of package ship.
+// stageCommand is a command that runs steps of the pipeline. It names goals; package ship
+// determines the steps that they need.
 type stageCommand struct {
 	name, short, long, example string
 
-	// goals are what the command is for, as far as its flags say. Without any it
-	// is for its output: see [request.destinations].
+	// goals returns the goals, which can depend on the flags. A command without
+	// goals exports the image; see [stageCommand.destinations].
 	goals func(*request) []graph.Name
-	// builds says that the command can build an image, so that -o can name places
-	// for it.
+	// builds reports whether the command can build an image, so that it accepts
+	// outputs for an image in -o.
 	builds bool
-	// dry says that the command must not push anything.
+	// dry reports whether the command must not push anything.
 	dry bool
-	// needsImage says that --image is required.
+	// needsImage reports whether --image is required.
 	needsImage bool
 
 	flags []flagGroup
 }
 
-// want is a command's goals that do not depend on its flags.
-func want(goals ...graph.Name) func(*request) []graph.Name {
+// fixedGoals returns a function for goals that do not depend on flags.
+func fixedGoals(goals ...graph.Name) func(*request) []graph.Name {
 	return func(*request) []graph.Name { return goals }
 }
 
-// everything is what makes an image fit to be deployed.
+// everything returns the goals that an image must pass before it is deployed.
 func everything() []graph.Name {
 	return []graph.Name{ship.Lint, ship.Test, ship.Scan, ship.SBOMs, ship.Sign, ship.Attest, ship.Verify}
 }
 
-// stageCommands are the commands that run steps of the pipeline.
+// stageCommands returns the commands that run steps of the pipeline.
 func stageCommands() []stageCommand {
 	return slices.Concat(gateCommands(), imageCommands(), clusterCommands())
 }
 
-// gateCommands judge the source and what is built from it.
+// gateCommands returns the commands that check the source and the image.
 func gateCommands() []stageCommand {
 	return []stageCommand{
 		{
-			name: "check", short: "Run lint and tests: the gate before a push", goals: want(ship.Lint, ship.Test),
+			name: "check", short: "Run lint and tests: the gate before a push", goals: fixedGoals(ship.Lint, ship.Test),
 			example: `  slipway check
   slipway check --force               even if nothing changed`,
 			flags: []flagGroup{sourceFlags, verdictFlags},
 		},
 		{
-			name: "lint", short: "Run golangci-lint on the app's code", goals: want(ship.Lint),
+			name: "lint", short: "Run golangci-lint on the app's code", goals: fixedGoals(ship.Lint),
 			example: `  slipway lint
   slipway lint -o json | jq .lint.findings`,
 			flags: []flagGroup{sourceFlags, verdictFlags},
 		},
 		{
-			name: "test", short: "Run the tests with the race detector and the services they need", goals: want(ship.Test),
+			name: "test", short: "Run the tests with the race detector and the services they need", goals: fixedGoals(ship.Test),
 			example: `  slipway test
   slipway test --coverage 80          fail below 80 % of statements`,
 			flags: []flagGroup{sourceFlags, verdictFlags, testFlags},
 		},
 		{
-			name: "scan", short: "Scan for vulnerabilities, secrets and misconfiguration", goals: want(ship.Scan), builds: true,
+			name: "scan", short: "Scan for vulnerabilities, secrets and misconfiguration", goals: fixedGoals(ship.Scan), builds: true,
 			example: `  slipway scan
   slipway scan --severity CRITICAL --reachable-only
   slipway scan --as sarif > scan.sarif
@@ -82,11 +82,11 @@ vulnerability database the scan fails. Reports are written to .slipway/reports.`
 	}
 }
 
-// imageCommands build an image, and say or check what it is.
+// imageCommands returns the commands that build, publish, sign or verify an image.
 func imageCommands() []stageCommand {
 	return []stageCommand{
 		{
-			name: "build", short: "Build the image for every platform", goals: want(), builds: true,
+			name: "build", short: "Build the image for every platform", goals: fixedGoals(), builds: true,
 			example: `  slipway build                       into .slipway/image
   slipway build -o oci:out --platforms linux/arm64
   slipway build -o docker-archive:app.tar --platforms linux/amd64
@@ -95,14 +95,14 @@ func imageCommands() []stageCommand {
 			flags: []flagGroup{sourceFlags, buildFlags, digestFlags},
 		},
 		{
-			name: "publish", short: "Build the image and push it", goals: want(ship.Push), builds: true,
+			name: "publish", short: "Build the image and push it", goals: fixedGoals(ship.Push), builds: true,
 			example: `  slipway publish --repository ghcr.io/acme/orders
   slipway publish --tag v1.2.3 --tag latest --digest-file digest.txt
   echo "$TOKEN" | slipway publish --username ci --password-stdin`,
 			flags: []flagGroup{sourceFlags, buildFlags, digestFlags, pushFlags, accessFlags},
 		},
 		{
-			name: "sbom", short: "List what is in the image: a software bill of materials", goals: want(ship.SBOMs), builds: true,
+			name: "sbom", short: "List what is in the image: a software bill of materials", goals: fixedGoals(ship.SBOMs), builds: true,
 			example: `  slipway sbom                        SPDX and CycloneDX of every platform, into .slipway/reports
   slipway sbom --platforms linux/amd64 --as spdx-json > sbom.spdx.json`,
 			flags: []flagGroup{sourceFlags, buildFlags, digestFlags, reportsFlag, sbomFormatFlag},
@@ -125,7 +125,7 @@ same digest. Signing an image again adds nothing.`,
 			flags: []flagGroup{sourceFlags, buildFlags, digestFlags, scanFlags, signFlags, accessFlags, imageFlag("the `IMAGE`, as repository@sha256:..."), onlySignatureFlag},
 		},
 		{
-			name: "verify", short: "Check an image's signatures, attestations and the age of its scan", goals: want(ship.Verify), needsImage: true,
+			name: "verify", short: "Check an image's signatures, attestations and the age of its scan", goals: fixedGoals(ship.Verify), needsImage: true,
 			example: `  slipway verify --image ghcr.io/acme/orders@sha256:... --env prod
   slipway verify --image ghcr.io/acme/orders:v1.2.3 --key cosign.pub
   slipway verify --image ghcr.io/acme/orders:v1.2.3 -o json | jq .verify`,
@@ -134,11 +134,12 @@ same digest. Signing an image again adds nothing.`,
 	}
 }
 
-// clusterCommands deploy an image to a cluster, or show what that would change.
+// clusterCommands returns the commands that deploy an image, or show what a deployment
+// would change.
 func clusterCommands() []stageCommand {
 	return []stageCommand{
 		{
-			name: "plan", short: "Show what a deployment would change", goals: want(ship.Plan), builds: true, dry: true,
+			name: "plan", short: "Show what a deployment would change", goals: fixedGoals(ship.Plan), builds: true, dry: true,
 			example: `  slipway plan --env prod
   slipway plan --env prod --image ghcr.io/acme/orders@sha256:...
   slipway plan --env prod -o json | jq '.plan.clusters[].changes[].object'`,

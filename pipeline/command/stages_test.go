@@ -14,10 +14,10 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/graph"
 )
 
-// variant is a way to call a command.
+// variant is a command with flags.
 type variant struct{ command, flags string }
 
-// variants are the commands with the flags that decide what they run.
+// variants returns the commands with all flags that change which steps they run.
 func variants() []variant {
 	const image = "--image IMAGE"
 	return []variant{
@@ -42,7 +42,7 @@ func variants() []variant {
 	}
 }
 
-// stagesOf returns the steps that a variant runs with an output, in order.
+// stagesOf returns the steps that a variant runs with the given outputs, in order.
 func stagesOf(t *testing.T, v variant, places ...string) ([]graph.Name, error) {
 	t.Helper()
 	all := stageCommands()
@@ -61,8 +61,8 @@ func stagesOf(t *testing.T, v variant, places ...string) ([]graph.Name, error) {
 	return all[i].resolve(r, places)
 }
 
-// TestStagesOfEveryCommand writes the table of docs/commands.md: which steps each
-// command runs, with each output, in order.
+// TestStagesOfEveryCommand compares docs/commands.md, which lists the steps of each command
+// with each output, or writes it with -update.
 func TestStagesOfEveryCommand(t *testing.T) {
 	outputs := []string{"", "oci:DIR", "docker-archive:FILE", "registry:REPOSITORY"}
 	var table bytes.Buffer
@@ -99,11 +99,11 @@ func TestStagesOfEveryCommand(t *testing.T) {
 	testkit.Golden(t, "../../docs/commands.md", table.Bytes())
 }
 
-// TestVariantsNameEveryCommand: a new command must be in the table.
-func TestVariantsNameEveryCommand(t *testing.T) {
+// TestVariantsContainEveryCommand checks that docs/commands.md contains every command.
+func TestVariantsContainEveryCommand(t *testing.T) {
 	for _, c := range stageCommands() {
 		if !slices.ContainsFunc(variants(), func(v variant) bool { return v.command == c.name }) {
-			t.Errorf("docs/commands.md does not have slipway %s: add it to variants", c.name)
+			t.Errorf("docs/commands.md does not contain slipway %s: add it to variants", c.name)
 		}
 	}
 }

@@ -20,11 +20,11 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/sign"
 )
 
-// longest is how much of a stage's summary is shown in the table. An error is printed
-// in full below it.
-const longest = 84
+// maxSummary is the maximum width of a stage's summary in the table. Errors are printed
+// in full below the table.
+const maxSummary = 84
 
-// printSummary writes what a person wants to know about a run.
+// printSummary prints the result of a run as text.
 func (a *app) printSummary(r ship.Report) {
 	a.printStages(r)
 	if r.Scan != nil && len(r.Scan.Findings) > 0 && (!r.Scan.Passed || r.Push == nil && r.Sign == nil) {
@@ -50,11 +50,11 @@ func (a *app) printSummary(r ship.Report) {
 			fmt.Fprintf(w, "  %s\t%s  %s\n", b.Format, b.Platform, b.Path)
 		}
 	}
-	fmt.Fprintf(w, "  %s\tin %s\n", ending(r.Outcome), seconds(r.Seconds))
-	_ = w.Flush() // nobody is left to tell when standard output is gone
+	fmt.Fprintf(w, "  %s\tin %s\n", outcomeText(r.Outcome), seconds(r.Seconds))
+	_ = w.Flush() // an error of standard output cannot be reported anywhere
 }
 
-// printStages writes a line for each stage.
+// printStages prints a line for each stage.
 func (a *app) printStages(r ship.Report) {
 	mark := func(progress.Outcome) string { return "" }
 	if f, ok := a.stdout.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
@@ -66,12 +66,13 @@ func (a *app) printStages(r ship.Report) {
 		if text == "" {
 			text, _, _ = strings.Cut(s.Reason, "\n")
 		}
-		fmt.Fprintf(a.stdout, "  %s%-9s %-10s %7s  %s\n", mark(s.Outcome), s.Name, s.Outcome, seconds(s.Seconds), ansi.Truncate(display.Clean(text), longest, "…"))
+		fmt.Fprintf(a.stdout, "  %s%-9s %-10s %7s  %s\n", mark(s.Outcome), s.Name, s.Outcome, seconds(s.Seconds), ansi.Truncate(display.Clean(text), maxSummary, "…"))
 	}
 	fmt.Fprintln(a.stdout)
 }
 
-// writeImage writes what became of the image.
+// writeImage writes the image: its platforms, where it was written and pushed, and who
+// signed it.
 func writeImage(w io.Writer, r ship.Report) {
 	if r.Image != nil {
 		for _, p := range r.Image.Platforms {
@@ -98,8 +99,8 @@ func writeImage(w io.Writer, r ship.Report) {
 	}
 }
 
-// ending is the last line's word for how a run ended.
-func ending(o progress.Outcome) string {
+// outcomeText returns the text for the outcome of a run in the last line.
+func outcomeText(o progress.Outcome) string {
 	switch o {
 	case progress.Unchanged:
 		return "nothing changed"
@@ -112,7 +113,7 @@ func ending(o progress.Outcome) string {
 	return "done"
 }
 
-// title is the app, with its version if the run was about its source.
+// title returns the name of the app, with its version if the run used its source.
 func title(r ship.Report) string {
 	if r.Source == nil {
 		return r.App
@@ -120,7 +121,7 @@ func title(r ship.Report) string {
 	return r.App + " " + r.Source.Version
 }
 
-// writeVerified writes the result of verification for each manifest of an image.
+// writeVerified writes the result of the verification of each manifest of an image.
 func writeVerified(w io.Writer, r sign.VerifyResult) {
 	for _, s := range r.Subjects {
 		what := s.Platform
@@ -150,7 +151,7 @@ func seconds(s float64) string {
 	return display.Seconds(time.Duration(s * float64(time.Second)))
 }
 
-// markdown is the summary for the page of a CI run.
+// markdown returns the result of a run in Markdown, for the page of the CI run.
 func markdown(r ship.Report) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "### %s\n\n| stage | outcome | time | |\n|---|---|---|---|\n", title(r))

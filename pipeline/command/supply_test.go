@@ -1,9 +1,7 @@
 package command
 
 import (
-	"bytes"
 	"encoding/json"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,9 +12,9 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
-// keys makes a pair of keys in the app's folder and tells the program its
-// password.
-func keys(t *testing.T, p *program, name, password string) {
+// generateKeys generates a key pair in the app's folder and sets the environment variable
+// with its password.
+func generateKeys(t *testing.T, p *program, name, password string) {
 	t.Helper()
 	p.env = append(p.env, "SLIPWAY_KEY_PASSWORD="+password)
 	if e := p.run(t, "keys", "generate", "--private", name+".key", "--public", name+".pub"); e.code != fault.ExitOK {
@@ -27,18 +25,19 @@ func keys(t *testing.T, p *program, name, password string) {
 	}
 }
 
-// TestSignThenVerify signs a pushed image and verifies it as a deployment would:
-// before, with the right key, another one, and for an environment that wants more.
+// TestSignThenVerify verifies a pushed image as a deployment does: before it is signed, with
+// the right key, with a different key, and for an environment that requires an
+// attestation.
 func TestSignThenVerify(t *testing.T) {
-	files := hello()
+	files := helloApp()
 	files["slipway.yaml"] = "verify: {keys: [release.pub], attestations: []}\ndeploy: {environments: {prod: {verify: {attestations: [provenance]}}, other: {verify: {keys: [other.pub]}}}}\n"
 	files[".gitignore"] = "*.key\n*.pub\n"
-	p := here(t, testkit.Repository(t, files))
-	keys(t, p, "other", "another")
-	keys(t, p, "release", "correct horse")
+	p := newProgram(t, testkit.Repository(t, files))
+	generateKeys(t, p, "other", "another")
+	generateKeys(t, p, "release", "correct horse")
 	image := p.report(t, "publish", "--repository", testkit.Registry(t)+"/acme/hello", "--platforms", "linux/amd64,linux/arm64", "--tag", "latest").Reference
 
-	refused := func(code string, args ...string) {
+	wantRejected := func(code string, args ...string) {
 		t.Helper()
 		e := p.run(t, append([]string{"verify", "--image", image, "-o", "json"}, args...)...)
 		var r struct {
@@ -51,24 +50,24 @@ func TestSignThenVerify(t *testing.T) {
 			t.Errorf("%v: exit %d, %s: %s; want %s", args, e.code, r.Error.Code, r.Error.Message, code)
 		}
 	}
-	refused("verify.unsigned")
+	wantRejected("verify.unsigned")
 	sign := []string{"sign", "--image", image, "--only-signature", "--key", "release.key"}
 	if first := p.report(t, sign...); first.Outcome != progress.Passed || len(first.Sign.Subjects) != 3 {
 		t.Errorf("%s, signed %+v", first.Outcome, first.Sign)
 	}
 	if second := p.report(t, sign...); second.Outcome != progress.Unchanged {
-		t.Errorf("signed again: %s", second.Outcome)
+		t.Errorf("the outcome of a second signature is %s", second.Outcome)
 	}
 	tagged, _, _ := strings.Cut(image, "@")
 	if r := p.report(t, "verify", "--image", tagged+":latest"); r.Reference != image || len(r.Verify.Subjects) != 3 {
 		t.Errorf("verified %s, want %s", r.Reference, image)
 	}
-	refused("verify.wrong-key", "--key", "other.pub")
-	refused("verify.wrong-key", "--env", "other")
-	refused("verify.missing-attestation", "--env", "prod")
+	wantRejected("verify.wrong-key", "--key", "other.pub")
+	wantRejected("verify.wrong-key", "--env", "other")
+	wantRejected("verify.missing-attestation", "--env", "prod")
 
-	// Elsewhere, where there is no source at all, the image can still be judged.
-	elsewhere := here(t, t.TempDir())
+	// The image can also be verified in a folder without any source.
+	elsewhere := newProgram(t, t.TempDir())
 	if e := elsewhere.run(t, "verify", "--image", image, "--key", filepath.Join(p.dir, "release.pub")); e.code != fault.ExitFailed || !strings.Contains(e.stderr, "no attestation of type sbom") {
 		t.Errorf("exit %d\n%s", e.code, e.stderr)
 	}
@@ -79,16 +78,16 @@ func TestSignThenVerify(t *testing.T) {
 	}
 }
 
-// TestKeyPasswordIsNowhere looks for a planted password and a planted token in
-// what is printed and written, also by a test that prints its environment. They
-// reach the program through its environment, never its arguments.
-func TestKeyPasswordIsNowhere(t *testing.T) {
+// TestKeyPasswordIsNeverWritten checks that passwords and tokens in the environment are not
+// in the output of the program and not in any file that it writes, even if a test of the
+// app prints its environment.
+func TestKeyPasswordIsNeverWritten(t *testing.T) {
 	const secret = "planted-key-password"
-	files := hello()
+	files := helloApp()
 	files["main_test.go"] = "package main\n\nimport (\n\t\"os\"\n\t\"testing\"\n)\n\nfunc TestEnvironment(t *testing.T) { t.Log(os.Environ()) }\n"
-	p := here(t, testkit.Repository(t, files))
+	p := newProgram(t, testkit.Repository(t, files))
 	p.env = append(p.env, "SIGSTORE_ID_TOKEN="+secret, "ACTIONS_ID_TOKEN_REQUEST_TOKEN="+secret, "SLIPWAY_REGISTRY_PASSWORD="+secret, "SLIPWAY_REGISTRY_USERNAME=u", "COSIGN_PASSWORD="+secret)
-	keys(t, p, "a", secret)
+	generateKeys(t, p, "a", secret)
 	image := p.report(t, "publish", "--repository", testkit.Registry(t)+"/acme/hello").Reference
 	var printed strings.Builder
 	for _, args := range [][]string{
@@ -103,22 +102,5 @@ func TestKeyPasswordIsNowhere(t *testing.T) {
 		e := p.run(t, args...)
 		printed.WriteString(e.stdout + e.stderr)
 	}
-	if strings.Contains(printed.String(), secret) {
-		t.Errorf("the password is printed:\n%s", printed.String())
-	}
-	for _, root := range []string{p.dir, homeOf(p)} {
-		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() {
-				return err
-			}
-			data, err := os.ReadFile(path)
-			if bytes.Contains(data, []byte(secret)) {
-				t.Errorf("the password is in %s", path)
-			}
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	wantNoSecret(t, secret, printed.String(), p.dir, p.variable("HOME"))
 }

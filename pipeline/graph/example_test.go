@@ -8,7 +8,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
-// silent drops all progress.
+// silent is a sink that discards all events.
 type silent struct{}
 
 func (silent) Emit(progress.Event) {}
@@ -25,7 +25,8 @@ func Example() {
 		{Name: "build", Run: work("build")},
 		{Name: "push", Needs: []graph.Name{"build"}, After: []graph.Name{"test"}, Run: work("push")},
 	}
-	// The goal push needs build. It would wait for test, but does not ask for it.
+	// The goal push needs build. It would wait for test, but test is not part of
+	// the run, because push does not need it.
 	closure, err := graph.Closure(steps, "push")
 	if err != nil {
 		fmt.Println(err)

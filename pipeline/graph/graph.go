@@ -1,12 +1,9 @@
-// Package graph runs the steps of a pipeline. It knows nothing of what the
-// steps do: it computes which steps a goal requires, runs each step as soon as
-// the steps before it have passed, and stops the rest when one fails.
+// Package graph runs the steps of a pipeline. It does not depend on what the steps
+// do: it computes which steps a goal requires, runs each step as soon as the steps
+// before it have passed, and cancels the remaining steps when one fails.
 //
-// The steps are declared as a list in an order that a person can read from top
-// to bottom. A step may only refer to steps above it, so a list that passes
-// [Check] has no cycles.
-//
-// The package promises no compatibility to programs other than slipway.
+// The steps are declared as a list. A step may refer only to steps above it, so a
+// list that passes [Check] has no cycles and can be read from top to bottom.
 package graph
 
 import (
@@ -25,28 +22,30 @@ type Step struct {
 	Name Name
 
 	// Needs lists the steps whose results this step uses. A run that includes
-	// this step includes them too.
+	// this step also includes them.
 	Needs []Name
 
 	// After lists the steps that must pass before this step starts, if they are
-	// part of the run at all. Unlike Needs it adds no step to the run.
+	// part of the run. Unlike Needs it adds no steps to the run.
 	After []Name
 
 	// Verdict marks a step that runs to its end even if another step fails,
-	// because its report is what the developer needs next. A step that is not a
-	// verdict is cancelled by the first failure. An interrupt cancels both.
+	// because developers need its report to correct their code. The first
+	// failure cancels steps that are not verdicts. An interrupt cancels all
+	// steps.
 	Verdict bool
 
-	// Check reports whether the step could do its work, for example whether a
-	// key is configured. [Preflight] makes the checks of a run before any step
+	// Check returns an error if the step cannot run, for example because no key
+	// is configured. [Preflight] calls the checks of all steps before any step
 	// starts. A nil Check always passes.
 	Check func() error
 
-	// Run does the work. Its context ends when the step is to stop.
+	// Run does the work of the step. Its context is cancelled when the step must
+	// stop.
 	Run func(context.Context) (Outcome, error)
 }
 
-// Outcome is what a step reports about its own success.
+// Outcome is the result of a step that did not fail.
 type Outcome struct {
 	Kind    progress.Outcome // [progress.Passed], [progress.Unchanged] or [progress.Skipped]
 	Summary string           // the result in a few words; the reason if the step was skipped
@@ -55,12 +54,12 @@ type Outcome struct {
 // before returns every step that must end before s starts.
 func (s Step) before() []Name { return slices.Concat(s.Needs, s.After) }
 
-// Check reports a list of steps that cannot be run: a name that occurs twice,
-// or a step that refers to a step which is not above it in the list.
+// Check returns an error if a list of steps cannot be run: if a name occurs twice, or if
+// a step refers to a step that is not above it in the list.
 func Check(steps []Step) error { return check(steps, Names(steps), true) }
 
-// check is Check. Unless the list is whole, a step may also refer to a step that
-// is not in the list.
+// check implements Check. If whole is false, a step may also refer to a step that is
+// not in the list.
 func check(steps []Step, all []Name, whole bool) error {
 	for i, s := range steps {
 		above := all[:i]

@@ -53,7 +53,7 @@ func fails(context.Context) (graph.Outcome, error) {
 	return graph.Outcome{}, fault.Gatef("gate.closed", "the gate is closed")
 }
 
-// untilStopped runs until it is cancelled, and announces that it has started.
+// untilStopped returns a step that closes started and runs until it is cancelled.
 func untilStopped(started chan<- struct{}) func(context.Context) (graph.Outcome, error) {
 	return func(ctx context.Context) (graph.Outcome, error) {
 		close(started)
@@ -62,15 +62,15 @@ func untilStopped(started chan<- struct{}) func(context.Context) (graph.Outcome,
 	}
 }
 
-// once waits for c before it does the work.
-func once(c <-chan struct{}, work func(context.Context) (graph.Outcome, error)) func(context.Context) (graph.Outcome, error) {
+// waitFor returns a step that waits until c is closed and then does the work.
+func waitFor(c <-chan struct{}, work func(context.Context) (graph.Outcome, error)) func(context.Context) (graph.Outcome, error) {
 	return func(ctx context.Context) (graph.Outcome, error) {
 		<-c
 		return work(ctx)
 	}
 }
 
-// outcomes is how each step ended, as one word each.
+// outcomes returns the outcome of each step.
 func outcomes(results []graph.Result) map[graph.Name]progress.Outcome {
 	all := map[graph.Name]progress.Outcome{}
 	for _, r := range results {
@@ -136,8 +136,8 @@ func TestMalformedGraphs(t *testing.T) {
 	}
 }
 
-// TestOrder runs a diamond many times: no step starts before those it needs or
-// comes after have ended.
+// TestOrder runs a diamond-shaped graph many times and checks that no step starts before
+// the steps that it depends on have ended.
 func TestOrder(t *testing.T) {
 	for range 50 {
 		var mu sync.Mutex
@@ -165,12 +165,13 @@ func TestOrder(t *testing.T) {
 			t.Fatalf("ended %v: %v", ended, err)
 		}
 		if got := fmt.Sprint(results[0].Name, results[1].Name, results[2].Name, results[3].Name); got != "abcd" {
-			t.Fatalf("results in the order %s", got)
+			t.Fatalf("the results are in the order %s", got)
 		}
 	}
 }
 
-// TestPartOfAGraph: a step does not wait for a step that is not part of the run.
+// TestPartOfAGraph checks that a step does not wait for a step that is not part of the
+// run.
 func TestPartOfAGraph(t *testing.T) {
 	steps, err := graph.Closure([]graph.Step{
 		{Name: "lint", Run: fails},
@@ -186,17 +187,18 @@ func TestPartOfAGraph(t *testing.T) {
 	}
 }
 
-// TestRunInTheWrongOrder: a list in which a step would wait for ever is refused.
+// TestRunInTheWrongOrder checks that Run rejects a list in which a step would wait
+// forever.
 func TestRunInTheWrongOrder(t *testing.T) {
 	_, err := graph.Run(t.Context(), &sink{}, []graph.Step{{Name: "b", After: []graph.Name{"a"}, Run: passes}, {Name: "a", Run: passes}})
 	if err == nil {
-		t.Error("the list was run")
+		t.Error("the list was not rejected")
 	}
 }
 
-// TestSideBySide: two steps that wait for each other can only end if they run at
-// the same time.
-func TestSideBySide(t *testing.T) {
+// TestRunsAtTheSameTime runs two steps that wait for each other, so they can end only if
+// they run at the same time.
+func TestRunsAtTheSameTime(t *testing.T) {
 	a, b := make(chan struct{}), make(chan struct{})
 	meet := func(mine chan<- struct{}, other <-chan struct{}) func(context.Context) (graph.Outcome, error) {
 		return func(ctx context.Context) (graph.Outcome, error) {
@@ -210,14 +212,14 @@ func TestSideBySide(t *testing.T) {
 	}
 }
 
-// TestAFailureCancels: the first failure cancels a step that runs, and the steps
+// TestAFailureCancels checks that the first failure cancels running steps, and that steps
 // that depend on the failed one are not started.
 func TestAFailureCancels(t *testing.T) {
 	started := make(chan struct{})
 	s := &sink{}
 	results, err := graph.Run(t.Context(), s, []graph.Step{
 		{Name: "slow", Run: untilStopped(started)},
-		{Name: "gate", Run: once(started, fails)},
+		{Name: "gate", Run: waitFor(started, fails)},
 		{Name: "push", Needs: []graph.Name{"gate"}, Run: func(context.Context) (graph.Outcome, error) {
 			t.Error("push ran although gate failed")
 			return graph.Outcome{}, nil
@@ -248,13 +250,13 @@ func TestAFailureCancels(t *testing.T) {
 	}
 }
 
-// TestVerdictsFinish: a slow step that gives a verdict runs to its end although
-// another step fails meanwhile, and so does a verdict that depends on one.
+// TestVerdictsFinish checks that a verdict runs to its end although another step fails at
+// the same time, and that a verdict that depends on it is run, too.
 func TestVerdictsFinish(t *testing.T) {
 	failed := make(chan struct{})
-	var gone sync.Once
+	var closeFailed sync.Once
 	results, err := graph.Run(t.Context(), &sink{}, []graph.Step{
-		{Name: "build", Verdict: true, Run: once(failed, func(ctx context.Context) (graph.Outcome, error) {
+		{Name: "build", Verdict: true, Run: waitFor(failed, func(ctx context.Context) (graph.Outcome, error) {
 			if ctx.Err() != nil {
 				t.Error("a verdict was cancelled by another step's failure")
 			}
@@ -262,13 +264,13 @@ func TestVerdictsFinish(t *testing.T) {
 		})},
 		{Name: "scan", Needs: []graph.Name{"build"}, Verdict: true, Run: passes},
 		{Name: "other", Run: func(ctx context.Context) (graph.Outcome, error) {
-			defer gone.Do(func() { close(failed) })
+			defer closeFailed.Do(func() { close(failed) })
 			return fails(ctx)
 		}},
 		{Name: "push", After: []graph.Name{"scan"}, Run: passes},
 	})
 	if err == nil {
-		t.Error("the failure got lost")
+		t.Error("no error although a step failed")
 	}
 	want := map[graph.Name]progress.Outcome{"build": progress.Passed, "scan": progress.Passed, "other": progress.Failed, "push": progress.Cancelled}
 	if diff := cmp.Diff(want, outcomes(results)); diff != "" {
@@ -276,8 +278,8 @@ func TestVerdictsFinish(t *testing.T) {
 	}
 }
 
-// TestVerdictWithoutItsNeeds: a verdict whose own need failed is not started,
-// although failures elsewhere do not stop it.
+// TestVerdictWithoutItsNeeds checks that a verdict is not started if a step that it needs
+// has failed.
 func TestVerdictWithoutItsNeeds(t *testing.T) {
 	results, _ := graph.Run(t.Context(), &sink{}, []graph.Step{
 		{Name: "build", Run: fails},
@@ -291,8 +293,8 @@ func TestVerdictWithoutItsNeeds(t *testing.T) {
 	}
 }
 
-// TestEveryFailureIsReported: the error names all steps that failed, in the
-// declared order, and none that was only cancelled.
+// TestEveryFailureIsReported checks that the error contains all failed steps in the
+// declared order, and no step that was only cancelled.
 func TestEveryFailureIsReported(t *testing.T) {
 	_, err := graph.Run(t.Context(), &sink{}, []graph.Step{
 		{Name: "lint", Verdict: true, Run: fails},
@@ -306,8 +308,9 @@ func TestEveryFailureIsReported(t *testing.T) {
 
 func crash(pointer *int) int { return *pointer }
 
-// TestPanic: a step that panics has failed. The log has a short trace that begins
-// at the fault, other steps keep their results, and the program exits with 1.
+// TestPanic checks that a step that panics has failed, that its log contains a short stack
+// trace that begins at the panic, that other steps keep their results, and that the exit
+// code is 1.
 func TestPanic(t *testing.T) {
 	s := &sink{}
 	results, err := graph.Run(t.Context(), s, []graph.Step{
@@ -331,24 +334,24 @@ func TestPanic(t *testing.T) {
 	}
 }
 
-// TestPanicAfterCancellation: a step that panics on its way out has failed, even
-// though it was already cancelled.
+// TestPanicAfterCancellation checks that a step that panics after it was cancelled has
+// failed.
 func TestPanicAfterCancellation(t *testing.T) {
 	started := make(chan struct{})
 	results, _ := graph.Run(t.Context(), &sink{}, []graph.Step{
 		{Name: "slow", Run: func(ctx context.Context) (graph.Outcome, error) {
 			_, _ = untilStopped(started)(ctx)
-			panic("on the way out")
+			panic("while stopping")
 		}},
-		{Name: "gate", Run: once(started, fails)},
+		{Name: "gate", Run: waitFor(started, fails)},
 	})
 	if got := outcomes(results)["slow"]; got != progress.Failed {
 		t.Errorf("slow is %s", got)
 	}
 }
 
-// TestInterrupt: an interrupt cancels every step, verdicts too, and Run returns
-// when all have ended.
+// TestInterrupt checks that an interrupt cancels every step, including verdicts, and that
+// Run returns when all steps have ended.
 func TestInterrupt(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	one, two := make(chan struct{}), make(chan struct{})
@@ -372,28 +375,28 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
-// TestPreflight: the checks are made in order and the first that fails decides.
+// TestPreflight checks that the checks are called in order until one fails.
 func TestPreflight(t *testing.T) {
-	var made []graph.Name
+	var called []graph.Name
 	step := func(name graph.Name, err error) graph.Step {
 		return graph.Step{Name: name, Run: passes, Check: func() error {
-			made = append(made, name)
+			called = append(called, name)
 			return err
 		}}
 	}
 	steps := []graph.Step{step("lint", nil), {Name: "build", Run: passes}, step("push", nil)}
-	if err := graph.Preflight(steps); err != nil || fmt.Sprint(made) != "[lint push]" {
-		t.Errorf("made %v: %v", made, err)
+	if err := graph.Preflight(steps); err != nil || fmt.Sprint(called) != "[lint push]" {
+		t.Errorf("called %v: %v", called, err)
 	}
-	made = nil
+	called = nil
 	steps = append(steps, step("sign", fault.Inputf("key.missing", "there is no key")), step("deploy", nil))
-	if err := graph.Preflight(steps); fault.CodeOf(err) != "key.missing" || fmt.Sprint(made) != "[lint push sign]" {
-		t.Errorf("made %v: %v", made, err)
+	if err := graph.Preflight(steps); fault.CodeOf(err) != "key.missing" || fmt.Sprint(called) != "[lint push sign]" {
+		t.Errorf("called %v: %v", called, err)
 	}
 }
 
-// TestSkipped: a step that is skipped passes for those that depend on it, and its
-// reason is kept.
+// TestSkipped checks that steps that depend on a skipped step are run, and that the result
+// of the skipped step has its reason.
 func TestSkipped(t *testing.T) {
 	results, err := graph.Run(t.Context(), &sink{}, []graph.Step{
 		{Name: "compress", Run: func(context.Context) (graph.Outcome, error) {

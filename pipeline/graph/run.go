@@ -28,9 +28,9 @@ type Result struct {
 	Seconds float64          `json:"seconds"`
 }
 
-// Preflight makes the checks of all steps, in their order, and returns the first
-// error. A caller makes them before it starts anything, so that a mistake in the
-// configuration of the last step is reported before the first step has run.
+// Preflight calls Check of all steps in their order and returns the first error. Callers
+// call it before they start anything, so that a mistake in the configuration of the last
+// step is reported before the first step runs.
 func Preflight(steps []Step) error {
 	for _, s := range steps {
 		if s.Check == nil {
@@ -43,20 +43,20 @@ func Preflight(steps []Step) error {
 	return nil
 }
 
-// Run runs each step as soon as the steps it depends on have passed. Steps that
-// do not depend on each other run side by side. The steps are those of [Closure];
-// a step need not wait for a step that is not among them.
+// Run runs each step as soon as the steps it depends on have passed. Steps that do not
+// depend on each other run at the same time. steps is the result of [Closure]; a
+// dependency on a step that is not in the list is ignored.
 //
-// The first failure cancels every step that is not a verdict. A step whose
-// dependencies did not pass is not started and counts as cancelled. A step that
-// panics has failed; the other steps keep their results.
+// The first failure cancels every step that is not a verdict. A step whose dependencies
+// did not pass is not started and counts as cancelled. A step that panics has failed;
+// the other steps keep their results.
 //
-// Run returns one result for each step, in the order of steps, when all steps
-// have ended. Its error joins the errors of the steps that failed. If ctx was
-// cancelled, it is the error of ctx. Progress goes to sink.
+// When all steps have ended, Run returns one result for each step, in the order of steps.
+// Its error joins the errors of the failed steps. If ctx was cancelled, it is the error of
+// ctx. Progress is sent to sink.
 func Run(ctx context.Context, sink progress.Sink, steps []Step) ([]Result, error) {
 	if err := check(steps, Names(steps), false); err != nil {
-		return nil, err // a step would wait forever
+		return nil, err // otherwise a step would wait forever
 	}
 	// rest is the context of every step that the first failure cancels.
 	rest, cancel := context.WithCancelCause(ctx)
@@ -74,7 +74,7 @@ func Run(ctx context.Context, sink progress.Sink, steps []Step) ([]Result, error
 			if n.Verdict {
 				own = ctx
 			}
-			if n.awaited(nodes) {
+			if n.wait(nodes) {
 				n.result, n.err = execute(own, sink, n.Step)
 			} else {
 				n.result = cancelled(progress.With(ctx, sink, string(n.Name)), n.Name, cancelReason(rest))
@@ -90,7 +90,7 @@ func Run(ctx context.Context, sink progress.Sink, steps []Step) ([]Result, error
 	for _, s := range steps {
 		n := nodes[s.Name]
 		results = append(results, n.result)
-		// That other steps were cancelled because of a failure is not news.
+		// Steps that were cancelled because another one failed are not errors.
 		if n.err != nil && !errors.Is(n.err, context.Canceled) {
 			failures = append(failures, n.err)
 		}
@@ -101,8 +101,8 @@ func Run(ctx context.Context, sink progress.Sink, steps []Step) ([]Result, error
 	return results, errors.Join(failures...)
 }
 
-// node is a step together with how it ended. The fields result and err may be
-// read once ended is closed.
+// node is a step with its result. The fields result and err may be read once ended is
+// closed.
 type node struct {
 	Step
 	ended  chan struct{}
@@ -112,8 +112,8 @@ type node struct {
 
 func (n *node) passed() bool { return n.err == nil && n.result.Outcome != progress.Cancelled }
 
-// awaited waits for the steps before n and reports whether all of them have passed.
-func (n *node) awaited(nodes map[Name]*node) bool {
+// wait waits for the steps before n and reports whether all of them have passed.
+func (n *node) wait(nodes map[Name]*node) bool {
 	passed := true
 	for _, name := range n.before() {
 		before, ok := nodes[name]
@@ -126,14 +126,14 @@ func (n *node) awaited(nodes map[Name]*node) bool {
 	return passed
 }
 
-// cancelled reports that a step was not started, and why.
+// cancelled returns the result of a step that was not started, and emits it as progress.
 func cancelled(ctx context.Context, name Name, reason string) Result {
 	progress.Emit(ctx, progress.Event{Kind: progress.Finished, Outcome: progress.Cancelled, Text: reason})
 	return Result{Name: name, Outcome: progress.Cancelled, Reason: reason}
 }
 
-// execute runs one step and reports to the display, and to the trace if there is
-// one, how it went.
+// execute runs one step and sends its result to the sink and, if there is one, to the
+// trace.
 func execute(ctx context.Context, sink progress.Sink, s Step) (Result, error) {
 	ctx, span := trace.SpanFromContext(ctx).TracerProvider().Tracer("github.com/slipway-ci/slipway").Start(ctx, string(s.Name))
 	defer span.End()
@@ -165,8 +165,8 @@ func execute(ctx context.Context, sink progress.Sink, s Step) (Result, error) {
 	return r, err
 }
 
-// errPanic is in the chain of the error of a step that panicked. Such a step has
-// failed even if it was cancelled in the meantime.
+// errPanic is wrapped by the error of a step that panicked. The step has failed even if
+// it was cancelled in the meantime.
 var errPanic = errors.New("internal error")
 
 // protect runs a step and turns a panic in it, or in a library it calls, into an
@@ -204,8 +204,8 @@ func shortTrace(stack []byte) []string {
 	return lines
 }
 
-// cancelReason says why ctx ended: because another step failed, or because the
-// run was interrupted.
+// cancelReason returns why ctx was cancelled: because another step failed, or because
+// the run was interrupted.
 func cancelReason(ctx context.Context) string {
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		return cause.Error()

@@ -14,7 +14,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
-// TestSpan: each step has a span under that of the run, with its outcome.
+// TestSpan checks that each step has a span below that of the run, with its outcome.
 func TestSpan(t *testing.T) {
 	type span struct{ Name, Outcome, Summary, Status string }
 	tests := []struct {

@@ -15,14 +15,15 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/sign"
 )
 
-// buildType says how the parameters of a provenance are to be read.
+// buildType is the URI of the definition of the parameters in a provenance
+// (https://slsa.dev/spec/v1.0/provenance).
 const buildType = "https://github.com/slipway-ci/slipway/blob/main/docs/supply-chain.md#provenance-v1"
 
-// localBuilder is the builder outside the CI systems that slipway knows.
+// localBuilder is the builder ID outside the supported CI systems.
 const localBuilder = "https://github.com/slipway-ci/slipway/blob/main/docs/supply-chain.md#a-builder-without-a-name"
 
-// attest states what the run knows of the image: what is in it, how it was made
-// and what the scan found.
+// attest attests the configured facts about the image: its SBOM, its provenance and the
+// result of the scan.
 func (p *run) attest(ctx context.Context) (graph.Outcome, error) {
 	if len(p.Config.Sign.Attestations) == 0 {
 		return graph.Outcome{Kind: progress.Skipped, Summary: "sign.attestations is empty"}, nil
@@ -66,8 +67,8 @@ func (p *run) attest(ctx context.Context) (graph.Outcome, error) {
 	}, nil
 }
 
-// attestSBOMs states the SPDX document of each platform about the manifest of that
-// platform, and a document that combines them about the index.
+// attestSBOMs returns the statements with the SBOMs in SPDX: one for the manifest of
+// each platform and one, which combines them, for the index.
 func (p *run) attestSBOMs(subjects []sign.Subject) ([]sign.Statement, error) {
 	var statements []sign.Statement
 	var all [][]byte
@@ -96,9 +97,9 @@ func (p *run) attestSBOMs(subjects []sign.Subject) ([]sign.Statement, error) {
 	return statements, nil
 }
 
-// attestProvenance states where the image comes from. Except for the builder, it
-// holds nothing of the run itself, so that another run of the same commit by that
-// builder states the same.
+// attestProvenance returns the statement with the provenance. Except for the builder,
+// it contains nothing that is specific to the run, so another run of the same builder
+// on the same commit returns the same statement.
 func (p *run) attestProvenance(subjects []sign.Subject) ([]sign.Statement, error) {
 	builder := ci.Detect(nil).Builder()
 	if builder == "" {
@@ -128,7 +129,7 @@ func (p *run) attestProvenance(subjects []sign.Subject) ([]sign.Statement, error
 	return []sign.Statement{{PredicateType: sign.PredicateProvenance, Predicate: predicate, For: subjects}}, nil
 }
 
-// sourceURI is the repository of the source; empty if it is not known.
+// sourceURI returns the URI of the source's repository, or "" if it is unknown.
 func (p *run) sourceURI() string {
 	uri := image.SourceURL(p.Config.Image.Source, p.source.Module)
 	if uri == "" {
@@ -137,7 +138,7 @@ func (p *run) sourceURI() string {
 	return "git+" + uri
 }
 
-// attestScan states what the scan found.
+// attestScan returns the statement with the result of the scan.
 func (p *run) attestScan(subjects []sign.Subject) ([]sign.Statement, error) {
 	r := p.report.Scan
 	report, err := json.Marshal(r)

@@ -21,25 +21,29 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/source"
 )
 
-// Deployment is what deploying needs in addition to the configuration.
+// Deployment holds the options of a deployment that are not in the configuration.
 type Deployment struct {
-	Kubeconfig string // file; default: $KUBECONFIG or ~/.kube/config
-	Server     string // host:port instead of the kubeconfig's; the name in its certificate stays
+	Kubeconfig string // path of the file; default: $KUBECONFIG or ~/.kube/config
+	// Server is the address, HOST or HOST:PORT, of the API server to connect to
+	// instead of that in the kubeconfig. Its certificate must be valid for the host
+	// in the kubeconfig.
+	Server string
 	// Forward is [Options.Forward].
 	Forward map[string]string
-	Run     string // who deploys, for the lock and the history
+	Run     string // name of this run, for the lock and the history
 }
 
-// The variables with the login that the nodes pull with, if it is not slipway's
-// own.
+// Environment variables with the credentials with which the nodes pull the image, if
+// they differ from the credentials with which slipway pushes it.
 const (
 	PullUsername = "SLIPWAY_PULL_USERNAME"
 	PullPassword = "SLIPWAY_PULL_PASSWORD" //nolint:gosec // the name of a variable
 )
 
-// DeployOptions returns the options of an environment. root is the folder of
-// slipway.yaml. getenv looks up the values of Secrets; with nil they are left out,
-// for what does not write them. All errors are [fault.Input] errors.
+// DeployOptions returns the options for deployments to an environment. root is the
+// folder of slipway.yaml. getenv looks up the values of Secrets. If it is nil, the
+// options contain no Secrets, which is suitable for callers that do not write them. All
+// errors are [fault.Input] errors.
 func DeployOptions(root string, c config.Config, environment string, d Deployment, getenv func(string) (string, bool)) (deploy.Options, error) {
 	if environment == "" {
 		known := slices.Sorted(maps.Keys(c.Deploy.Environments))
@@ -89,8 +93,8 @@ func DeployOptions(root string, c config.Config, environment string, d Deploymen
 	return o, nil
 }
 
-// appName is the name of the release if the configuration has none. It is the
-// name of the app even if only an image is at hand, because the image's repository
+// appName returns the name of the app, which is the default name of the release. It
+// comes from the source even if an image is given, because the repository of an image
 // can have any name.
 func appName(root string, c config.Config) (string, error) {
 	name, err := source.Name(source.Options{Root: root, Dir: c.App.Dir, Name: c.App.Name})
@@ -100,8 +104,8 @@ func appName(root string, c config.Config) (string, error) {
 	return name, err
 }
 
-// valuesFiles makes the paths of values files absolute and checks that the files
-// exist.
+// valuesFiles returns the absolute paths of values files. It returns an error if a file
+// does not exist.
 func valuesFiles(root string, files []string) ([]string, error) {
 	var paths []string
 	for _, f := range files {
@@ -114,7 +118,7 @@ func valuesFiles(root string, files []string) ([]string, error) {
 	return paths, nil
 }
 
-// withoutPath leaves out of an error the path that the message has already.
+// withoutPath returns err without its path, for messages that already contain the path.
 func withoutPath(err error) error {
 	if path, ok := errors.AsType[*fs.PathError](err); ok {
 		return path.Err
@@ -122,8 +126,8 @@ func withoutPath(err error) error {
 	return err
 }
 
-// findChart returns the configured chart, or else the one in a conventional
-// place.
+// findChart returns the folder of the chart: deploy.chart or, if that is not set, chart
+// or charts/NAME.
 func findChart(root string, c config.Config) (string, error) {
 	if given := c.Deploy.Chart; given != "" {
 		path := config.Resolve(root, given)
@@ -144,16 +148,16 @@ func findChart(root string, c config.Config) (string, error) {
 	return "", fault.Inputf("deploy.chart", "there is no chart: neither chart nor charts/%s has a Chart.yaml", name).WithFix("set deploy.chart in slipway.yaml")
 }
 
-// checkPlan finds mistakes in the environment. A plan writes no Secrets, so their
-// values need not be there.
+// checkPlan validates the environment. A plan writes no Secrets, so their values need
+// not be set.
 func (p *run) checkPlan() error { return p.checkEnvironment(nil) }
 
-// checkDeploy finds mistakes in the environment.
+// checkDeploy validates the environment.
 func (p *run) checkDeploy() error { return p.checkEnvironment(os.LookupEnv) }
 
 func (p *run) checkEnvironment(getenv func(string) (string, bool)) error {
 	if p.Deployer == nil {
-		return fault.Inputf("deploy.no-deployer", "this slipway was built without what deploys").WithFix("use the slipway program")
+		return fault.Inputf("deploy.no-deployer", "this slipway was built without support for deployments").WithFix("use the slipway program")
 	}
 	var err error
 	if p.deployment, err = DeployOptions(p.Root, p.Config, p.Environment, p.Deployment, getenv); err != nil {
@@ -163,8 +167,8 @@ func (p *run) checkEnvironment(getenv func(string) (string, bool)) error {
 	return err
 }
 
-// deployOptions completes the options of checkEnvironment with what is known of
-// the image.
+// deployOptions returns the options that checkEnvironment has set, with the version and
+// the pull secret of the image.
 func (p *run) deployOptions(ctx context.Context, image deploy.Image) (deploy.Options, error) {
 	o := p.deployment
 	var err error
@@ -191,8 +195,8 @@ func (p *run) deployOptions(ctx context.Context, image deploy.Image) (deploy.Opt
 	return o, nil
 }
 
-// stampedVersion is the version in the labels of a given image; empty if there is
-// none. It is the same that the image's source would give.
+// stampedVersion returns the version in the labels of the given image, or "" if it has
+// none. It equals the version that the image's source has.
 func (p *run) stampedVersion() (string, error) {
 	remote := p.subject.remote
 	if len(remote.Platforms) == 0 {
@@ -206,7 +210,7 @@ func (p *run) stampedVersion() (string, error) {
 }
 
 func (p *run) plan(ctx context.Context) (graph.Outcome, error) {
-	ref, err := p.planned()
+	ref, err := p.plannedReference()
 	if err != nil {
 		return graph.Outcome{}, err
 	}

@@ -22,7 +22,7 @@ func (p *run) lint(ctx context.Context) (graph.Outcome, error) {
 		return graph.Outcome{}, err
 	}
 	var v verdict[lint.Result]
-	if p.recall(&v, key) && allExist(v.Result.Reports) {
+	if p.loadVerdict(&v, key) && allExist(v.Result.Reports) {
 		p.report.Lint = &v.Result
 		return graph.Outcome{Kind: progress.Unchanged, Summary: "no findings " + v.age()}, nil
 	}
@@ -34,12 +34,12 @@ func (p *run) lint(ctx context.Context) (graph.Outcome, error) {
 	if err != nil {
 		return graph.Outcome{}, err
 	}
-	p.remember(ctx, verdict[lint.Result]{time.Now(), r}, key)
+	p.storeVerdict(ctx, verdict[lint.Result]{time.Now(), r}, key)
 	return graph.Outcome{Kind: progress.Passed, Summary: "no findings"}, nil
 }
 
-// lintConfigs hashes the files that golangci-lint may read its configuration
-// from. Those above the app are not part of the app's fingerprint.
+// lintConfigs returns the hashes of all files from which golangci-lint may read its
+// configuration. The app's fingerprint does not include files above the app.
 func (p *run) lintConfigs() map[string]string {
 	sums := map[string]string{}
 	add := func(file string) {
@@ -71,7 +71,7 @@ func (p *run) test(ctx context.Context) (graph.Outcome, error) {
 		return graph.Outcome{}, err
 	}
 	var v verdict[test.Result]
-	if p.recall(&v, key) && allExist([]string{v.Result.Reports.JUnit, v.Result.Reports.Cobertura}) {
+	if p.loadVerdict(&v, key) && allExist([]string{v.Result.Reports.JUnit, v.Result.Reports.Cobertura}) {
 		p.report.Test = &v.Result
 		return graph.Outcome{Kind: progress.Unchanged, Summary: summarizeTests(v.Result) + " " + v.age()}, nil
 	}
@@ -83,7 +83,7 @@ func (p *run) test(ctx context.Context) (graph.Outcome, error) {
 	if err != nil {
 		return graph.Outcome{}, err
 	}
-	p.remember(ctx, verdict[test.Result]{time.Now(), r}, key)
+	p.storeVerdict(ctx, verdict[test.Result]{time.Now(), r}, key)
 	return graph.Outcome{Kind: progress.Passed, Summary: summarizeTests(r)}, nil
 }
 
@@ -98,7 +98,8 @@ func summarizeTests(r test.Result) string {
 	return s
 }
 
-// prefix is the app's folder as seen from the root.
+// prefix returns the app's folder relative to the root, with slashes, or "" if the two
+// are the same.
 func (p *run) prefix() string {
 	rel, err := filepath.Rel(p.Root, p.source.Dir)
 	if err != nil || rel == "." {

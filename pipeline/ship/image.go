@@ -82,7 +82,7 @@ func (p *run) image(ctx context.Context) (graph.Outcome, error) {
 	return graph.Outcome{Kind: kind, Summary: strings.Join(sizes, ", ")}, nil
 }
 
-// changed is the outcome of a step that passed.
+// changed returns the outcome of a step that passed, given whether it changed nothing.
 func changed(unchanged bool) progress.Outcome {
 	if unchanged {
 		return progress.Unchanged
@@ -90,11 +90,11 @@ func changed(unchanged bool) progress.Outcome {
 	return progress.Passed
 }
 
-// bytesText writes a size as registries do, in powers of ten.
+// bytesText returns a size as text. Like registries, it uses powers of ten.
 func bytesText(n int64) string { return humanize.Bytes(uint64(max(n, 0))) }
 
-// outputDir makes a folder for what slipway writes next to the source. The
-// .gitignore in it keeps the tree clean.
+// outputDir creates a folder in .slipway, where slipway writes its output, and returns
+// its path. A .gitignore file there keeps the output out of git.
 func (p *run) outputDir(name string) (string, error) {
 	dir := filepath.Join(p.Root, source.OutputDir)
 	if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
@@ -109,5 +109,5 @@ func (p *run) outputDir(name string) (string, error) {
 	return filepath.Join(dir, name), nil
 }
 
-// resolve returns the path that a setting of slipway.yaml stands for.
+// resolve resolves a path in slipway.yaml relative to the folder of that file.
 func (p *run) resolve(path string) string { return config.Resolve(p.Root, path) }

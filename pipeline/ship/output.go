@@ -13,23 +13,23 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
-// OutputKind is the form in which an image is written.
+// OutputKind is the format of an exported image.
 type OutputKind string
 
-// The forms.
+// The kinds of outputs.
 const (
-	Layout  OutputKind = "oci"            // an OCI layout, which is a folder
-	Archive OutputKind = "docker-archive" // a file for docker load; holds one platform
+	Layout  OutputKind = "oci"            // a folder with an OCI image layout
+	Archive OutputKind = "docker-archive" // a file for docker load, which can hold only one platform
 )
 
-// Output is a place that an image is written to.
+// Output is a file or folder to which an image is written.
 type Output struct {
 	Kind OutputKind `json:"kind"`
 	Path string     `json:"path"`
 }
 
-// ParseOutput reads oci:DIR or docker-archive:FILE. It returns a [fault.Input]
-// error for anything else.
+// ParseOutput parses oci:DIR or docker-archive:FILE. For any other value it returns a
+// [fault.Input] error.
 func ParseOutput(s string) (Output, error) {
 	kind, path, ok := strings.Cut(s, ":")
 	if o := (Output{OutputKind(kind), path}); ok && path != "" && (o.Kind == Layout || o.Kind == Archive) {
@@ -39,7 +39,7 @@ func ParseOutput(s string) (Output, error) {
 		WithFix("use text, json, oci:DIR, docker-archive:FILE or registry:REPOSITORY")
 }
 
-// export writes the image to every place that was asked for.
+// export writes the image to all requested outputs.
 func (p *run) export(ctx context.Context) (graph.Outcome, error) {
 	exports := p.Exports
 	if len(exports) == 0 {

@@ -10,7 +10,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/registry"
 )
 
-// checkPush finds mistakes in the repository and the tags.
+// checkPush validates the repository and the tags.
 func (p *run) checkPush() error {
 	if p.target() == "" {
 		return nil
@@ -32,7 +32,7 @@ func (p *run) checkPush() error {
 }
 
 func (p *run) push(ctx context.Context) (graph.Outcome, error) {
-	if p.includes(Sign) { // find a key that cannot sign before anything is sent
+	if p.includes(Sign) { // an unusable key is reported before anything is sent
 		if _, err := p.signer(); err != nil {
 			return graph.Outcome{}, err
 		}
@@ -67,7 +67,8 @@ func (p *run) push(ctx context.Context) (graph.Outcome, error) {
 	}, nil
 }
 
-// tags are the tags that were given, or else the revision and the extra tags.
+// tags returns the given tags or, if there are none, the short revision and the extra
+// tags. Duplicates are removed.
 func (p *run) tags() []string {
 	tags := slices.Clone(p.Tags)
 	if len(tags) == 0 {

@@ -23,14 +23,14 @@ type SBOM struct {
 	SHA256   string      `json:"sha256"` // hex
 }
 
-// intact reports whether the document is still as it was written.
+// intact reports whether the file still exists with the same content.
 func (b SBOM) intact() bool {
 	sum, ok := hashFile(b.Path)
 	return ok && sum == b.SHA256
 }
 
-// sbom lists what is in the image of every platform, in both formats. The
-// documents name the image by the digest that is shipped.
+// sbom writes the SBOMs of the image of every platform in both formats. The documents
+// refer to the image by the digest of the built image.
 func (p *run) sbom(ctx context.Context) (graph.Outcome, error) {
 	images, err := p.unpacked(ctx)
 	if err != nil {
@@ -46,7 +46,7 @@ func (p *run) sbom(ctx context.Context) (graph.Outcome, error) {
 		return graph.Outcome{}, err
 	}
 	var v verdict[[]SBOM]
-	if p.recall(&v, key) && !slices.ContainsFunc(v.Result, func(b SBOM) bool { return !b.intact() }) {
+	if p.loadVerdict(&v, key) && !slices.ContainsFunc(v.Result, func(b SBOM) bool { return !b.intact() }) {
 		p.report.SBOMs = v.Result
 		return graph.Outcome{Kind: progress.Unchanged, Summary: summary}, nil
 	}
@@ -67,6 +67,6 @@ func (p *run) sbom(ctx context.Context) (graph.Outcome, error) {
 			p.report.SBOMs = append(p.report.SBOMs, SBOM{t.Platform, form.format, file, hex.EncodeToString(sum[:])})
 		}
 	}
-	p.remember(ctx, verdict[[]SBOM]{time.Now(), p.report.SBOMs}, key)
+	p.storeVerdict(ctx, verdict[[]SBOM]{time.Now(), p.report.SBOMs}, key)
 	return graph.Outcome{Kind: progress.Passed, Summary: summary}, nil
 }

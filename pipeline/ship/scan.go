@@ -22,7 +22,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/toolchain"
 )
 
-// checkScanner finds a program that cannot scan.
+// checkScanner returns an error if the program does not include the scanner.
 func (p *run) checkScanner() error {
 	if p.Scanner == nil {
 		return fault.Inputf("scan.no-scanner", "this slipway was built without the scanner").
@@ -31,27 +31,26 @@ func (p *run) checkScanner() error {
 	return nil
 }
 
-// plain are the images of the plain binaries, which the scanner looks into, with
-// what identifies them.
-type plain struct {
+// plainImages are the images with the binaries before UPX.
+type plainImages struct {
 	targets []scan.Target
-	given   []any
+	given   []any // identifies the content of the targets
 }
 
-// unpacked returns the images of the plain binaries. The scan and the SBOM use
-// them because a binary that UPX has packed shows nothing of its modules.
-func (p *run) unpacked(ctx context.Context) (plain, error) {
+// unpacked returns the images with the binaries before UPX. The scan and the SBOM use
+// them because the modules of a binary that is packed with UPX cannot be read.
+func (p *run) unpacked(ctx context.Context) (plainImages, error) {
 	client, err := p.registry()
 	if err != nil {
-		return plain{}, err
+		return plainImages{}, err
 	}
 	images, err := image.Unpacked(ctx, image.Options{
 		Source: p.source, Binaries: p.report.Build.Binaries, Settings: p.Config.Image, Bases: client,
 	})
 	if err != nil {
-		return plain{}, err
+		return plainImages{}, err
 	}
-	all := plain{given: []any{p.Program, p.Config.Image.Entrypoint}}
+	all := plainImages{given: []any{p.Program, p.Config.Image.Entrypoint}}
 	for i, t := range images {
 		all.targets = append(all.targets, scan.Target{Name: p.source.Name, Platform: t.Platform.String(), Image: t.Image, Time: p.source.Time})
 		all.given = append(all.given, t.Platform, p.report.Build.Binaries[i].SHA256, t.Base)
@@ -59,9 +58,9 @@ func (p *run) unpacked(ctx context.Context) (plain, error) {
 	return all, nil
 }
 
-// scan judges the plain binaries on their base image, the source and the charts.
-// If the run builds nothing, it judges the given image as it is. It does not need
-// the built image, so that one is made at the same time.
+// scan scans the binaries before UPX together with their base image, the source and the
+// charts. If the run builds nothing, it scans the given image. It does not need the
+// built image, so the step image can run at the same time.
 func (p *run) scan(ctx context.Context) (graph.Outcome, error) {
 	o, given, err := p.scanOptions(ctx)
 	if err != nil {
@@ -72,7 +71,7 @@ func (p *run) scan(ctx context.Context) (graph.Outcome, error) {
 		return graph.Outcome{}, err
 	}
 	var v verdict[scan.Result]
-	if key != "" && p.recall(&v, key) && allExist(v.Result.Reports) && fresh(v.Result, p.Config.Scan) {
+	if key != "" && p.loadVerdict(&v, key) && allExist(v.Result.Reports) && fresh(v.Result, p.Config.Scan) {
 		p.report.Scan = &v.Result
 		return graph.Outcome{Kind: progress.Unchanged, Summary: summarizeScan(v.Result) + " " + v.age()}, nil
 	}
@@ -80,7 +79,7 @@ func (p *run) scan(ctx context.Context) (graph.Outcome, error) {
 		return graph.Outcome{}, err
 	}
 	r, err := p.Scanner.Scan(ctx, o)
-	if len(r.Targets) > 0 { // there is a verdict
+	if len(r.Targets) > 0 { // the scan was completed
 		p.report.Scan = &r
 		var writeErr error
 		if r.Reports, writeErr = p.writeScan(r); writeErr != nil {
@@ -97,12 +96,13 @@ func (p *run) scan(ctx context.Context) (graph.Outcome, error) {
 		return graph.Outcome{}, err
 	}
 	if key != "" {
-		p.remember(ctx, verdict[scan.Result]{time.Now(), r}, key)
+		p.storeVerdict(ctx, verdict[scan.Result]{time.Now(), r}, key)
 	}
 	return graph.Outcome{Kind: progress.Passed, Summary: summarizeScan(r)}, nil
 }
 
-// scanOptions says what is scanned, and what identifies it.
+// scanOptions returns the options of the scan, and the values that identify what is
+// scanned.
 func (p *run) scanOptions(ctx context.Context) (o scan.Options, given []any, err error) {
 	o = scan.Options{Root: p.Root, Settings: p.Config.Scan, Cache: p.Cache}
 	if !p.includes(Build) {
@@ -126,9 +126,10 @@ func (p *run) scanOptions(ctx context.Context) (o scan.Options, given []any, err
 	return o, images.given, nil
 }
 
-// scanKey identifies what the scan of a build depends on, except the database. The
-// day is part of it because an entry of the ignore file can end on a date. The key
-// is empty if not everything can be identified.
+// scanKey returns a key for everything that the result of a scan depends on, except the
+// database. It includes the date, because an entry of the ignore file can expire. The
+// key is empty if the result must not be reused, because not every input can be
+// identified.
 func (p *run) scanKey(o scan.Options, given []any) (string, error) {
 	if o.Source == "" || len(o.Settings.Charts) > 0 || o.Settings.Offline ||
 		slices.ContainsFunc(o.Settings.Databases, func(d string) bool { return strings.HasPrefix(d, "oci:") }) {
@@ -143,9 +144,8 @@ func (p *run) scanKey(o scan.Options, given []any) (string, error) {
 	return p.verdictKey("scan", o.Settings, given)
 }
 
-// fresh reports whether a new scan would use the same database. A database is
-// reused until it reaches its maximum age; the one inside slipway only changes
-// with slipway.
+// fresh reports whether a new scan would use the same database. A database is reused
+// until it reaches its maximum age. The bundled one changes only with slipway itself.
 func fresh(r scan.Result, s config.Scan) bool {
 	return r.Database.Bundled || time.Since(r.Database.FetchedAt) < time.Duration(s.MaxAge)
 }
@@ -164,7 +164,8 @@ func summarizeScan(r scan.Result) string {
 	return s
 }
 
-// writeScan writes the reports of a scan, one for each kind of reader.
+// writeScan writes the result of a scan in all formats and returns the paths of the
+// reports.
 func (p *run) writeScan(r scan.Result) ([]string, error) {
 	var paths []string
 	for _, report := range []struct {
@@ -200,8 +201,9 @@ func writeReport(path string, text []byte) error {
 	return nil
 }
 
-// hidden reports whether a file is not part of the source. The private key that
-// signs is encrypted and is where its owner put it, so it is no finding.
+// hidden reports whether the scan must ignore a file: one that is excluded from the
+// source, or the configured private key. The key is encrypted and its owner put it
+// there on purpose, so it is not a leaked secret.
 func (p *run) hidden(rel string) bool {
 	path := filepath.Join(p.source.Dir, filepath.FromSlash(rel))
 	return path == p.resolve(p.Config.Sign.Key) || slices.Contains(p.source.Excluded, path)

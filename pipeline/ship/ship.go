@@ -1,7 +1,7 @@
-// Package ship is slipway's pipeline: which steps there are and what each of them
-// needs. A caller names goals; the closure of what they need is computed by
-// package graph, which also runs the steps. The packages of the stages know
-// nothing of each other; what one stage produces is handed to the next here.
+// Package ship defines slipway's pipeline: its steps and what each of them needs. A
+// caller names goals. Package graph computes which steps the goals require and runs
+// them. The packages of the stages do not depend on each other; this package passes
+// the result of one stage to the next.
 //
 // The package promises no compatibility to programs other than slipway.
 package ship
@@ -34,49 +34,49 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/toolchain"
 )
 
-// Options says what to run and with what.
+// Options are the options of a run.
 type Options struct {
 	Root   string        // folder of slipway.yaml, or of the app if there is none; absolute
-	Config config.Config // complete
-	Goals  []graph.Name  // what is wanted; the steps that it needs are added
+	Config config.Config // with defaults for all settings that slipway.yaml does not set
+	Goals  []graph.Name  // the steps to run; the steps that they need are added
 	Force  bool          // run lint and tests even if nothing changed
 
-	Version  string // version to stamp; default: made from the commit
-	Revision string // commit to stamp, if git's folder is not at hand
+	Version  string // version to stamp; default: derived from the commit
+	Revision string // commit to stamp, if there is no .git folder
 	Epoch    string // SOURCE_DATE_EPOCH
 
 	Tags        []string // image tags; default: the short revision
 	ExtraTags   []string // image tags in addition to that default
-	Exports     []Output // where the step export writes the image
+	Exports     []Output // what the step export writes; default: an OCI layout in .slipway/image
 	Credentials registry.Credentials
-	Backoff     remote.Backoff // between attempts at the registry; the zero value is the default
+	Backoff     remote.Backoff // delays between attempts to reach the registry; the zero value is the default
 
-	// Reference names an image in a registry that takes the place of the image
-	// that this run would build. The steps sign, plan and deploy need it by
-	// digest.
+	// Reference is an image in a registry, which is used instead of an image that
+	// this run would build. The steps sign, plan and deploy require a digest in
+	// it.
 	Reference string
-	// RegistryServer is an address at which the image's registry is reached
-	// instead of the one in its name.
+	// RegistryServer is the address, HOST or HOST:PORT, to connect to instead of
+	// that of the image's registry.
 	RegistryServer string
-	// Forward are addresses, host:port, at which ports of this machine's loopback
-	// are reached, by port. A container is given them for a registry or a cluster
-	// on the machine that started it.
+	// Forward maps ports of this machine's loopback address to addresses,
+	// HOST:PORT, to connect to instead. With it, a run in a container can reach a
+	// registry or a cluster on the machine that started the container.
 	Forward     map[string]string
-	Environment string // whose policy is checked, and where the image is deployed
+	Environment string // the environment to deploy to, whose policy is checked
 	Signing     Signing
 	Deployment  Deployment
 
 	Scanner  scan.Scanner // nil in a program that cannot scan
 	Signer   sign.Tool    // nil in a program that cannot sign
 	Deployer deploy.Tool  // nil in a program that cannot deploy
-	Program  string       // slipway's own version; a verdict of another version is not reused
+	Program  string       // version of slipway; verdicts of other versions are not reused
 
 	Cache   cache.Dir
 	Reports string // folder for reports; default: .slipway/reports in Root
 	Sink    progress.Sink
 }
 
-// Report is the result of a run. A run that failed has one too.
+// Report is the result of a run. A failed run also has a report.
 type Report struct {
 	App       string               `json:"app"`
 	Source    *source.Source       `json:"source,omitempty"`
@@ -101,9 +101,9 @@ type Report struct {
 	Seconds   float64              `json:"seconds"`
 }
 
-// Unchanged reports whether the run found everything as an earlier run left it:
-// verdicts, binaries, layers and the registry. A verification is always made anew
-// and changes nothing, so it does not count.
+// Unchanged reports whether the run changed nothing, because the verdicts, binaries,
+// layers and the content of the registry of earlier runs are still valid. The step
+// verify is ignored: it is always run again, but it changes nothing.
 func (r *Report) Unchanged() bool {
 	for _, s := range r.Stages {
 		if s.Name == Verify && s.Outcome == progress.Passed && len(r.Stages) > 1 {
@@ -124,20 +124,20 @@ type run struct {
 	toolchain *toolchain.Go
 	work      *cache.Run
 	subject   subject
-	verified  sign.VerifiedImage // what the step verify found, for the step deploy
+	verified  sign.VerifiedImage // the result of the step verify, for the step deploy
 
 	fingerprint func() (string, error)
 	signer      func() (sign.Signer, error)
 	deployment  deploy.Options // set by checkDeploy
 
-	ending  sync.Mutex
-	closers []func() error // what ends with the run, in reverse order
+	closersMu sync.Mutex
+	closers   []func() error // called in reverse order when the run ends
 
-	report Report // each step writes its own part and reads only the parts of steps before it
+	report Report // each step writes its own fields and reads only those of earlier steps
 }
 
-// Run runs the goals and everything that they need. The report holds what was
-// found even if the error is not nil.
+// Run runs the goals and all steps that they need. The report is valid even if the
+// error is not nil.
 func Run(ctx context.Context, o Options) (report Report, err error) {
 	start := time.Now()
 	p := &run{Options: o}
@@ -163,10 +163,10 @@ func Run(ctx context.Context, o Options) (report Report, err error) {
 	return p.report, nil
 }
 
-// atEnd has f called when the run ends.
+// atEnd registers f to be called when the run ends.
 func (p *run) atEnd(f func() error) {
-	p.ending.Lock()
-	defer p.ending.Unlock()
+	p.closersMu.Lock()
+	defer p.closersMu.Unlock()
 	p.closers = append(p.closers, f)
 }
 
@@ -188,8 +188,8 @@ func (p *run) includes(names ...graph.Name) bool {
 	return slices.ContainsFunc(p.steps, func(s graph.Step) bool { return slices.Contains(names, s.Name) })
 }
 
-// prepare reads what all steps need, and finds the mistakes that only the user
-// can correct before any step starts.
+// prepare reads what all steps need, and reports mistakes in the input before any step
+// starts.
 func (p *run) prepare(ctx context.Context) (err error) {
 	ctx = progress.With(ctx, p.Sink, "source")
 	if p.steps, err = graph.Closure(p.pipeline(), p.Goals...); err != nil {
@@ -197,14 +197,15 @@ func (p *run) prepare(ctx context.Context) (err error) {
 	}
 	p.resolveSubject()
 	var toolchainErr error
-	if p.given() && !p.includes(Lint, Test, Build) { // it is about an image alone
+	if p.given() && !p.includes(Lint, Test, Build) { // the run needs no source
 		repository, err := p.repository(ctx)
 		if err != nil {
 			return err
 		}
 		p.report.App = path.Base(repository.RepositoryStr())
 	} else {
-		// Both take some ten milliseconds, which counts when nothing changed.
+		// Each of the two takes tens of milliseconds, which is noticeable if
+		// nothing changed. Therefore they run at the same time.
 		var finding sync.WaitGroup
 		finding.Go(func() {
 			p.toolchain, toolchainErr = toolchain.Find(ctx, filepath.Join(p.Root, p.Config.App.Dir), p.Config.App.Toolchain)

@@ -14,22 +14,23 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/sign"
 )
 
-// Signing is what signing needs in addition to the configuration.
+// Signing holds the options of signing that are not in the configuration.
 type Signing struct {
 	Password sign.Secret      // of the private key
-	Token    sign.TokenSource // of the signer's identity; default: the identity of the CI job
+	Token    sign.TokenSource // OIDC token of the signer; default: that of the CI job
 }
 
-// checkSigner finds a program that cannot sign or verify.
+// checkSigner returns an error if the program does not include support for signing.
 func (p *run) checkSigner() error {
 	if p.Signer == nil {
-		return fault.Inputf("sign.no-signer", "this slipway was built without what signs and verifies").
+		return fault.Inputf("sign.no-signer", "this slipway was built without support for signing and verification").
 			WithFix("use the slipway program; slipway-core does not have it")
 	}
 	return nil
 }
 
-// checkKey finds a configuration without anything to sign with.
+// checkKey returns an error if neither a key nor keyless signing is configured. The
+// embedded registry needs neither, see machineKey.
 func (p *run) checkKey() error {
 	if err := p.checkSigner(); err != nil {
 		return err
@@ -41,9 +42,9 @@ func (p *run) checkKey() error {
 	return nil
 }
 
-// prepareSigner starts to load the key if the run signs with one. The password of
-// a key is hashed, which is slow on purpose. The step that uses the key reports
-// what is wrong with it.
+// prepareSigner starts to load the key in the background if the run signs with one.
+// Decrypting a key takes noticeable time, because its password is hashed with a function
+// that is slow on purpose. The step that uses the key reports its errors.
 func (p *run) prepareSigner(ctx context.Context) {
 	p.signer = sync.OnceValues(func() (sign.Signer, error) { return p.newSigner(ctx) })
 	if !p.includes(Sign) || p.Config.Sign.Keyless != nil {
@@ -54,7 +55,7 @@ func (p *run) prepareSigner(ctx context.Context) {
 	p.atEnd(func() error { loading.Wait(); return nil })
 }
 
-// newSigner loads a key, or gets a certificate.
+// newSigner loads the configured key, or gets a certificate for keyless signing.
 func (p *run) newSigner(ctx context.Context) (sign.Signer, error) {
 	s := p.Config.Sign
 	o := sign.SignerOptions{Rekor: s.Rekor}
@@ -75,8 +76,9 @@ func (p *run) newSigner(ctx context.Context) (sign.Signer, error) {
 	return p.Signer.NewSigner(ctx, o)
 }
 
-// machineKey is the key for the embedded registry. It is made at its first use and
-// has no password: it proves nothing outside this machine.
+// machineKey returns the path of the private key for images in the embedded registry.
+// The first call generates it. It has no password, because nobody outside this machine
+// trusts it.
 func (p *run) machineKey(ctx context.Context) (string, error) {
 	unlock, err := p.Cache.Lock(ctx, "keys", "lock")
 	if err != nil {
@@ -87,12 +89,12 @@ func (p *run) machineKey(ctx context.Context) (string, error) {
 	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
 		return file, nil
 	}
-	_, err = p.Signer.GenerateKeys(ctx, sign.KeysOptions{Private: file, Public: publicHalf(file), Force: true})
+	_, err = p.Signer.GenerateKeys(ctx, sign.KeysOptions{Private: file, Public: publicKeyFile(file), Force: true})
 	return file, err
 }
 
-// publicHalf is the file of the public key that belongs to the machine's key.
-func publicHalf(private string) string { return strings.TrimSuffix(private, ".key") + ".pub" }
+// publicKeyFile returns the path of the public key for the private key of machineKey.
+func publicKeyFile(private string) string { return strings.TrimSuffix(private, ".key") + ".pub" }
 
 func (p *run) sign(ctx context.Context) (graph.Outcome, error) {
 	signer, err := p.signer()

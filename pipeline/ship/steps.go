@@ -24,18 +24,18 @@ const (
 	Deploy   graph.Name = "deploy"
 )
 
-// pipeline is the list of all steps, to be read from top to bottom. It is the
-// only place that says what a step needs and what it comes after.
+// pipeline returns all steps. Each one refers only to steps above it. The list is the
+// only place that declares which steps a step needs and which it comes after.
 func (p *run) pipeline() []graph.Step {
 	type names = []graph.Name
-	// An image that the caller names is in a registry already. Nothing has to be
-	// built or pushed before it can be scanned, signed, verified or deployed.
+	// A given image is already in a registry. Nothing must be built or pushed
+	// before it can be scanned, signed, verified or deployed.
 	binary, built, pushed := names{Build}, names{Image}, names{Push}
 	if p.given() {
 		binary, built, pushed = nil, nil, nil
 	}
-	// The image leaves this machine, or the cache, only when everything in the run
-	// that judges it has passed.
+	// The image is exported or pushed only after all of these steps that are part
+	// of the run have passed.
 	gates := names{Lint, Test, Scan, SBOMs}
 	return []graph.Step{
 		{Name: Lint, Verdict: true, Run: p.lint},
@@ -56,9 +56,8 @@ func (p *run) pipeline() []graph.Step {
 }
 
 // Stages returns the names of the steps that the goals require, in the order in
-// which reports list them. given says that the image is named by the caller, as
-// [Options.Reference] does, instead of built. It returns an error for an unknown
-// goal.
+// which reports list them. given is true if the image is given by
+// [Options.Reference] instead of built. Stages returns an error for an unknown goal.
 func Stages(given bool, goals ...graph.Name) ([]graph.Name, error) {
 	p := &run{}
 	if given {

@@ -17,24 +17,25 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/sign"
 )
 
-// subject is the image that a run is about: the one it builds, or one that the
-// caller names. This file alone decides which of the two it is, which repository
-// it is in and how that is reached.
+// subject is the image of a run: either the image that it builds, or one that the
+// caller gives in [Options.Reference]. Only this file determines which of the two it
+// is, in which repository it is located, and how to connect to that.
 type subject struct {
-	// client reaches all registries of the run. It is made at its first use.
+	// client returns the client for all registries of the run. The first call
+	// creates it.
 	client func() (*registry.Client, error)
-	// embedded starts the embedded registry at its first use and returns its
-	// address. It serves until the run ends.
+	// embedded returns the address of the embedded registry. The first call starts
+	// the registry, which serves until the run ends.
 	embedded func() (string, error)
-	// remote is the given image as it was found in its registry.
+	// remote is the given image in its registry.
 	remote registry.Remote
 }
 
-// given reports whether the caller names the image.
+// given reports whether the image is given by the caller instead of built.
 func (p *run) given() bool { return p.Reference != "" }
 
-// target is the repository that the image is in, or goes to, as the caller or
-// slipway.yaml has it. It is empty for the embedded registry.
+// target returns the given reference or, for an image that is built, the configured
+// repository. It is empty for the embedded registry.
 func (p *run) target() string {
 	if p.given() {
 		return p.Reference
@@ -42,13 +43,13 @@ func (p *run) target() string {
 	return p.Config.Image.Repository
 }
 
-// local reports whether the image is in the embedded registry, or goes there.
+// local reports whether the repository of the image is in the embedded registry.
 func (p *run) local() bool {
 	switch host := hostOf(p.target()); {
 	case p.RegistryServer != "":
 		return false
 	case host == embeddedHost():
-		return p.Forward[strconv.Itoa(embedded.Port)] == "" // else it is that of another machine
+		return p.Forward[strconv.Itoa(embedded.Port)] == "" // a forwarded port leads to the registry of another machine
 	default:
 		return host == ""
 	}
@@ -59,11 +60,11 @@ func hostOf(reference string) string {
 	return host
 }
 
-// embeddedHost is the address of the embedded registry.
+// embeddedHost returns the address of the embedded registry.
 func embeddedHost() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(embedded.Port)) }
 
-// resolveSubject prepares what the methods below need. Nothing is asked of a
-// registry yet.
+// resolveSubject prepares the client for registries. It does not connect to any
+// registry.
 func (p *run) resolveSubject() {
 	p.subject.client = sync.OnceValues(func() (*registry.Client, error) {
 		host := hostOf(p.target())
@@ -96,10 +97,10 @@ func (p *run) resolveSubject() {
 // registry returns the client for all registries of the run.
 func (p *run) registry() (*registry.Client, error) { return p.subject.client() }
 
-// embedded starts the embedded registry unless it already serves, and returns its
+// embedded starts the embedded registry, unless it is already running, and returns its
 // address.
 func (p *run) embedded(ctx context.Context) (string, error) {
-	p.ending.Lock()
+	p.closersMu.Lock()
 	if p.subject.embedded == nil {
 		p.subject.embedded = sync.OnceValues(func() (string, error) {
 			server, err := embedded.Start(ctx, p.Cache.Path("registry"), embedded.Port)
@@ -115,12 +116,12 @@ func (p *run) embedded(ctx context.Context) (string, error) {
 		})
 	}
 	start := p.subject.embedded
-	p.ending.Unlock()
+	p.closersMu.Unlock()
 	return start()
 }
 
-// repository is the repository that the image is in, or goes to. It starts the
-// embedded registry if the image goes there.
+// repository returns the repository of the image. If that is in the embedded registry,
+// it starts the registry.
 func (p *run) repository(ctx context.Context) (name.Repository, error) {
 	client, err := p.registry()
 	if err != nil {
@@ -143,8 +144,8 @@ func (p *run) repository(ctx context.Context) (name.Repository, error) {
 	return client.Repository(p.target())
 }
 
-// reference is the image by digest. A built image has one once the step image
-// has run.
+// reference returns the image by digest. For an image that is built it is valid after
+// the step image.
 func (p *run) reference(ctx context.Context) (name.Digest, error) {
 	if p.given() {
 		return p.subject.remote.Reference, nil
@@ -156,9 +157,9 @@ func (p *run) reference(ctx context.Context) (name.Digest, error) {
 	return repository.Digest(p.report.Digest), nil
 }
 
-// planned is the reference that the image would have once it is pushed. Unlike
-// reference it does not start the embedded registry.
-func (p *run) planned() (name.Digest, error) {
+// plannedReference returns the reference that the image would have after a push.
+// Unlike reference it does not start the embedded registry.
+func (p *run) plannedReference() (name.Digest, error) {
 	if p.given() {
 		return p.subject.remote.Reference, nil
 	}
@@ -177,8 +178,8 @@ func (p *run) planned() (name.Digest, error) {
 	return repository.Digest(p.report.Digest), nil
 }
 
-// subjects are the manifests that are signed and attested, the index first. If
-// the run builds the image too, a given image must be the same.
+// subjects returns the manifests to sign and attest, the index first. If the image is
+// given and the run also builds it, the two digests must be equal.
 func (p *run) subjects(ctx context.Context) ([]sign.Subject, error) {
 	ref, err := p.reference(ctx)
 	if err != nil {
@@ -204,7 +205,7 @@ func (p *run) subjects(ctx context.Context) ([]sign.Subject, error) {
 	return append([]sign.Subject{{Digest: ref}}, all...), nil
 }
 
-// findGiven finds the image that the caller names, before any step starts.
+// findGiven finds the given image in its registry, before any step starts.
 func (p *run) findGiven(ctx context.Context) error {
 	if !p.given() {
 		return nil
@@ -225,7 +226,7 @@ func (p *run) findGiven(ctx context.Context) error {
 		}
 		p.subject.remote.Reference = digest
 	}
-	if !p.includes(Scan, Sign, Attest, Verify) { // a plan does not look into the image
+	if !p.includes(Scan, Sign, Attest, Verify) { // a plan does not read the image
 		return nil
 	}
 	if p.local() {

@@ -15,7 +15,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
-// verdict is what a gate found about a source. Only verdicts that passed are kept.
+// verdict is the result of a gate. Only verdicts that passed are stored.
 type verdict[T any] struct {
 	At     time.Time
 	Result T
@@ -23,7 +23,7 @@ type verdict[T any] struct {
 
 func (v verdict[T]) age() string { return "(" + humanize.Time(v.At) + ")" }
 
-// verdictKey identifies everything that a verdict depends on.
+// verdictKey returns a key that identifies everything that a verdict depends on.
 func (p *run) verdictKey(stage string, settings, given any) (string, error) {
 	fingerprint, err := p.fingerprint()
 	if err != nil {
@@ -37,14 +37,15 @@ func (p *run) verdictKey(stage string, settings, given any) (string, error) {
 	return hex.EncodeToString(sum[:]) + ".json", nil
 }
 
-// recall loads the verdict of an earlier run into v.
-func (p *run) recall(v any, key string) bool {
+// loadVerdict loads the verdict of an earlier run into v and reports whether there is
+// one. With [Options.Force] it returns false.
+func (p *run) loadVerdict(v any, key string) bool {
 	return !p.Force && p.Cache.Load(v, "verdicts", key)
 }
 
-// remember keeps a verdict for later runs. If that fails, the next run only takes
-// longer.
-func (p *run) remember(ctx context.Context, v any, key string) {
+// storeVerdict stores a verdict for later runs. An error is only a warning, because the
+// next run then runs the gate again.
+func (p *run) storeVerdict(ctx context.Context, v any, key string) {
 	if err := p.Cache.Store(v, "verdicts", key); err != nil {
 		progress.Warnf(ctx, "the verdict is not kept, so the next run starts over: %v", err)
 	}
@@ -57,7 +58,7 @@ func allExist(files []string) bool {
 	})
 }
 
-// hashFile returns the SHA-256 of a file in hex. ok is false if it cannot be read.
+// hashFile returns the SHA-256 of a file in hex. ok is false if the file cannot be read.
 func hashFile(path string) (sum string, ok bool) {
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/sign"
 )
 
-// checkPolicy finds an environment that does not exist.
+// checkPolicy returns an error if the environment does not exist.
 func (p *run) checkPolicy() error {
 	if err := p.checkSigner(); err != nil {
 		return err
@@ -54,8 +54,8 @@ func summarizeVerify(r sign.VerifyResult, policy sign.Policy) string {
 	return s
 }
 
-// policy is what must be true of the image. If nobody is named whose signature
-// counts, it is whoever this configuration signs with.
+// policy returns the policy for the image. If it names neither keys nor identities, the
+// configured signing key is trusted.
 func (p *run) policy(ctx context.Context) (sign.Policy, error) {
 	v, err := p.Config.Policy(p.Environment)
 	if err != nil {
@@ -82,7 +82,7 @@ func (p *run) policy(ctx context.Context) (sign.Policy, error) {
 		if err != nil {
 			return policy, err
 		}
-		policy.Keys = []sign.Key{{Ref: publicHalf(file)}}
+		policy.Keys = []sign.Key{{Ref: publicKeyFile(file)}}
 	default:
 		return policy, fault.Inputf("verify.nobody", "nobody is named whose signature counts").
 			WithFix("set verify.keys or verify.identities in slipway.yaml, or give --key")

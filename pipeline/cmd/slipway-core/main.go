@@ -1,11 +1,11 @@
-// Command slipway-core is slipway without the scanner, the signer and what deploys. It
-// compiles in half a minute, and the whole program in five, so the Dagger module uses
-// it for lint, test, build and publish.
+// Command slipway-core is slipway without support for scanning, signing and deployments.
+// It compiles in half a minute, compared with five minutes for the complete program, so
+// the Dagger module uses it for lint, test, build and publish.
 package main
 
 import "github.com/slipway-ci/slipway/pipeline/command"
 
-// Stamped by the linker, as slipway stamps the apps it builds.
+// The linker sets these variables with -X, as slipway does in the apps that it builds.
 var version, commit, date string
 
 func main() {

@@ -1,5 +1,5 @@
-// Command slipway-deployer is slipway without the scanner. The Dagger module deploys
-// with it, so that a deployment does not wait for Trivy to compile.
+// Command slipway-deployer is slipway without the scanner. The Dagger module uses it for
+// deployments, so that they do not wait for Trivy to compile.
 package main
 
 import (
@@ -8,7 +8,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/sign/sigstore"
 )
 
-// Stamped by the linker, as slipway stamps the apps it builds.
+// The linker sets these variables with -X, as slipway does in the apps that it builds.
 var version, commit, date string
 
 func main() {

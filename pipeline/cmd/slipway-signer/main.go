@@ -1,5 +1,6 @@
-// Command slipway-signer is slipway without the scanner and what deploys. The Dagger
-// module verifies with it, so that a verification does not wait for Trivy to compile.
+// Command slipway-signer is slipway without support for scanning and deployments. The
+// Dagger module uses it for verification, which therefore does not wait for Trivy to
+// compile.
 package main
 
 import (
@@ -7,7 +8,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/sign/sigstore"
 )
 
-// Stamped by the linker, as slipway stamps the apps it builds.
+// The linker sets these variables with -X, as slipway does in the apps that it builds.
 var version, commit, date string
 
 func main() {

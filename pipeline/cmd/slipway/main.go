@@ -10,7 +10,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/sign/sigstore"
 )
 
-// Stamped by the linker, as slipway stamps the apps it builds.
+// The linker sets these variables with -X, as slipway does in the apps that it builds.
 var version, commit, date string
 
 func main() {

@@ -265,7 +265,7 @@ func TestPasswordIsNeverLogged(t *testing.T) {
 	}
 }
 
-func none(string) (string, bool) { return "", false }
+func noEnvironment(string) (string, bool) { return "", false }
 
 func TestCommandLine(t *testing.T) {
 	dir := t.TempDir()
@@ -277,7 +277,7 @@ func TestCommandLine(t *testing.T) {
 		return path
 	}
 	bad := file("bad.yaml", "server:\n  lisen: x\n")
-	taken := file("taken.yaml", "server: {listen: '256.0.0.1:80'}\ndatabase: {url: 'postgres://h/d'}\n")
+	inUse := file("inUse.yaml", "server: {listen: '256.0.0.1:80'}\ndatabase: {url: 'postgres://h/d'}\n")
 	tests := []struct {
 		args   string
 		want   int
@@ -294,8 +294,8 @@ func TestCommandLine(t *testing.T) {
 		{args: "version extra", want: 2, stderr: `unexpected argument "extra"`},
 		{args: "--url x", want: 2, stderr: "server health"},
 		{args: "--config " + bad, want: 2, stderr: `bad.yaml: line 2: unknown key "lisen"`},
-		{args: "--config " + filepath.Join(dir, "none.yaml"), want: 2, stderr: "none.yaml"},
-		{args: "--config " + taken, want: 2, stderr: "server.listen"},
+		{args: "--config " + filepath.Join(dir, "missing.yaml"), want: 2, stderr: "missing.yaml"},
+		{args: "--config " + inUse, want: 2, stderr: "server.listen"},
 		{args: "health --config " + bad, want: 1, stderr: "unknown key"},
 		{args: "health --url ://", want: 1, stderr: "check health"},
 		{args: "health --url http://127.0.0.1:1/", want: 1, stderr: "check health"},
@@ -303,7 +303,7 @@ func TestCommandLine(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.args, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
-			got := run(t.Context(), strings.Fields(tt.args), none, &stdout, &stderr)
+			got := run(t.Context(), strings.Fields(tt.args), noEnvironment, &stdout, &stderr)
 			if got != tt.want || !strings.Contains(stdout.String(), tt.stdout) || !strings.Contains(stderr.String(), tt.stderr) {
 				t.Errorf("exit code %d, stdout %q, stderr %q", got, stdout.String(), stderr.String())
 			}
@@ -332,7 +332,7 @@ func TestHealthCommand(t *testing.T) {
 			want = exitOK
 		}
 		var stderr bytes.Buffer
-		if got := run(t.Context(), []string{"health", "--config", path}, none, io.Discard, &stderr); got != want {
+		if got := run(t.Context(), []string{"health", "--config", path}, noEnvironment, io.Discard, &stderr); got != want {
 			t.Errorf("exit code %d for status %d: %s", got, status, stderr.String())
 		}
 		srv.Close()

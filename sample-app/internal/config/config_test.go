@@ -37,7 +37,7 @@ func write(t *testing.T, name, content string) string {
 	return path
 }
 
-func TestLoadLayersDefaultsFileAndEnvironment(t *testing.T) {
+func TestLoadPrecedence(t *testing.T) {
 	path := write(t, "config.yaml", `
 log: {level: warn}
 server: {listen: "127.0.0.1:1", request_timeout: 7s}
@@ -73,7 +73,7 @@ shutdown: {drain_delay: 2s}
 }
 
 // The documentation and the Helm chart rely on these values.
-func TestDefaultFigures(t *testing.T) {
+func TestDefaultValues(t *testing.T) {
 	d := Default()
 	for name, got := range map[string]any{
 		"database pool 50": d.Database.MaxConns == 50,
@@ -103,8 +103,8 @@ func TestExampleIsValidAndShowsTheDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Except for the addresses, the example contains the default values.
-	none := URL{}
-	cfg.Database.URL, cfg.Redis.URL, cfg.Payment.URL, cfg.Inventory.URL = none, none, none, none
+	empty := URL{}
+	cfg.Database.URL, cfg.Redis.URL, cfg.Payment.URL, cfg.Inventory.URL = empty, empty, empty, empty
 	if !reflect.DeepEqual(cfg, Default()) {
 		t.Errorf("the example differs from the defaults:\n%+v\n%+v", cfg, Default())
 	}
@@ -119,7 +119,7 @@ func TestLoadErrors(t *testing.T) {
 	}{
 		{name: "no database", want: []string{"database.url is required", "DATABASE_URL"}},
 		{name: "unknown key", env: valid, file: "server:\n  listen: :1\n  lisen: :2\n", want: []string{"line 3", `unknown key "lisen"`, "server section"}},
-		{name: "unknown top key", env: valid, file: "\nsrver: {}\n", want: []string{"line 2", `unknown key "srver"`}},
+		{name: "unknown top-level key", env: valid, file: "\nsrver: {}\n", want: []string{"line 2", `unknown key "srver"`}},
 		{name: "repeated key", env: valid, file: "log: {}\nlog: {}\n", want: []string{"line 2", "already defined"}},
 		{name: "bad syntax", env: valid, file: "log: [\n", want: []string{"line"}},
 		{name: "tab", env: valid, file: "log:\n\tlevel: info\n", want: []string{"line 2"}},
@@ -172,10 +172,10 @@ func TestExplicitFileMustExist(t *testing.T) {
 }
 
 func TestPasswordFiles(t *testing.T) {
-	awkward := "p@ss/w:rd#?%"
+	special := "p@ss/w:rd#?%"
 	cfg, err := Load(write(t, "config.yaml", ""), env(
-		"DATABASE_URL", "postgres://app:old@db/orders?sslmode=disable", "DATABASE_PASSWORD_FILE", write(t, "db", awkward+"\n"),
-		"REDIS_URL", "redis://cache/2", "REDIS_PASSWORD_FILE", write(t, "redis", awkward),
+		"DATABASE_URL", "postgres://app:old@db/orders?sslmode=disable", "DATABASE_PASSWORD_FILE", write(t, "db", special+"\n"),
+		"REDIS_URL", "redis://cache/2", "REDIS_PASSWORD_FILE", write(t, "redis", special),
 	))
 	if err != nil {
 		t.Fatal(err)
@@ -192,7 +192,7 @@ func TestPasswordFiles(t *testing.T) {
 	}
 }
 
-func TestNoWayOfPrintingShowsPasswords(t *testing.T) {
+func TestFormattingOmitsPasswords(t *testing.T) {
 	cfg := Default()
 	cfg.Database.URL = NewURL("postgres://app:" + secret + "@db:5432/orders?sslpassword=" + secret)
 	cfg.Redis.URL = NewURL("redis://:" + secret + "@cache/0")

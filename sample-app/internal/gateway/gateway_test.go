@@ -51,12 +51,12 @@ func newOrder(amount int64) order.Order {
 func TestPayment(t *testing.T) {
 	service := standin.NewPayment(300)
 	client := payment(t, options(t, service))
-	cheap, dear := newOrder(300), newOrder(303)
+	cheap, expensive := newOrder(300), newOrder(303)
 	for range 2 { // all calls are idempotent
 		if err := client.Charge(t.Context(), cheap); err != nil {
 			t.Errorf("charge within the limit: %v", err)
 		}
-		if err := client.Charge(t.Context(), dear); !errors.Is(err, order.ErrDeclined) {
+		if err := client.Charge(t.Context(), expensive); !errors.Is(err, order.ErrDeclined) {
 			t.Errorf("charge above the limit: %v", err)
 		}
 	}
@@ -114,8 +114,8 @@ func TestRetriesAreBounded(t *testing.T) {
 		{name: "no failure", wantApproved: 1},
 		{name: "as many failures as retries", before: 2, wantApproved: 1},
 		{name: "one failure more than retries", before: 3, wantStatus: http.StatusServiceUnavailable},
-		{name: "answer lost, charged once", after: 2, wantApproved: 1},
-		{name: "all answers lost", after: 3, wantStatus: http.StatusServiceUnavailable, wantApproved: 1},
+		{name: "response lost, charged once", after: 2, wantApproved: 1},
+		{name: "all responses lost", after: 3, wantStatus: http.StatusServiceUnavailable, wantApproved: 1},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -173,7 +173,7 @@ func TestInvalidResponseIsAnError(t *testing.T) {
 			_, _ = w.Write([]byte(body))
 		})))
 		if err := client.Charge(t.Context(), newOrder(9)); err == nil || errors.Is(err, order.ErrDeclined) {
-			t.Errorf("answer %q: error %v", body, err)
+			t.Errorf("response %q: error %v", body, err)
 		}
 	}
 }

@@ -22,7 +22,7 @@ func check(name string, required bool, err error) health.Check {
 	return health.Check{Name: name, Required: required, Probe: func(context.Context) error { return err }}
 }
 
-func ask(t *testing.T, probe http.HandlerFunc) (int, health.Report) {
+func request(t *testing.T, probe http.HandlerFunc) (int, health.Report) {
 	t.Helper()
 	w := httptest.NewRecorder()
 	probe(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", http.NoBody))
@@ -69,7 +69,7 @@ func TestReady(t *testing.T) {
 			if tt.draining {
 				h.Drain()
 			}
-			code, report := ask(t, h.Ready)
+			code, report := request(t, h.Ready)
 			if code != tt.want || report.Status != tt.status || report.Checks["db"].Error != tt.dbError {
 				t.Errorf("%d %+v, want %d %s with error %q", code, report, tt.want, tt.status, tt.dbError)
 			}
@@ -79,16 +79,16 @@ func TestReady(t *testing.T) {
 
 func TestLiveAndStartupCheckNoDependency(t *testing.T) {
 	h := health.New(time.Second, zap.NewNop(), check("db", true, errDown))
-	if code, _ := ask(t, h.Live); code != 200 {
+	if code, _ := request(t, h.Live); code != 200 {
 		t.Errorf("live before start: %d", code)
 	}
-	if code, report := ask(t, h.Startup); code != 503 || report.Status != health.StatusStarting {
+	if code, report := request(t, h.Startup); code != 503 || report.Status != health.StatusStarting {
 		t.Errorf("startup before start: %d %+v", code, report)
 	}
 	h.Start()
 	h.Drain()
 	for name, probe := range map[string]http.HandlerFunc{"live": h.Live, "startup": h.Startup} {
-		if code, _ := ask(t, probe); code != 200 {
+		if code, _ := request(t, probe); code != 200 {
 			t.Errorf("%s while draining without a database: %d", name, code)
 		}
 	}
@@ -100,7 +100,7 @@ func TestOnlyChangesAreLogged(t *testing.T) {
 	h := health.New(time.Second, zap.New(core), health.Check{Name: "db", Probe: func(context.Context) error { return err }})
 	h.Start()
 	for _, err = range []error{nil, errDown, errDown, errDown, nil, nil} {
-		ask(t, h.Ready)
+		request(t, h.Ready)
 	}
 	var got []string
 	for _, entry := range logs.All() {

@@ -33,7 +33,7 @@ type orders struct {
 	panics  any
 }
 
-func (o orders) answer() (order.Order, error) {
+func (o orders) result() (order.Order, error) {
 	if o.panics != nil {
 		panic(o.panics)
 	}
@@ -41,15 +41,15 @@ func (o orders) answer() (order.Order, error) {
 }
 
 func (o orders) Create(_ context.Context, d order.Draft, _ string) (order.Order, bool, error) {
-	got, err := o.answer()
+	got, err := o.result()
 	got.Items, got.Total = d.Items, d.Total()
 	return got, o.created, err
 }
 
-func (o orders) Get(context.Context, uuid.UUID) (order.Order, error)    { return o.answer() }
-func (o orders) Cancel(context.Context, uuid.UUID) (order.Order, error) { return o.answer() }
+func (o orders) Get(context.Context, uuid.UUID) (order.Order, error)    { return o.result() }
+func (o orders) Cancel(context.Context, uuid.UUID) (order.Order, error) { return o.result() }
 func (o orders) List(context.Context, uuid.UUID, int) ([]order.Order, bool, error) {
-	got, err := o.answer()
+	got, err := o.result()
 	if got.ID == uuid.Nil {
 		return nil, o.more, err
 	}
@@ -119,7 +119,7 @@ func wantProblem(t *testing.T, w *httptest.ResponseRecorder, status int, detail 
 	}
 }
 
-func TestCreateAnswers(t *testing.T) {
+func TestCreateResponses(t *testing.T) {
 	id := uuid.New()
 	tests := []struct {
 		name   string
@@ -128,7 +128,7 @@ func TestCreateAnswers(t *testing.T) {
 	}{
 		{"new", orders{order: order.Order{ID: id, Status: order.StatusConfirmed}, created: true}, 201},
 		{"new but rejected", orders{order: order.Order{ID: id, Status: order.StatusRejected}, created: true}, 201},
-		{"known", orders{order: order.Order{ID: id, Status: order.StatusConfirmed}}, 200},
+		{"existing", orders{order: order.Order{ID: id, Status: order.StatusConfirmed}}, 200},
 		{"unfinished", orders{order: order.Order{ID: id, Status: order.StatusPending}, created: true}, 202},
 	}
 	for _, tt := range tests {
@@ -157,7 +157,7 @@ func TestBadRequests(t *testing.T) {
 		detail                   string
 	}{
 		{name: "no body", method: post, path: "/api/orders", want: 400, detail: "body ends"},
-		{name: "cut off", method: post, path: "/api/orders", body: body[:40], want: 400, detail: "body ends"},
+		{name: "truncated", method: post, path: "/api/orders", body: body[:40], want: 400, detail: "body ends"},
 		{name: "not JSON", method: post, path: "/api/orders", body: "hello", want: 400, detail: "invalid character"},
 		{name: "unknown field", method: post, path: "/api/orders", body: `{"customer":"x"}`, want: 400, detail: "customer"},
 		{name: "wrong type", method: post, path: "/api/orders", body: `{"customer_id":7}`, want: 400, detail: "customer_id must not be a JSON number"},
@@ -165,20 +165,20 @@ func TestBadRequests(t *testing.T) {
 		{name: "fraction of a cent", method: post, path: "/api/orders", body: strings.Replace(body, "1250", "12.50", 1), want: 400, detail: "unit_price"},
 		{name: "two objects", method: post, path: "/api/orders", body: body + body, want: 400, detail: "after the JSON object"},
 		{name: "too large", method: post, path: "/api/orders", body: `{"customer_id":"` + strings.Repeat("x", 4096) + `"}`, want: 413, detail: "2048 bytes"},
-		{name: "other type", method: post, path: "/api/orders", body: body, header: []string{"Content-Type", "text/plain"}, want: 415, detail: "application/json"},
+		{name: "other content type", method: post, path: "/api/orders", body: body, header: []string{"Content-Type", "text/plain"}, want: 415, detail: "application/json"},
 		{name: "invalid", method: post, path: "/api/orders", body: strings.Replace(body, `"quantity":2`, `"quantity":0`, 1), want: 422, detail: `"pointer":"/items/0/quantity"`},
 		{name: "empty key", method: post, path: "/api/orders", body: body, header: []string{"Idempotency-Key", ""}, want: 400, detail: "Idempotency-Key"},
 		{name: "long key", method: post, path: "/api/orders", body: body, header: []string{"Idempotency-Key", strings.Repeat("k", 256)}, want: 400, detail: "Idempotency-Key"},
-		{name: "bad id", method: get, path: "/api/orders/1", want: 404, detail: "the order does not exist"},
-		{name: "id in another form", method: get, path: "/api/orders/%7B0198c7a0-0000-7000-8000-000000000000%7D", want: 404, detail: "the order does not exist"},
-		{name: "cancel bad id", method: post, path: "/api/orders/1/cancel", want: 404, detail: "the order does not exist"},
+		{name: "invalid id", method: get, path: "/api/orders/1", want: 404, detail: "the order does not exist"},
+		{name: "id in another format", method: get, path: "/api/orders/%7B0198c7a0-0000-7000-8000-000000000000%7D", want: 404, detail: "the order does not exist"},
+		{name: "cancel with an invalid id", method: post, path: "/api/orders/1/cancel", want: 404, detail: "the order does not exist"},
 		{name: "limit 0", method: get, path: "/api/orders?limit=0", want: 400, detail: "limit"},
 		{name: "limit too high", method: get, path: "/api/orders?limit=101", want: 400, detail: "limit"},
-		{name: "limit no number", method: get, path: "/api/orders?limit=x", want: 400, detail: "limit"},
+		{name: "limit not a number", method: get, path: "/api/orders?limit=x", want: 400, detail: "limit"},
 		{name: "cursor not base64", method: get, path: "/api/orders?cursor=%21", want: 400, detail: "cursor"},
 		{name: "cursor too short", method: get, path: "/api/orders?cursor=AAAA", want: 400, detail: "cursor"},
-		{name: "no such path", method: get, path: "/api/nothing", want: 404, detail: "this path does not exist"},
-		{name: "no such method", method: http.MethodDelete, path: "/api/orders", want: 405, detail: "Allow"},
+		{name: "unknown path", method: get, path: "/api/nothing", want: 404, detail: "this path does not exist"},
+		{name: "unsupported method", method: http.MethodDelete, path: "/api/orders", want: 405, detail: "Allow"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -252,7 +252,7 @@ func TestList(t *testing.T) {
 	}
 }
 
-func TestPanicIsAnswered(t *testing.T) {
+func TestPanicHasStatus500(t *testing.T) {
 	api := newAPI(orders{panics: "boom"})
 	wantProblem(t, api.do(t, http.MethodGet, "/api/orders", ""), 500, "bug")
 	if n := api.logs.FilterMessage("handler panicked").Len(); n != 1 {
@@ -313,7 +313,7 @@ func TestRequestID(t *testing.T) {
 	for _, bad := range []string{"", "a\nb", strings.Repeat("x", 129)} {
 		got := api.do(t, http.MethodGet, "/health/live", "", "X-Request-ID", bad).Header().Get("X-Request-ID")
 		if _, err := uuid.Parse(got); err != nil {
-			t.Errorf("request ID %q in place of %q", got, bad)
+			t.Errorf("request ID %q instead of %q", got, bad)
 		}
 	}
 }

@@ -104,7 +104,7 @@ func TestGetReturnsTheStoredOrder(t *testing.T) {
 	}
 }
 
-func TestOneKeyMakesOneOrder(t *testing.T) {
+func TestOneKeyCreatesOneOrder(t *testing.T) {
 	s := migrated(t)
 	const clients = 16
 	ids := make([]uuid.UUID, clients)
@@ -131,14 +131,14 @@ func TestOneKeyMakesOneOrder(t *testing.T) {
 		t.Errorf("%d different orders for one key", n)
 	}
 	if n := len(slices.DeleteFunc(created, func(b bool) bool { return !b })); n != 1 {
-		t.Errorf("%d clients were told that they created the order", n)
+		t.Errorf("created is true for %d clients, want 1", n)
 	}
 	if _, _, err := s.Insert(t.Context(), draft(t), "key", []byte("other"), held); !errors.Is(err, order.ErrIdempotencyMismatch) {
 		t.Errorf("other order under the same key: %v", err)
 	}
 }
 
-func TestPagesCoverEverythingOnce(t *testing.T) {
+func TestPagesContainEveryOrderOnce(t *testing.T) {
 	s := migrated(t)
 	var want []uuid.UUID
 	for range 5 {
@@ -263,15 +263,15 @@ func TestQueriesEndAtTheirTimeout(t *testing.T) {
 		t.Fatal(err)
 	}
 	observed := make(chan string, 1)
-	hasty, err := postgres.Open(t.Context(), postgres.Options{
+	impatient, err := postgres.Open(t.Context(), postgres.Options{
 		URL: address, MaxConns: 2, QueryTimeout: 50 * time.Millisecond,
 		Observe: func(query string, _ time.Duration) { observed <- query },
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer hasty.Close()
-	if _, err := hasty.Get(t.Context(), uuid.New()); !errors.Is(err, context.DeadlineExceeded) {
+	defer impatient.Close()
+	if _, err := impatient.Get(t.Context(), uuid.New()); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("query behind a lock: %v", err)
 	}
 	if got := <-observed; got != "get_order" {

@@ -121,22 +121,22 @@ func (f *fixture) try(method, url, body string, header ...string) (int, string, 
 
 func (f *fixture) do(method, path, body string, header ...string) (int, string) {
 	f.t.Helper()
-	status, answer, err := f.try(method, f.url+path, body, header...)
+	status, response, err := f.try(method, f.url+path, body, header...)
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	return status, answer
+	return status, response
 }
 
 // order sends a request and decodes the order in the response.
 func (f *fixture) order(want int, method, path, body string, header ...string) order.Order {
 	f.t.Helper()
-	status, answer := f.do(method, path, body, header...)
+	status, response := f.do(method, path, body, header...)
 	if status != want {
-		f.t.Fatalf("%s %s: %d %s, want %d", method, path, status, answer, want)
+		f.t.Fatalf("%s %s: %d %s, want %d", method, path, status, response, want)
 	}
 	var o order.Order
-	if err := json.Unmarshal([]byte(answer), &o); err != nil {
+	if err := json.Unmarshal([]byte(response), &o); err != nil {
 		f.t.Fatal(err)
 	}
 	return o
@@ -144,7 +144,7 @@ func (f *fixture) order(want int, method, path, body string, header ...string) o
 
 func (f *fixture) eventually(path string, want int) {
 	f.t.Helper()
-	testenv.Eventually(f.t, path+" answers "+http.StatusText(want), func() bool {
+	testenv.Eventually(f.t, path+" responds with "+http.StatusText(want), func() bool {
 		status, _, err := f.try(http.MethodGet, f.url+path, "")
 		return err == nil && status == want
 	})
@@ -174,7 +174,7 @@ func (f *fixture) sql(statement string, args ...any) {
 	}
 }
 
-func TestLifeOfAnOrder(t *testing.T) {
+func TestCreateReadAndCancel(t *testing.T) {
 	f := started(t, nil)
 	o := f.order(201, http.MethodPost, "/api/orders", newOrder)
 	if o.Status != order.StatusConfirmed || o.Total != (order.Money{Amount: 2500, Currency: "USD"}) {
@@ -269,7 +269,7 @@ func TestIdempotencyKey(t *testing.T) {
 	}
 }
 
-func TestConcurrentDuplicatesMakeOneOrder(t *testing.T) {
+func TestConcurrentDuplicatesCreateOneOrder(t *testing.T) {
 	f := started(t, nil)
 	const clients = 20
 	ids := make([]string, clients)
@@ -383,10 +383,10 @@ func TestRequestsInFlightAreLimited(t *testing.T) {
 	f := started(t, func(_ *fixture, cfg *config.Config) { cfg.Server.MaxInFlight = 1 })
 	gate := f.payment.Hold()
 	defer gate.Open() // in case the test fails
-	answered := make(chan int, 1)
+	responded := make(chan int, 1)
 	go func() {
 		status, _, _ := f.try(http.MethodPost, f.url+"/api/orders", newOrder)
-		answered <- status
+		responded <- status
 	}()
 	<-gate.Arrived()
 	if status, body := f.do(http.MethodGet, "/api/orders", ""); status != 503 || !strings.Contains(body, "busy") {
@@ -396,7 +396,7 @@ func TestRequestsInFlightAreLimited(t *testing.T) {
 		t.Errorf("ready while busy: %d", status)
 	}
 	gate.Open()
-	if status := <-answered; status != 201 {
+	if status := <-responded; status != 201 {
 		t.Errorf("first request: %d", status)
 	}
 }
@@ -405,15 +405,15 @@ func TestOpenRequestIsFinishedBeforeTheEnd(t *testing.T) {
 	f := started(t, nil)
 	gate := f.payment.Hold()
 	defer gate.Open() // in case the test fails
-	type answer struct {
+	type response struct {
 		status int
 		body   string
 		err    error
 	}
-	answered := make(chan answer, 1)
+	responded := make(chan response, 1)
 	go func() {
 		status, body, err := f.try(http.MethodPost, f.url+"/api/orders", newOrder)
-		answered <- answer{status, body, err}
+		responded <- response{status, body, err}
 	}()
 	<-gate.Arrived()
 	f.terminate()
@@ -430,7 +430,7 @@ func TestOpenRequestIsFinishedBeforeTheEnd(t *testing.T) {
 		t.Errorf("metrics during shutdown: %d, error %v", status, err)
 	}
 	gate.Open()
-	if got := <-answered; got.err != nil || got.status != 201 || !strings.Contains(got.body, "confirmed") {
+	if got := <-responded; got.err != nil || got.status != 201 || !strings.Contains(got.body, "confirmed") {
 		t.Errorf("open request: %+v", got)
 	}
 	if err := f.stop(); err != nil {
@@ -444,16 +444,16 @@ func TestShutdownEndsAtItsTimeout(t *testing.T) {
 	})
 	gate := f.payment.Hold()
 	defer gate.Open()
-	cut := make(chan error, 1)
+	aborted := make(chan error, 1)
 	go func() {
 		_, _, err := f.try(http.MethodPost, f.url+"/api/orders", newOrder)
-		cut <- err
+		aborted <- err
 	}()
 	<-gate.Arrived()
 	if err := f.stop(); err == nil || !strings.Contains(err.Error(), "shutdown.timeout") {
 		t.Errorf("error %v", err)
 	}
-	if err := <-cut; err == nil {
+	if err := <-aborted; err == nil {
 		t.Error("a request that did not finish before the timeout got a response")
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/slipway-ci/slipway/sample-app/internal/standin"
 )
 
-func TestAnswers(t *testing.T) {
+func TestResponses(t *testing.T) {
 	tests := []struct {
 		name, method, path, body string
 		want                     int
