@@ -13,8 +13,8 @@ import (
 
 // Show what a deployment would change, by dry runs on the cluster.
 //
-// Values of Secrets are hidden; nothing is pushed or changed. with-cluster says how
-// the cluster is reached.
+// Values of Secrets are hidden; nothing is pushed or changed. with-cluster sets
+// how the cluster is reached.
 //
 //	dagger call with-cluster --kubeconfig file:$HOME/.kube/config \
 //	  plan --env prod --image ghcr.io/acme/orders@sha256:...
@@ -54,8 +54,8 @@ const exitChanges = 3
 // Without --image it runs everything before it: lint, test, scan, publish and sign.
 // The signature is verified against the policy of the environment. If the rollout
 // fails the report says why, with events and logs, and the release is rolled back to
-// the newest good revision. with-cluster says how the cluster is reached, and
-// with-registry and with-signer are for what comes before.
+// the newest good revision. with-cluster sets how the cluster is reached;
+// with-registry and with-signer are for the steps before.
 //
 //	dagger call deploy --env prod
 //	dagger call with-cluster --kubeconfig file:$HOME/.kube/config \
@@ -104,7 +104,7 @@ func (s *Slipway) Deploy(
 	return s.deploy(ctx, o)
 }
 
-// rollout is what a deployment is asked for.
+// rollout holds the options of a deployment.
 type rollout struct {
 	env, image string
 	tags       []string

@@ -15,7 +15,7 @@ import (
 // Build the image, as a container that runs, exports and publishes.
 //
 // If the image is for several platforms, this is the one of the engine's own
-// platform. build-layout and publish give all of them.
+// platform. build-layout and publish include all of them.
 //
 //	dagger call build as-service up --ports 8080:8080
 //	dagger call build terminal
@@ -97,7 +97,7 @@ func (s *Slipway) Serve(
 
 // Build the image, as an OCI layout folder.
 //
-// It has exactly the bytes and the digest that the slipway program gives for the
+// It has exactly the bytes and the digest of what the slipway program builds from the
 // same commit.
 //
 //	dagger call build-layout export --path .slipway/image
@@ -126,10 +126,10 @@ func (s *Slipway) BuildLayout(
 	return built.Directory("/image/layout"), nil
 }
 
-// Build the image and push it; gives its reference by digest.
+// Build the image and push it. Returns its reference by digest.
 //
-// Pushing what the registry has already changes nothing. with-registry says which
-// registry, and how to log in.
+// Pushing an image that the registry already has changes nothing. with-registry sets
+// the registry and the login.
 //
 //	dagger call publish --address ghcr.io/acme/orders --tags v1.2.3,latest
 //	dagger call with-registry --address ghcr.io/acme/orders --username ci --password env:REGISTRY_TOKEN publish

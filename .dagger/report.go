@@ -13,8 +13,8 @@ import (
 	"dagger/slipway/internal/dagger"
 )
 
-// Report is the result of a gate that passed or failed. If it is called by itself or
-// as a check, a gate that failed is an error.
+// Report is the result of a gate that passed or failed. If a call ends
+// with it, a gate that failed is an error.
 type Report struct {
 	// Whether the gate passed.
 	Passed bool
@@ -32,7 +32,7 @@ type Report struct {
 
 // Fail if the gate failed.
 //
-// Dagger calls it by itself for dagger call lint, dagger call test and dagger check.
+// Dagger calls it for dagger call lint, dagger call test and dagger check.
 func (r *Report) Sync(ctx context.Context) (string, error) {
 	if err := r.failed(); err != nil {
 		return "", err
@@ -41,7 +41,7 @@ func (r *Report) Sync(ctx context.Context) (string, error) {
 	return string(id), err
 }
 
-// Give one line, and fail if the gate failed.
+// Return one line, or fail if the gate failed.
 //
 // In one session with the reports:
 //
@@ -102,7 +102,7 @@ func (s *Slipway) Lint(ctx context.Context) (*Report, error) {
 // Run the app's tests with the race detector.
 //
 // The Postgres and Redis that slipway.yaml asks for are started for them. It fails if
-// a test fails or the coverage is below the floor, and keeps its report.
+// a test fails or the coverage is below the minimum, and keeps its report.
 //
 //	dagger call test
 //	dagger call test text

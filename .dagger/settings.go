@@ -28,7 +28,7 @@ type Registry struct {
 	Insecure bool
 }
 
-// Signer is who signs.
+// Signer is the key or the identity that signs.
 type Signer struct {
 	// +private
 	Key *dagger.Secret
@@ -46,7 +46,7 @@ type Cluster struct {
 	Service *dagger.Service
 }
 
-// Say which registry is used, and how. For publish, sign, verify, deploy and ship.
+// Set the registry of the image and the login, for publish, sign, verify, plan, deploy and ship.
 //
 //	dagger call with-registry --address ghcr.io/acme/orders \
 //	  --username ci --password env:REGISTRY_TOKEN publish
@@ -77,7 +77,7 @@ func (s *Slipway) WithRegistry(
 	return s
 }
 
-// Say who signs. For sign, deploy and ship.
+// Set the key or the identity that signs, for sign, deploy and ship.
 //
 // Without it the key is sign.key of slipway.yaml: a KMS key, or env://NAME with NAME
 // among the secrets.
@@ -100,7 +100,7 @@ func (s *Slipway) WithSigner(
 	return s
 }
 
-// Say how the cluster is reached. For plan, deploy, status, rollback and ship.
+// Set how the cluster is reached, for plan, deploy, status, rollback and ship.
 //
 //	dagger call with-cluster --kubeconfig file:$HOME/.kube/config deploy --env prod
 //	dagger call with-cluster --kubeconfig file:kubeconfig --service tcp://127.0.0.1:6443 \
@@ -110,7 +110,8 @@ func (s *Slipway) WithCluster(
 	// +optional
 	kubeconfig *dagger.Secret,
 	// A cluster on your own machine, as tcp://127.0.0.1:6443: connections to the
-	// kubeconfig's server go there, and the name in its certificate stays.
+	// kubeconfig's server go there. The server's certificate must be valid for the
+	// host in the kubeconfig.
 	// +optional
 	service *dagger.Service,
 	// Values of the environment's Secrets, each as env:NAME, by the names that
@@ -126,9 +127,9 @@ func (s *Slipway) WithCluster(
 	return s
 }
 
-// Say which commit the source is.
+// Set the commit of the source.
 //
-// It takes the place of .git, for a linked work tree, a submodule or a folder without
+// It is used instead of .git, for a linked work tree, a submodule or a folder without
 // history.
 //
 //	dagger call with-commit --revision $(git rev-parse HEAD) --epoch $(git log -1 --format=%ct) build
@@ -143,7 +144,7 @@ func (s *Slipway) WithCommit(
 	return s
 }
 
-// Say where Go modules are downloaded from. For every function that compiles.
+// Set where Go modules are downloaded from, for every function that compiles.
 //
 //	dagger call with-modules --proxy https://proxy.example.com --netrc file:$HOME/.netrc test
 func (s *Slipway) WithModules(

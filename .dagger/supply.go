@@ -32,7 +32,7 @@ func (s *Slipway) Scan(
 	// if that is not known.
 	// +optional
 	reachableOnly bool,
-	// Pass vulnerabilities that no version fixes yet.
+	// Ignore vulnerabilities for which no fixed version exists yet.
 	// +optional
 	ignoreUnfixed bool,
 	// Repositories of the vulnerability database, tried in order; bundled stands for
@@ -125,7 +125,7 @@ func (s *Slipway) Sbom(
 //
 // Attestations are made from this source, so the image must be what this source
 // builds; --only-signature signs any image. Signing an image again adds nothing.
-// Gives the image's reference by digest. with-signer says who signs.
+// Returns the reference of the image by digest. with-signer sets who signs.
 //
 //	dagger call with-signer --key file:cosign.key --password env:KEY_PASSWORD \
 //	  sign --image ghcr.io/acme/orders@sha256:...
@@ -136,7 +136,7 @@ func (s *Slipway) Sign(
 	ctx context.Context,
 	// The image, by digest.
 	image string,
-	// Sign, and attest nothing.
+	// Sign without attestations.
 	// +optional
 	onlySignature bool,
 	// Pack the binary with upx --best --lzma, as the image was built.
@@ -175,8 +175,7 @@ func (s *Slipway) sign(ctx context.Context, image string, onlySignature bool, r 
 
 // Verify an image: its signature, its attestations and the age of its scan.
 //
-// What must be true is the policy of slipway.yaml. Gives the image's reference by
-// digest.
+// The policy is that of slipway.yaml. Returns the reference of the image by digest.
 //
 //	dagger call verify --image ghcr.io/acme/orders@sha256:... --env prod
 //	dagger call verify --image ghcr.io/acme/orders:v1.2.3 --key cosign.pub

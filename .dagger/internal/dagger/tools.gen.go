@@ -50,11 +50,12 @@ type ToolsOpts struct {
 	Source *Directory // tools (../../../:0:0)
 }
 
-// Compiles the slipway program from the source that lies beside this module.
+// Compiles the slipway program from the source in the repository of this module.
 //
-// A module's own arguments see the repository of whoever installed it; those of
-// a dependency always see the dependency's own. So the program's source is read
-// here, and every use of slipway compiles the program of its own commit.
+// The arguments of a module are resolved in the repository that uses it, but those
+// of a dependency are always resolved in the dependency's own repository. So the
+// source of the program is read here, and every use of slipway compiles the program
+// of the same commit as the module.
 func (r *Query) Tools(opts ...ToolsOpts) *Tools { // tools (../../../:0:0)
 	q := r.query.Select("tools")
 	for i := len(opts) - 1; i >= 0; i-- {
@@ -69,11 +70,12 @@ func (r *Query) Tools(opts ...ToolsOpts) *Tools { // tools (../../../:0:0)
 	}
 }
 
-// Compiles the slipway program from the source that lies beside this module.
+// Compiles the slipway program from the source in the repository of this module.
 //
-// A module's own arguments see the repository of whoever installed it; those of
-// a dependency always see the dependency's own. So the program's source is read
-// here, and every use of slipway compiles the program of its own commit.
+// The arguments of a module are resolved in the repository that uses it, but those
+// of a dependency are always resolved in the dependency's own repository. So the
+// source of the program is read here, and every use of slipway compiles the program
+// of the same commit as the module.
 type Tools struct { // tools (../../../:0:0)
 	query *querybuilder.Selection
 
@@ -86,9 +88,9 @@ func (r *Tools) WithGraphQLQuery(q *querybuilder.Selection) *Tools {
 	}
 }
 
-// The slipway program without scanner and signer, statically linked, for the
-// engine's own platform. It compiles in half a minute; lint, test, build and
-// publish need no more.
+// The slipway program without the scanner and the signer, statically linked, for
+// the platform of the engine. It compiles in half a minute and is enough for lint,
+// test, build and publish.
 func (r *Tools) Core(base *Container) *File { // tools (../../../:0:0)
 	assertNotNil("base", base)
 	q := r.query.Select("core")
@@ -99,8 +101,8 @@ func (r *Tools) Core(base *Container) *File { // tools (../../../:0:0)
 	}
 }
 
-// The slipway program without its scanner but with what deploys, statically
-// linked, for the engine's own platform.
+// The slipway program without the scanner but with support for deployments, statically linked,
+// for the platform of the engine.
 func (r *Tools) Deployer(base *Container) *File { // tools (../../../:0:0)
 	assertNotNil("base", base)
 	q := r.query.Select("deployer")
@@ -160,8 +162,8 @@ func (r *Tools) UnmarshalJSON(bs []byte) error {
 	return nil
 }
 
-// The whole slipway program, statically linked, for the engine's own platform.
-// Its scanner takes minutes to compile the first time.
+// The whole slipway program, statically linked, for the platform of the engine. The
+// scanner takes minutes to compile the first time.
 func (r *Tools) Program(base *Container) *File { // tools (../../../:0:0)
 	assertNotNil("base", base)
 	q := r.query.Select("program")
@@ -172,8 +174,8 @@ func (r *Tools) Program(base *Container) *File { // tools (../../../:0:0)
 	}
 }
 
-// The slipway program without its scanner, statically linked, for the engine's
-// own platform, for signing and verifying.
+// The slipway program without the scanner, statically linked, for the platform of
+// the engine. It is for signing and verifying.
 func (r *Tools) Signer(base *Container) *File { // tools (../../../:0:0)
 	assertNotNil("base", base)
 	q := r.query.Select("signer")
