@@ -20,6 +20,7 @@ type Config struct {
 	Lint     Lint     `json:"lint,omitzero" yaml:"lint" jsonschema_description:"The golangci-lint gate."`
 	Test     Test     `json:"test,omitzero" yaml:"test" jsonschema_description:"The go test gate."`
 	Scan     Scan     `json:"scan,omitzero" yaml:"scan" jsonschema_description:"The gate for vulnerabilities, secrets and misconfiguration."`
+	License  License  `json:"license,omitzero" yaml:"license" jsonschema_description:"The gate for the licences of modules."`
 	Sign     Sign     `json:"sign,omitzero" yaml:"sign" jsonschema_description:"How the image is signed and attested."`
 	Verify   Verify   `json:"verify,omitzero" yaml:"verify" jsonschema_description:"The policy that an image must satisfy before it is deployed to any environment."`
 	Deploy   Deploy   `json:"deploy,omitzero" yaml:"deploy" jsonschema_description:"How and where the image is deployed."`
@@ -104,6 +105,13 @@ type Scan struct {
 // ScanFailOn narrows down which findings fail the gate.
 type ScanFailOn struct {
 	ReachableOnly bool `json:"reachableOnly,omitzero" yaml:"reachableOnly" jsonschema_description:"Fail the gate for a vulnerability in Go code only if the program calls the vulnerable function, or if that cannot be determined."`
+}
+
+// License configures the gate for the licences of the modules that are linked into
+// the program.
+type License struct {
+	Allow      []string          `json:"allow,omitzero" yaml:"allow" jsonschema:"uniqueItems=true" jsonschema_description:"The licences that modules may have, as SPDX identifiers, for example MIT. Default: the licences are not checked."`
+	Exceptions map[string]string `json:"exceptions,omitzero" yaml:"exceptions" jsonschema_description:"The modules that are not checked, each with the reason, for example github.com/acme/internal: our own code."`
 }
 
 // Sign configures how the image is signed and attested. If neither Key nor Keyless

@@ -72,6 +72,7 @@ registry:
 // invalid is a file with a mistake, and a part of the error about it.
 type invalid struct{ text, want string }
 
+//nolint:funlen // a table
 func invalidFiles() map[string]invalid {
 	return map[string]invalid{
 		"unknown key": {
@@ -116,6 +117,22 @@ func invalidFiles() map[string]invalid {
 		},
 		"entrypoint": {"image:\n  entrypoint: /../server\n", `f.yaml:2:15: image.entrypoint: "/../server" is not a plain absolute path`},
 		"port":       {"image:\n  ports: [8080, 70000]\n", "f.yaml:2:17: 70000 is not a port (1 to 65535)"},
+		"licence": {
+			"license:\n  allow: [MIT, Apache-2]\n",
+			`f.yaml:2:16: license.allow: "Apache-2" is not an SPDX identifier of a licence; did you mean "Apache-2.0"?`,
+		},
+		"licence in the wrong case": {
+			"license: {allow: [mit]}\n",
+			`f.yaml:1:19: license.allow: "mit" is not an SPDX identifier of a licence; did you mean "MIT"?`,
+		},
+		"expression instead of a licence": {
+			"license: {allow: [MIT OR Apache-2.0]}\n",
+			`f.yaml:1:19: license.allow: "MIT OR Apache-2.0" is not an SPDX identifier of a licence; https://spdx.org/licenses lists them`,
+		},
+		"exception without a reason": {
+			"license:\n  exceptions: {example.com/x: ' '}\n",
+			"f.yaml:2:31: license.exceptions: example.com/x needs a reason",
+		},
 		"repository": {"image:\n  repository: Acme/Orders\n", "f.yaml:2:15: image.repository: "},
 		"base":       {"image:\n  base: 'a b'\n", "f.yaml:2:9: image.base: "},
 		"key twice":  {"app:\n  main: a\n  main: b\n", `f.yaml:3:3: key "main" is set twice`},

@@ -5,8 +5,10 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
+	"github.com/github/go-spdx/v2/spdxexp/spdxlicenses"
 	"github.com/google/go-containerregistry/pkg/name"
 )
 
@@ -14,6 +16,7 @@ import (
 func (d *document) semantics(c *Config) {
 	d.app(&c.App)
 	d.image(&c.Image)
+	d.license(c.License)
 	if c.Sign.Key != "" && c.Sign.Keyless != nil {
 		d.at("/sign/key", "sign.key and sign.keyless exclude each other")
 	}
@@ -73,6 +76,21 @@ func (d *document) image(image *Image) {
 	for key := range image.Env {
 		if !variableName(key) {
 			d.at("/image/env/"+escape(key), "%q is not the name of an environment variable", key)
+		}
+	}
+}
+
+func (d *document) license(l License) {
+	known := slices.Concat(spdxlicenses.GetLicenses(), spdxlicenses.GetDeprecated())
+	for i, id := range l.Allow {
+		if !slices.Contains(known, id) {
+			d.at(fmt.Sprintf("/license/allow/%d", i), "license.allow: %q is not an SPDX identifier of a licence%s", id,
+				or(similar(id, known), "; https://spdx.org/licenses lists them"))
+		}
+	}
+	for module, reason := range l.Exceptions {
+		if strings.TrimSpace(reason) == "" {
+			d.at("/license/exceptions/"+escape(module), "license.exceptions: %s needs a reason", module)
 		}
 	}
 }
