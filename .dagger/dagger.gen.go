@@ -506,6 +506,20 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				}
 			}
 			return (*Slipway).Deploy(&parent, ctx, env, image, tags, yes, gitTag, test, noRollback, noWaitLock)
+		case "License":
+			var parent Slipway
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var allow []string
+			if inputArgs["allow"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["allow"]), &allow)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg allow", err))
+				}
+			}
+			return (*Slipway).License(&parent, ctx, allow)
 		case "Lint":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)

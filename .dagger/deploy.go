@@ -136,7 +136,7 @@ func (s *Slipway) deploy(ctx context.Context, o rollout) (*Report, error) {
 
 // Run everything from lint to a signed image, and with --env deploy it.
 //
-// Lint, test and scan run at the same time, and nothing is pushed unless all of them
+// Lint, test, license and scan run at the same time, and nothing is pushed unless all of them
 // pass.
 //
 //	dagger call with-registry --address ghcr.io/acme/orders with-signer --key env:SIGNING_KEY ship
@@ -180,6 +180,7 @@ func (s *Slipway) shipped(ctx context.Context, tags []string) (string, error) {
 	g, gctx := errgroup.WithContext(ctx)
 	for _, gate := range []func(context.Context) (*Report, error){
 		s.Lint, s.Test,
+		func(ctx context.Context) (*Report, error) { return s.License(ctx, nil) },
 		func(ctx context.Context) (*Report, error) { return s.Scan(ctx, nil, false, false, nil, nil) },
 	} {
 		g.Go(func() error {

@@ -22,7 +22,7 @@ type Report struct {
 	Text string
 	// The folder of report files: lint.json, lint.sarif and lint.txt; test.json,
 	// junit.xml, cobertura.xml and coverage.out; scan.json, scan.sarif, scan.txt,
-	// scan-junit.xml and gl-container-scanning-report.json.
+	// scan-junit.xml and gl-container-scanning-report.json; license.json.
 	Report *dagger.Directory
 	// +private
 	Stage string

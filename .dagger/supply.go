@@ -8,6 +8,38 @@ import (
 	"dagger/slipway/internal/dagger"
 )
 
+// Check that every module in the program has an allowed licence.
+//
+// The allowed licences are license.allow of slipway.yaml. If that is empty, nothing is
+// checked. The modules are read from the compiled program.
+//
+//	dagger call license
+//	dagger call license --allow MIT,Apache-2.0,BSD-3-Clause text
+//	dagger call license report export --path reports
+//
+// +cache="session"
+func (s *Slipway) License(
+	ctx context.Context,
+	// SPDX identifiers of the licences that modules may have. Default: those of
+	// slipway.yaml.
+	// +optional
+	allow []string,
+) (*Report, error) {
+	c, err := s.modules(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var args []string
+	for _, id := range allow {
+		args = append(args, "--allow-license", id)
+	}
+	c, args, err = s.stamped(ctx, s.on(c, s.Built), args)
+	if err != nil {
+		return nil, err
+	}
+	return s.gate(ctx, "license", c, args...)
+}
+
 // Scan the image and the source for vulnerabilities, secrets and misconfiguration.
 //
 // HIGH and CRITICAL findings fail the scan unless slipway.yaml says otherwise. The

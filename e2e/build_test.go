@@ -19,7 +19,7 @@ import (
 func (s *suite) functions(t *testing.T) {
 	out := s.must(t, s.app, "dagger", "-m", s.module, "functions")
 	for _, f := range []string{
-		"build", "build-layout", "check", "deploy", "lint", "plan", "publish", "rollback", "sbom", "scan", "serve", "ship", "sign", "status", "test",
+		"build", "build-layout", "check", "deploy", "license", "lint", "plan", "publish", "rollback", "sbom", "scan", "serve", "ship", "sign", "status", "test",
 		"verify", "with-cluster", "with-commit", "with-modules", "with-registry", "with-signer",
 	} {
 		if !regexp.MustCompile(`(?m)^` + f + ` +\S+ .*\.`).MatchString(out) {

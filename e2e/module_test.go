@@ -44,6 +44,7 @@ func TestModule(t *testing.T) {
 	t.Run("the container runs", s.runs)
 	t.Run("publish", s.publish)
 	t.Run("scan and SBOM", s.scan)
+	t.Run("licences", s.license)
 	t.Run("sign and verify", s.sign)
 	t.Run("check passes", func(t *testing.T) { s.must(t, s.app, "dagger", "-m", s.module, "check") })
 	t.Run("a failed test keeps its report", s.failed)

@@ -46,6 +46,17 @@ func (s *suite) scan(t *testing.T) {
 	}
 }
 
+// license checks the gate with a list that passes and with one that fails.
+func (s *suite) license(t *testing.T) {
+	if out := s.call(t, "license", "--allow", "MIT,Apache-2.0,BSD-2-Clause,BSD-3-Clause,ISC", "passed"); out != "true" {
+		t.Errorf("passed is %s", out)
+	}
+	_, stderr, err := s.try(t, s.app, "dagger", "-m", s.module, "call", "license", "--allow", "MIT")
+	if err == nil || !strings.Contains(stderr, "modules do not have an allowed licence") {
+		t.Errorf("the gate did not report a licence: %v\n%s", err, stderr)
+	}
+}
+
 // sign signs a published image. The key and its password must not be printed.
 func (s *suite) sign(t *testing.T) {
 	server := httptest.NewServer(registry.New())

@@ -196,6 +196,12 @@ func imageFlag(usage string) flagGroup {
 	return func(r *request, f *pflag.FlagSet) { f.StringVar(&r.Reference, "image", "", usage) }
 }
 
+// gateFlags adds the flags of all gates on the image, for commands that run them all.
+func gateFlags(r *request, f *pflag.FlagSet) {
+	scanFlags(r, f)
+	licenseFlags(r, f)
+}
+
 // scanFlags adds the flags that determine which findings fail the scan and which database
 // it uses.
 func scanFlags(r *request, f *pflag.FlagSet) {
@@ -218,6 +224,11 @@ func scanFlags(r *request, f *pflag.FlagSet) {
 		}
 		return nil
 	})
+}
+
+// licenseFlags adds the flag that determines which licences modules may have.
+func licenseFlags(r *request, f *pflag.FlagSet) {
+	setting(r, f, "allow-license", "a licence that modules may have, as an `SPDX` identifier; repeatable, instead of license.allow", func(c *config.Config) *[]string { return &c.License.Allow })
 }
 
 func scanFormatFlag(r *request, f *pflag.FlagSet) {

@@ -63,8 +63,9 @@ func TestFlagsOverrideSettings(t *testing.T) {
 		"--reachable-only":                    func(c *config.Config) { c.Scan.FailOn.ReachableOnly = true },
 		"--offline":                           func(c *config.Config) { c.Scan.Offline = true },
 		"--db-repository a --db-repository b": func(c *config.Config) { c.Scan.Databases = []string{"a", "b"} },
-		"--mirror m.example.com":              func(c *config.Config) { c.Registry.Mirrors = map[string][]string{"*": {"m.example.com"}} },
-		"--repository r.example.com/a":        func(c *config.Config) { c.Image.Repository = "r.example.com/a" },
+		"--allow-license MIT --allow-license ISC": func(c *config.Config) { c.License.Allow = []string{"MIT", "ISC"} },
+		"--mirror m.example.com":                  func(c *config.Config) { c.Registry.Mirrors = map[string][]string{"*": {"m.example.com"}} },
+		"--repository r.example.com/a":            func(c *config.Config) { c.Image.Repository = "r.example.com/a" },
 		"--repository r.example.com/a --insecure": func(c *config.Config) {
 			c.Image.Repository, c.Registry.Insecure = "r.example.com/a", []string{"r.example.com"}
 		},
@@ -105,6 +106,7 @@ func TestContradictingFlags(t *testing.T) {
 		"--forward x=y":              "--forward \"x=y\" is not PORT=HOST",
 		"--coverage 101":             "test.coverage must be at most 100",
 		"--repository Upper.CASE/No": "image.repository",
+		"--allow-license Apache-2":   `license.allow: "Apache-2" is not an SPDX identifier of a licence; did you mean "Apache-2.0"?`,
 	} {
 		t.Run(flags, func(t *testing.T) {
 			if _, err := parseFlags(t, flags); fault.ExitCode(err) != fault.ExitInput || !strings.Contains(err.Error(), want) {

@@ -33,7 +33,7 @@ func fixedGoals(goals ...graph.Name) func(*request) []graph.Name {
 
 // everything returns the goals that an image must pass before it is deployed.
 func everything() []graph.Name {
-	return []graph.Name{ship.Lint, ship.Test, ship.Scan, ship.SBOMs, ship.Sign, ship.Attest, ship.Verify}
+	return append(ship.Gates(), ship.Sign, ship.Attest, ship.Verify)
 }
 
 // stageCommands returns the commands that run steps of the pipeline.
@@ -78,6 +78,20 @@ the vulnerable function.
 The plain binary is scanned, so packing with UPX hides nothing. Without a
 vulnerability database the scan fails. Reports are written to .slipway/reports.`,
 			flags: []flagGroup{sourceFlags, verdictFlags, buildFlags, digestFlags, scanFlags, accessFlags, imageFlag("scan this `IMAGE` in a registry as it is, instead of building one"), scanFormatFlag},
+		},
+		{
+			name: "license", short: "Check the licences of the modules in the program", goals: fixedGoals(ship.License),
+			example: `  slipway license
+  slipway license --allow-license MIT --allow-license Apache-2.0
+  slipway license -o json | jq -r '.license.modules[] | [.path, .version, .licenses[]] | @tsv'`,
+			long: `License builds the app and checks that every module in the program has a licence that
+license.allow lists, except the app's own module and Go's standard library. Which
+modules these are is read from the program. If a module has several licences, all of
+them must be allowed; of a choice such as MIT OR GPL-3.0-only, one is enough.
+
+Modules in license.exceptions are not checked. If license.allow is empty, nothing is.
+The report is written to .slipway/reports.`,
+			flags: []flagGroup{sourceFlags, verdictFlags, buildFlags, licenseFlags},
 		},
 	}
 }
@@ -171,7 +185,7 @@ build, scan, push, sign and attest.
 
 A release is locked while it is deployed. A release that a dead run left pending is
 recovered. Deploying what is already running changes nothing.`,
-			flags: []flagGroup{sourceFlags, verdictFlags, buildFlags, digestFlags, pushFlags, accessFlags, clusterFlags, deployFlags, scanFlags, signFlags,
+			flags: []flagGroup{sourceFlags, verdictFlags, buildFlags, digestFlags, pushFlags, accessFlags, clusterFlags, deployFlags, gateFlags, signFlags,
 				imageFlag("the `IMAGE`, as repository@sha256:... (default: what this source builds)")},
 		},
 		{
@@ -179,7 +193,7 @@ recovered. Deploying what is already running changes nothing.`,
 			goals: func(r *request) []graph.Name {
 				switch {
 				case r.unsigned:
-					return []graph.Name{ship.Lint, ship.Test, ship.Scan, ship.SBOMs, ship.Push}
+					return append(ship.Gates(), ship.Push)
 				case r.Environment != "":
 					return append(everything(), ship.Deploy)
 				}
@@ -190,7 +204,7 @@ recovered. Deploying what is already running changes nothing.`,
   slipway ship --repository registry.example.com/acme/orders
   slipway ship --key env://SIGNING_KEY
   slipway ship -o json | jq -r .reference`,
-			flags: []flagGroup{sourceFlags, verdictFlags, buildFlags, digestFlags, pushFlags, accessFlags, scanFlags, signFlags, clusterFlags, deployFlags, unsignedFlag},
+			flags: []flagGroup{sourceFlags, verdictFlags, buildFlags, digestFlags, pushFlags, accessFlags, gateFlags, signFlags, clusterFlags, deployFlags, unsignedFlag},
 		},
 	}
 }

@@ -28,6 +28,7 @@ func variants() []variant {
 		{"publish", ""},
 		{"scan", ""},
 		{"scan", image},
+		{"license", ""},
 		{"sbom", ""},
 		{"sign", image},
 		{"sign", image + " --only-signature"},

@@ -24,6 +24,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/deploy"
 	"github.com/slipway-ci/slipway/pipeline/graph"
 	"github.com/slipway-ci/slipway/pipeline/image"
+	"github.com/slipway-ci/slipway/pipeline/license"
 	"github.com/slipway-ci/slipway/pipeline/lint"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/registry"
@@ -89,6 +90,7 @@ type Report struct {
 	Image     *image.Result        `json:"image,omitempty"`
 	Exports   []Output             `json:"exports,omitempty"`
 	Scan      *scan.Result         `json:"scan,omitempty"`
+	License   *license.Result      `json:"license,omitempty"`
 	SBOMs     []SBOM               `json:"sboms,omitempty"`
 	Push      *registry.PushResult `json:"push,omitempty"`
 	Sign      *sign.Result         `json:"sign,omitempty"`

@@ -14,6 +14,7 @@ const (
 	Compress graph.Name = "compress"
 	Image    graph.Name = "image"
 	Scan     graph.Name = "scan"
+	License  graph.Name = "license"
 	SBOMs    graph.Name = "sbom"
 	Export   graph.Name = "export"
 	Push     graph.Name = "push"
@@ -23,6 +24,10 @@ const (
 	Plan     graph.Name = "plan"
 	Deploy   graph.Name = "deploy"
 )
+
+// Gates returns the steps that must pass before an image is exported or pushed, if they
+// are part of the run. A command that releases an image has all of them as goals.
+func Gates() []graph.Name { return []graph.Name{Lint, Test, Scan, License, SBOMs} }
 
 // pipeline returns all steps. Each one refers only to steps above it. The list is the
 // only place that declares which steps a step needs and which it comes after.
@@ -34,9 +39,7 @@ func (p *run) pipeline() []graph.Step {
 	if p.given() {
 		binary, built, pushed = nil, nil, nil
 	}
-	// The image is exported or pushed only after all of these steps that are part
-	// of the run have passed.
-	gates := names{Lint, Test, Scan, SBOMs}
+	gates := Gates()
 	return []graph.Step{
 		{Name: Lint, Verdict: true, Run: p.lint},
 		{Name: Test, Verdict: true, Run: p.test},
@@ -44,6 +47,7 @@ func (p *run) pipeline() []graph.Step {
 		{Name: Compress, Needs: names{Build}, Run: p.compress},
 		{Name: Image, Needs: names{Compress}, Run: p.image},
 		{Name: Scan, Needs: binary, After: names{Build}, Verdict: true, Check: p.checkScanner, Run: p.scan},
+		{Name: License, Needs: names{Build}, Verdict: true, Run: p.license},
 		{Name: SBOMs, Needs: names{Image}, Check: p.checkScanner, Run: p.sbom},
 		{Name: Export, Needs: names{Image}, After: gates, Run: p.export},
 		{Name: Push, Needs: names{Image}, After: gates, Check: p.checkPush, Run: p.push},
