@@ -33,7 +33,7 @@ func (s *Slipway) License(
 	for _, id := range allow {
 		args = append(args, "--allow-license", id)
 	}
-	c, args, err = s.stamped(ctx, s.on(c, s.Built), args)
+	c, args, err = s.stamped(ctx, s.on(s.program(c), s.Built), args)
 	if err != nil {
 		return nil, err
 	}
