@@ -1,7 +1,6 @@
 package test
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/xml"
 	"errors"
@@ -27,6 +26,7 @@ type coverage struct {
 	files      []coveredFile
 	statements int // number of statements in functions, as counted by go tool cover
 	covered    int // number of statements that ran
+	malformed  int // number of lines in the profile that cannot be parsed
 }
 
 type coveredFile struct {
@@ -49,27 +49,28 @@ type lineHits map[int]int
 const emptyProfile = "mode: atomic\n"
 
 // readCoverage reads the profile that go test wrote for the module in dir. If it is
-// missing, because nothing compiled, the result is the same as for an empty one.
+// missing, because nothing compiled, the result is the same as for an empty one. If it
+// cannot be read, that result is returned together with the error.
+//
+// A file whose functions cannot be found counts as a file of another module: one that
+// does not exist or is not Go, because a //line comment named it, and one of a module
+// that is located elsewhere.
 func readCoverage(profile, dir, module string) (*coverage, error) {
 	data, err := os.ReadFile(profile)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(data) == 0 {
 		data, err = []byte(emptyProfile), nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading the coverage profile: %w", err)
+		return &coverage{profile: []byte(emptyProfile)}, fmt.Errorf("reading the coverage profile: %w", err)
 	}
-	profiles, err := cover.ParseProfilesFromReader(bytes.NewReader(data))
-	if err != nil {
-		return nil, fmt.Errorf("parsing the coverage profile: %w", err)
-	}
-	c := &coverage{profile: data}
-	for _, p := range profiles { // sorted by file name
+	profiles, malformed := parseProfile(data)
+	c := &coverage{profile: data, malformed: malformed}
+	for _, p := range profiles {
 		f := coveredFile{pkg: path.Dir(p.FileName), path: p.FileName, other: true, lines: lineHits{}}
 		var funcs []extent
-		if rel, ok := strings.CutPrefix(p.FileName, module+"/"); ok {
-			f.path, f.other = rel, false
-			if funcs, err = extents(filepath.Join(dir, filepath.FromSlash(rel))); err != nil {
-				return nil, fmt.Errorf("finding the functions in %s: %w", rel, err)
+		if rel, ok := strings.CutPrefix(p.FileName, module+"/"); ok && filepath.IsLocal(filepath.FromSlash(rel)) {
+			if found, err := extents(filepath.Join(dir, filepath.FromSlash(rel))); err == nil {
+				f.path, f.other, funcs = rel, false, found
 			}
 		}
 		for _, b := range p.Blocks {

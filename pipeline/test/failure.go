@@ -1,6 +1,7 @@
 package test
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path"
@@ -106,6 +107,12 @@ func (w *watcher) cause(tc testjson.TestCase, output []string) (Cause, string) {
 	if slices.ContainsFunc(output, timedOut) {
 		return Timeout, "the timeout was exceeded"
 	}
+	if w.killed != "" && (tc.Elapsed < 0 || tc.Test == "") {
+		if tc.Package == w.killed {
+			return Timeout, w.killReason(tc.Package)
+		}
+		return Exit, w.killReason(tc.Package)
+	}
 	if tc.Elapsed < 0 { // the test has not ended; go test attributes the panic to the package
 		if p := w.execution.Package(tc.Package); slices.ContainsFunc(p.OutputLines(testjson.TestCase{}), timedOut) {
 			return Timeout, "the test was running when the timeout was exceeded"
@@ -114,31 +121,28 @@ func (w *watcher) cause(tc testjson.TestCase, output []string) (Cause, string) {
 	if _, ok := find("WARNING: DATA RACE"); ok {
 		return Race, "data race"
 	}
-	if rest, ok := find("panic: "); ok {
+	// A test may print such a line itself, and then fail for another reason.
+	died := tc.Test == "" || tc.Elapsed < 0 || slices.ContainsFunc(output, goroutine.MatchString)
+	if rest, ok := find("panic: "); ok && died {
 		// The testing package appends " [recovered]" to a panic that it raises again.
 		return Panic, "panic: " + strings.TrimSuffix(strings.TrimSuffix(rest, ", repanicked]"), " [recovered")
 	}
-	if rest, ok := find("fatal error: "); ok {
+	if rest, ok := find("fatal error: "); ok && died {
 		return Panic, "fatal error: " + rest
 	}
 	if tc.Test == "" {
-		for _, line := range slices.Backward(output) {
-			switch {
-			case line == "", strings.HasPrefix(line, "FAIL"), strings.HasPrefix(line, "exit status "),
-				strings.HasPrefix(line, "coverage: "), strings.HasPrefix(line, "program not built with -cover"):
-				continue // lines that go test adds
-			}
-			return Exit, strings.TrimSpace(line)
-		}
-		return Exit, "the test program failed"
+		return Exit, cmp.Or(lastMessage(output), "the test program failed")
+	}
+	if tc.Elapsed < 0 { // the program ended while the test was running, for example by log.Fatal
+		return Exit, cmp.Or(lastMessage(output), "the program ended while the test was running")
 	}
 	for i, line := range output {
 		if m := logLine.FindStringSubmatch(line); m != nil {
 			return Failed, firstMessage(append([]string{m[3]}, output[i+1:]...))
 		}
 	}
-	if tc.Elapsed < 0 {
-		return Failed, "the test did not end"
+	if message, ok := exampleMessage(output); ok && strings.HasPrefix(tc.Test.Name(), "Example") {
+		return Failed, message
 	}
 	subtest := tc.Test.Name() + "/"
 	if slices.ContainsFunc(w.execution.Package(tc.Package).Failed, func(sub testjson.TestCase) bool {
@@ -147,6 +151,42 @@ func (w *watcher) cause(tc testjson.TestCase, output []string) (Cause, string) {
 		return Failed, "a subtest failed"
 	}
 	return Failed, "the test failed without a message"
+}
+
+// lastMessage returns the last line that the program has printed, or "".
+func lastMessage(output []string) string {
+	for _, line := range slices.Backward(output) {
+		switch {
+		case line == "", strings.HasPrefix(line, "FAIL"), strings.HasPrefix(line, "exit status "),
+			strings.HasPrefix(line, "coverage: "), strings.HasPrefix(line, "program not built with -cover"):
+			continue // lines that go test adds
+		}
+		return strings.TrimSpace(line)
+	}
+	return ""
+}
+
+// exampleMessage returns the first lines that differ between the output of an example
+// and what it should print.
+func exampleMessage(output []string) (string, bool) {
+	got, want := slices.Index(output, "got:"), slices.Index(output, "want:")
+	if got < 0 || want < got {
+		return "", false
+	}
+	printed, expected := output[got+1:want], output[want+1:]
+	for i := range max(len(printed), len(expected)) {
+		a, b := "", ""
+		if i < len(printed) {
+			a = printed[i]
+		}
+		if i < len(expected) {
+			b = expected[i]
+		}
+		if a != b {
+			return fmt.Sprintf("the output is %q, want %q", a, b), true
+		}
+	}
+	return "the output is not as expected", true
 }
 
 // firstMessage returns the first line that is not blank. A message of testify begins
@@ -172,6 +212,8 @@ func firstMessage(lines []string) string {
 var (
 	// compilerError matches an error of the compiler. Its path is relative to the module.
 	compilerError = regexp.MustCompile(`^(?:vet: )?(\S+\.go):(\d+):(?:\d+:)? `)
+	// goroutine matches the line after the message of a panic.
+	goroutine = regexp.MustCompile(`^goroutine \d+ .*\[.+\]:$`)
 	// stackFrame matches a frame of a stack trace.
 	stackFrame = regexp.MustCompile(`^\s+(\S+\.go):(\d+)(?: |$)`)
 )
@@ -258,6 +300,10 @@ func failuresError(r Result, limit time.Duration) error {
 		return fault.Gatef("test.failed", "%d of %d tests failed: %s%s%s: %s", r.Failed, r.Tests, f.title(), at(f), others(by[Failed], "test"), f.Message)
 	}
 	f := by[Exit][0]
+	if i := slices.IndexFunc(by[Exit], func(f Failure) bool { return f.Test != "" && f.Output != "" }); i >= 0 {
+		f = by[Exit][i]
+		return fault.Gatef("test.exit", "the test program ended in %s%s: %s", f.title(), at(f), f.Message)
+	}
 	return fault.Gatef("test.exit", "the test program of %s failed%s: %s", f.Package, others(by[Exit], "package"), f.Message)
 }
 

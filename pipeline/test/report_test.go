@@ -96,7 +96,7 @@ func TestCauseAndLocation(t *testing.T) {
 			"panic: boom [recovered, repanicked]\n\ngoroutine 7 [running]:\ntesting.tRunner()\n\t/go/testing/testing.go:1 +0x1\nx.f()\n\t" + dir + "/in/x_test.go:8 +0x2",
 			Panic, "panic: boom", "in/x_test.go", 8,
 		},
-		"deadlock":      {"fatal error: all goroutines are asleep - deadlock!", Panic, "fatal error: all goroutines are asleep - deadlock!", "", 0},
+		"deadlock":      {"fatal error: all goroutines are asleep - deadlock!\n\ngoroutine 1 [chan receive]:", Panic, "fatal error: all goroutines are asleep - deadlock!", "", 0},
 		"race, in test": {"WARNING: DATA RACE\nRead at 0x1 by goroutine 8:\n      " + dir + "/in/x_test.go:4 +0x1\n    testing.go:1712: race detected during execution of test", Race, "data race", "in/x_test.go", 4},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -144,8 +144,10 @@ func runCases() map[string]runCase {
 	}
 }
 
-func TestRun(t *testing.T) {
-	for name, tc := range runCases() {
+func TestRun(t *testing.T) { testRun(t, runCases()) }
+
+func testRun(t *testing.T, cases map[string]runCase) {
+	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			o := options(t, testkit.Tree(t, tc.files))

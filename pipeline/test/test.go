@@ -136,22 +136,29 @@ func Run(ctx context.Context, o Options) (_ Result, err error) {
 	result.Seconds = time.Since(start).Seconds()
 	cover, err := readCoverage(profile, o.Dir, w.module)
 	if err != nil {
-		return result, err
+		progress.Warnf(ctx, "the coverage is unknown: %v", err)
+	}
+	if cover.malformed > 0 {
+		progress.Warnf(ctx, "%d lines of the coverage profile are malformed and were not counted", cover.malformed)
 	}
 	if cover.statements > 0 {
 		result.Coverage = cover.percent()
 		result.CoverageLine = fmt.Sprintf("total: (statements) %.1f%%", result.Coverage)
 	}
-	if result.Reports, err = o.report(tmp, w, cover, start); err != nil {
-		return result, err
-	}
+	var reportErr error
+	result.Reports, reportErr = o.report(tmp, w, cover, start)
 	for _, f := range result.Failures {
 		progress.Emit(ctx, progress.Event{Kind: progress.Output, Text: f.title() + ": " + f.Message, File: f.File, Row: f.Line})
 	}
 	if result.CoverageLine != "" {
 		progress.Line(ctx, result.CoverageLine)
 	}
-	return result, o.check(ctx, result, w, testErr)
+	err = o.check(ctx, result, w, testErr)
+	if err != nil && reportErr != nil {
+		progress.Warnf(ctx, "the reports are incomplete: %v", reportErr)
+		return result, err
+	}
+	return result, cmp.Or(err, reportErr)
 }
 
 // check returns an error unless the tests and the coverage pass. testErr is the
@@ -181,6 +188,12 @@ func (o Options) check(ctx context.Context, r Result, w *watcher, testErr error)
 	return nil
 }
 
+// overtime is how long the tests of a package may run beyond the timeout. Go's own
+// timeout ends a test program with the stacks of its goroutines. A program that cannot
+// do that, for example because it was stopped by a signal, is killed after the
+// overtime; the go command itself would wait for another minute.
+const overtime = 5 * time.Second
+
 // goTest runs go test. It passes the events to w and writes them, unchanged, to the
 // file named by events.
 func (o Options) goTest(ctx context.Context, env []string, profile, events string, w *watcher) error {
@@ -209,28 +222,33 @@ func (o Options) goTest(ctx context.Context, env []string, profile, events strin
 	// WaitDelay, in case a test left a process that has inherited the pipe.
 	outR, outW := io.Pipe()
 	errR, errW := io.Pipe()
-	cmd.Stdout, cmd.Stderr = outW, errW
+	stdout, stderr := &lineSplitter{w: outW}, &lineSplitter{w: errW}
+	cmd.Stdout, cmd.Stderr = io.MultiWriter(file, stdout), stderr
 	progress.Statusf(ctx, "compiling tests")
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("running go test: %w", err)
 	}
+	kill := func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // fails if all processes have ended
+	w.limit(time.Duration(o.Settings.Timeout)+overtime, kill)
 	scanned := make(chan error, 1)
 	go func() {
 		execution, err := testjson.ScanTestOutput(testjson.ScanConfig{
-			Stdout: io.TeeReader(outR, file), Stderr: errR, Handler: w,
-			Stop: cancel, IgnoreNonJSONOutputLines: true,
+			Stdout: outR, Stderr: errR, Handler: w, IgnoreNonJSONOutputLines: true,
+			Stop: func() {
+				cancel()
+				// Without a reader, the program must not block on writing.
+				outR.CloseWithError(io.ErrClosedPipe)
+				errR.CloseWithError(io.ErrClosedPipe)
+			},
 		})
-		w.execution = execution
-		// If the scanner failed, the program must not block on writing.
-		outR.CloseWithError(io.ErrClosedPipe)
-		errR.CloseWithError(io.ErrClosedPipe)
+		w.end(execution)
 		scanned <- err
 	}()
 	err = cmd.Wait()
-	// A cancelled go test has ended, but a test that ignores signals has not.
-	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-	outW.Close()
-	errW.Close()
+	kill() // a cancelled go test has ended, but a test that ignores signals has not
+	_, _ = stdout.Write(w.stopTimers()) // fails only if nobody reads the events
+	outW.CloseWithError(stdout.Close())
+	errW.CloseWithError(stderr.Close())
 	if serr := <-scanned; serr != nil {
 		return fmt.Errorf("reading the events of go test: %w", serr)
 	}

@@ -1,14 +1,17 @@
 package test
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"gotest.tools/gotestsum/testjson"
 
@@ -30,12 +33,72 @@ type watcher struct {
 	stderr []string
 	builds map[string]*strings.Builder // output of the compiler, by the ID of the build
 	broken map[string]string           // ID of the failed build, by package
+	timers map[string]*time.Timer      // by package that runs
+	start  func(pkg string) *time.Timer
+	killed string // the package whose tests exceeded the timeout and its overtime
 }
 
 func newWatcher(ctx context.Context, o Options) *watcher {
 	return &watcher{
 		ctx: ctx, dir: o.Dir, base: o.base(), module: modulePath(o.Dir),
-		builds: map[string]*strings.Builder{}, broken: map[string]string{},
+		builds: map[string]*strings.Builder{}, broken: map[string]string{}, timers: map[string]*time.Timer{},
+	}
+}
+
+// limit makes the watcher call kill when the tests of a package have run for longer
+// than d.
+func (w *watcher) limit(d time.Duration, kill func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.start = func(pkg string) *time.Timer {
+		return time.AfterFunc(d, func() {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if w.timers[pkg] != nil && w.killed == "" {
+				w.killed = pkg
+				kill()
+			}
+		})
+	}
+}
+
+// stopTimers ends the limit of all packages. If the tests were killed, it returns the
+// events that are missing, because the go command was killed, too.
+func (w *watcher) stopTimers() []byte {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var events bytes.Buffer
+	for _, pkg := range slices.Sorted(maps.Keys(w.timers)) {
+		w.stopTimer(pkg)
+		if w.killed == "" {
+			continue
+		}
+		for _, e := range []map[string]string{
+			{"Action": "output", "Package": pkg, "Output": "FAIL: " + w.killReason(pkg) + "\n"},
+			{"Action": "fail", "Package": pkg},
+		} {
+			line, err := json.Marshal(e)
+			if err != nil {
+				continue // a map of strings can always be encoded
+			}
+			events.Write(append(line, '\n'))
+		}
+	}
+	return events.Bytes()
+}
+
+// killReason returns why the tests of a package were killed.
+func (w *watcher) killReason(pkg string) string {
+	if pkg == w.killed {
+		return "the timeout was exceeded, and the test program did not end"
+	}
+	return "the tests were stopped because those of " + w.killed + " did not end"
+}
+
+func (w *watcher) stopTimer(pkg string) {
+	if t := w.timers[pkg]; t != nil {
+		t.Stop()
+		delete(w.timers, pkg)
 	}
 }
 
@@ -49,6 +112,9 @@ var packageLine = regexp.MustCompile(`^ok\s+(\S+)\s+(\S+)(?:\s+coverage: (\S+) o
 func (w *watcher) Event(e testjson.TestEvent, x *testjson.Execution) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if e.Test == "" && e.Action.IsTerminal() {
+		w.stopTimer(e.Package)
+	}
 	switch {
 	case e.Action == testjson.ActionBuild:
 		b := w.builds[e.ImportPath]
@@ -57,7 +123,9 @@ func (w *watcher) Event(e testjson.TestEvent, x *testjson.Execution) error {
 			w.builds[e.ImportPath] = b
 		}
 		b.WriteString(e.Output)
-		progress.Line(w.ctx, strings.TrimRight(e.Output, "\n"))
+		for line := range strings.Lines(e.Output) {
+			progress.Line(w.ctx, strings.TrimRight(line, "\r\n"))
+		}
 	case e.Package == "":
 		// This is build-fail. The events of the package follow.
 	case e.Test != "" && e.Action.IsTerminal():
@@ -72,6 +140,9 @@ func (w *watcher) Event(e testjson.TestEvent, x *testjson.Execution) error {
 		}
 	case e.Test != "":
 	case e.Action == "start":
+		if w.start != nil && w.timers[e.Package] == nil {
+			w.timers[e.Package] = w.start(e.Package)
+		}
 		progress.Statusf(w.ctx, "testing %s", e.Package)
 	case e.Action == testjson.ActionOutput:
 		if m := packageLine.FindStringSubmatch(e.Output); m != nil {
@@ -117,6 +188,17 @@ func (w *watcher) print(output []string) {
 	}
 }
 
+// end stores the execution after the last event. It removes the failures without a name
+// that testjson adds for a subtest whose parent has ended or has never started, which
+// is the case if a test prints lines that look like results.
+func (w *watcher) end(x *testjson.Execution) {
+	w.execution = x
+	for _, name := range x.Packages() {
+		p := x.Package(name)
+		p.Failed = slices.DeleteFunc(p.Failed, func(tc testjson.TestCase) bool { return tc.Package == "" })
+	}
+}
+
 // result returns the result after the last event.
 func (w *watcher) result() Result {
 	r := Result{Skips: []Skip{}, Failures: []Failure{}}
@@ -134,7 +216,9 @@ func (w *watcher) result() Result {
 	r.Tests = r.Passed + r.Failed + r.Skipped
 	r.Races = x.HasDataRace()
 	for _, tc := range testjson.FilterFailedUnique(x.Failed()) {
-		r.Failures = append(r.Failures, w.failure(tc))
+		if tc.Package != "" {
+			r.Failures = append(r.Failures, w.failure(tc))
+		}
 	}
 	return r
 }

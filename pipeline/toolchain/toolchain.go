@@ -27,7 +27,7 @@ import (
 
 // grace is how long an interrupted program may take to clean up before it is
 // killed.
-const grace = 10 * time.Second
+const grace = 5 * time.Second
 
 // Go is a Go toolchain and the settings of this machine that it may use.
 type Go struct {
@@ -135,7 +135,7 @@ func (g *Go) ZoneInfo() string { return filepath.Join(g.Root, "lib", "time", "zo
 
 // Command returns a command that runs in its own process group. When ctx ends,
 // the group receives SIGINT, which lets the go command and upx remove their
-// temporary files. If the command has not ended ten seconds later, it is killed.
+// temporary files. If the command has not ended five seconds later, it is killed.
 // Use [Run] to run the command.
 func Command(ctx context.Context, program string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, program, args...)
