@@ -245,7 +245,7 @@ func (o Options) goTest(ctx context.Context, env []string, profile, events strin
 		scanned <- err
 	}()
 	err = cmd.Wait()
-	kill() // a cancelled go test has ended, but a test that ignores signals has not
+	kill()                              // a cancelled go test has ended, but a test that ignores signals has not
 	_, _ = stdout.Write(w.stopTimers()) // fails only if nobody reads the events
 	outW.CloseWithError(stdout.Close())
 	errW.CloseWithError(stderr.Close())
