@@ -34,26 +34,34 @@ func (a *app) checkProtected(ctx context.Context, r *request) error {
 	if err != nil || !e.Protected {
 		return err
 	}
-	s, err := source.Open(ctx, source.Options{
-		Root: r.Root, Dir: c.App.Dir, Main: c.App.Main, Name: c.App.Name, Tags: c.App.Tags, Revision: r.Revision, Epoch: r.Epoch,
-	})
+	o, err := ship.SourceOptions(ctx, r.Root, c.App)
 	if err != nil {
 		return err
 	}
-	tags, found, err := source.Tags(s.Dir)
+	o.Revision, o.Epoch, o.Top, o.NoMain = r.Revision, r.Epoch, r.Top, true
+	s, err := source.Open(ctx, o)
 	if err != nil {
 		return err
 	}
-	changed, err := source.Changes(s.Dir) // includes the chart and slipway.yaml
+	repo, err := source.OpenRepository(ctx, s.Dir)
 	if err != nil {
 		return err
+	}
+	var tags, changed []string
+	if repo != nil {
+		if tags, err = repo.Tags(ctx); err != nil {
+			return err
+		}
+		if changed, err = repo.Changes(ctx); err != nil { // includes the chart and slipway.yaml
+			return err
+		}
 	}
 	if s.Dirty && len(changed) == 0 {
-		changed = []string{"--revision ends in -dirty"}
+		changed = s.Changed
 	}
 	tag := cmp.Or(r.gitTag, ci.Detect(nil).GitTag())
 	switch {
-	case found && tag != "" && !slices.Contains(tags, tag):
+	case repo != nil && tag != "" && !slices.Contains(tags, tag):
 		return fault.Gatef("deploy.protected", "environment %s is protected, and this commit does not have the tag %s", r.Environment, tag).
 			WithFix("check that tag out, with its tags fetched")
 	case tag == "" && len(tags) > 0:

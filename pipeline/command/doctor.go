@@ -14,8 +14,8 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/fault"
+	"github.com/slipway-ci/slipway/pipeline/ship"
 	"github.com/slipway-ci/slipway/pipeline/source"
-	"github.com/slipway-ci/slipway/pipeline/toolchain"
 )
 
 // finding is one line of the output of slipway doctor.
@@ -76,12 +76,13 @@ func (e *examination) program(required bool, fix string, names ...string) {
 // examine checks everything that the stages need for an app.
 func examine(ctx context.Context, root string, c config.Config) []finding {
 	var e examination
-	s, err := source.Open(ctx, source.Options{Root: root, Dir: c.App.Dir, Main: c.App.Main, Name: c.App.Name, Tags: c.App.Tags})
+	o, goErr := ship.SourceOptions(ctx, root, c.App)
+	o.NoMain = goErr != nil
+	s, err := source.Open(ctx, o)
 	e.add("source", true, fmt.Sprintf("%s %s of %s", s.Name, s.Version, s.Module), err)
-	g, err := toolchain.Find(ctx, filepath.Join(root, c.App.Dir), c.App.Toolchain)
-	if err != nil {
-		e.add("go", true, "", err)
-	} else {
+	if goErr != nil {
+		e.add("go", true, "", goErr)
+	} else if g := o.Go; g != nil {
 		e.add("go", true, g.Version+" in "+g.Root, nil)
 		_, err := os.Stat(g.ZoneInfo())
 		e.add("zone data", true, g.ZoneInfo(), err)

@@ -28,6 +28,7 @@ type request struct {
 
 	repository    string // to push to
 	mirror        string
+	top           string // root of the repository, relative to the working folder
 	insecure      bool
 	passwordStdin bool
 	digestFile    string
@@ -102,6 +103,7 @@ func declare(f *pflag.FlagSet, value any, name, usage string) {
 
 // sourceFlags adds the flag that selects the app.
 func sourceFlags(r *request, f *pflag.FlagSet) {
+	f.StringVar(&r.top, "repository-root", "", "root `DIR` of the repository if .git is not available (default: the folder of slipway.yaml)")
 	setting(r, f, "dir", "the app's module `FOLDER`, relative to slipway.yaml", func(c *config.Config) *string { return &c.App.Dir })
 }
 

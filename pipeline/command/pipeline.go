@@ -143,6 +143,11 @@ func (a *app) complete(r *request) (err error) {
 			return fault.Inputf("usage", "--reports: %w", err)
 		}
 	}
+	if r.top != "" {
+		if r.Top, err = filepath.Abs(r.top); err != nil {
+			return fault.Inputf("usage", "--repository-root: %w", err)
+		}
+	}
 	if r.Cache, err = cache.User(); err != nil {
 		return err
 	}

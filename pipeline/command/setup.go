@@ -19,8 +19,8 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/hook"
 	"github.com/slipway-ci/slipway/pipeline/registry/embedded"
+	"github.com/slipway-ci/slipway/pipeline/ship"
 	"github.com/slipway-ci/slipway/pipeline/source"
-	"github.com/slipway-ci/slipway/pipeline/toolchain"
 )
 
 func (a *app) versionCommand() *cobra.Command {
@@ -142,7 +142,11 @@ func (a *app) initialize(ctx context.Context, force bool) error {
 	if _, err := os.Stat(target); err == nil && !force {
 		return fault.Inputf("init.exists", "%s exists already", target).WithFix("replace it with --force")
 	}
-	mains, err := source.Mains(ctx, source.Options{Root: dir})
+	o, err := ship.SourceOptions(ctx, dir, config.App{})
+	if err != nil {
+		return err
+	}
+	mains, err := source.Mains(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -150,8 +154,8 @@ func (a *app) initialize(ctx context.Context, force bool) error {
 		return fault.Inputf("source.no-main", "the module in %s has no main package", dir)
 	}
 	pin := ""
-	if g, err := toolchain.Find(ctx, dir, ""); err == nil {
-		pin = g.Version
+	if o.Go != nil {
+		pin = o.Go.Version
 	}
 	written := map[string]string{target: starterConfig(mains, pin)}
 	ignore := filepath.Join(dir, source.IgnoreFile)

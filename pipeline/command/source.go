@@ -11,6 +11,7 @@ import (
 
 	"github.com/slipway-ci/slipway/pipeline/display"
 	"github.com/slipway-ci/slipway/pipeline/progress"
+	"github.com/slipway-ci/slipway/pipeline/ship"
 	"github.com/slipway-ci/slipway/pipeline/source"
 )
 
@@ -28,10 +29,14 @@ func (a *app) sourceCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			var s source.Source
 			show := a.display(nil)
-			s, err := source.Open(progress.With(cmd.Context(), show, "source"), source.Options{
-				Root: root, Dir: c.App.Dir, Main: c.App.Main, Name: c.App.Name, Tags: c.App.Tags, Epoch: os.Getenv("SOURCE_DATE_EPOCH"),
-			})
+			ctx := progress.With(cmd.Context(), show, "source")
+			o, err := ship.SourceOptions(ctx, root, c.App)
+			if err == nil {
+				o.Epoch = os.Getenv("SOURCE_DATE_EPOCH")
+				s, err = source.Open(ctx, o)
+			}
 			show.Close()
 			if err != nil {
 				return err

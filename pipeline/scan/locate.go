@@ -2,6 +2,7 @@ package scan
 
 import (
 	"os"
+	"path"
 	"path/filepath"
 
 	"golang.org/x/mod/modfile"
@@ -11,18 +12,18 @@ import (
 // go.mod that requires the vulnerable module. The folder of go.mod is module;
 // paths are relative to root. Locate changes nothing if it cannot read go.mod.
 func Locate(findings []Finding, root, module string) {
-	path := filepath.Join(module, "go.mod")
-	data, err := os.ReadFile(path)
+	file := filepath.Join(module, "go.mod")
+	data, err := os.ReadFile(file)
 	if err != nil {
 		return
 	}
-	mod, err := modfile.Parse(path, data, nil)
+	mod, err := modfile.Parse(file, data, nil)
 	if err != nil {
 		return
 	}
-	rel, err := filepath.Rel(root, path)
+	rel, err := filepath.Rel(root, file)
 	if err != nil {
-		rel = path
+		rel = file
 	}
 	lines := map[string]int{}
 	for _, r := range mod.Require {
@@ -43,6 +44,21 @@ func Locate(findings []Finding, root, module string) {
 		f := &findings[i]
 		if line, ok := lines[f.Package]; ok && f.IsGo() && f.Path == "" {
 			f.Path, f.Line = filepath.ToSlash(rel), line
+		}
+	}
+}
+
+// Rebase makes the paths of all findings in the source relative to another folder. The
+// prefix is the path from there to the folder that they are relative to, with slashes.
+func (r *Result) Rebase(prefix string) {
+	for i, f := range r.Findings {
+		if f.Path != "" {
+			r.Findings[i].Path = path.Join(prefix, f.Path)
+		}
+	}
+	for i, f := range r.Ignored {
+		if f.Path != "" {
+			r.Ignored[i].Path = path.Join(prefix, f.Path)
 		}
 	}
 }

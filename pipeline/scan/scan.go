@@ -131,7 +131,7 @@ type Finding struct {
 	Targets      []string     `json:"targets,omitempty"`    // names of the images with the finding
 	Platforms    []string     `json:"platforms,omitempty"`  // of these images
 	ImagePath    string       `json:"image_path,omitempty"` // file in the image
-	Path         string       `json:"path,omitempty"`       // file in the source, relative to the root
+	Path         string       `json:"path,omitempty"`       // file in the source, relative to Options.Root, or to the repository after Rebase
 	Line         int          `json:"line,omitempty"`       // 1-based; 0 if unknown
 	EndLine      int          `json:"end_line,omitempty"`
 	URL          string       `json:"url,omitempty"` // of the first advisory

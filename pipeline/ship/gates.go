@@ -2,9 +2,12 @@ package ship
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/slipway-ci/slipway/pipeline/config"
@@ -66,7 +69,11 @@ func (p *run) test(ctx context.Context) (graph.Outcome, error) {
 		name := service.Kind(s).Variable()
 		given[name] = os.Getenv(name)
 	}
-	key, err := p.verdictKey("test", p.Config.Test, given)
+	// A test can read any variable, so the verdict counts only for the same environment.
+	// With another one, the go command still uses the results of the tests that do not
+	// read what differs.
+	environment := sha256.Sum256([]byte(strings.Join(p.toolchain.TestInputs(), "\x00")))
+	key, err := p.verdictKey("test", p.Config.Test, []any{given, hex.EncodeToString(environment[:])})
 	if err != nil {
 		return graph.Outcome{}, err
 	}
@@ -77,7 +84,7 @@ func (p *run) test(ctx context.Context) (graph.Outcome, error) {
 	}
 	r, err := test.Run(ctx, test.Options{
 		Dir: p.source.Dir, Go: p.toolchain, Settings: p.Config.Test, Env: toolchain.Environ(p.Config.App.Env),
-		BuildTags: p.Config.App.Tags, Reports: p.Reports, Prefix: p.prefix(),
+		BuildTags: p.Config.App.Tags, Reports: p.Reports, Prefix: p.prefix(), Force: p.Force,
 	})
 	p.report.Test = &r
 	if err != nil {
@@ -98,10 +105,11 @@ func summarizeTests(r test.Result) string {
 	return s
 }
 
-// prefix returns the app's folder relative to the root, with slashes, or "" if the two
-// are the same.
+// prefix returns the app's folder relative to the repository, with slashes, or "" if the
+// two are the same. Paths in reports are relative to the repository, because that is what
+// GitHub and GitLab expect.
 func (p *run) prefix() string {
-	rel, err := filepath.Rel(p.Root, p.source.Dir)
+	rel, err := filepath.Rel(p.source.Top, p.source.Dir)
 	if err != nil || rel == "." {
 		return ""
 	}

@@ -79,6 +79,9 @@ func (p *run) scan(ctx context.Context) (graph.Outcome, error) {
 		return graph.Outcome{}, err
 	}
 	r, err := p.Scanner.Scan(ctx, o)
+	if rel, err := filepath.Rel(p.source.Top, p.Root); err == nil && o.Source != "" {
+		r.Rebase(filepath.ToSlash(rel))
+	}
 	if len(r.Targets) > 0 { // the scan was completed
 		p.report.Scan = &r
 		var writeErr error

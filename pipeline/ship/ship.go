@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"path"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -44,6 +43,7 @@ type Options struct {
 
 	Version  string // version to stamp; default: derived from the commit
 	Revision string // commit to stamp, if there is no .git folder
+	Top      string // root of the repository, if there is no .git folder; default: Root
 	Epoch    string // SOURCE_DATE_EPOCH
 
 	Tags        []string // image tags; default: the short revision
@@ -198,7 +198,6 @@ func (p *run) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	p.resolveSubject()
-	var toolchainErr error
 	if p.given() && !p.includes(Lint, Test, Build) { // the run needs no source
 		repository, err := p.repository(ctx)
 		if err != nil {
@@ -206,27 +205,19 @@ func (p *run) prepare(ctx context.Context) (err error) {
 		}
 		p.report.App = path.Base(repository.RepositoryStr())
 	} else {
-		// Each of the two takes tens of milliseconds, which is noticeable if
-		// nothing changed. Therefore they run at the same time.
-		var finding sync.WaitGroup
-		finding.Go(func() {
-			p.toolchain, toolchainErr = toolchain.Find(ctx, filepath.Join(p.Root, p.Config.App.Dir), p.Config.App.Toolchain)
-		})
-		p.source, err = source.Open(ctx, source.Options{
-			Root: p.Root, Dir: p.Config.App.Dir, Main: p.Config.App.Main, Name: p.Config.App.Name, Tags: p.Config.App.Tags,
-			Version: p.Version, Revision: p.Revision, Epoch: p.Epoch, NoMain: !p.includes(Build),
-		})
-		finding.Wait()
+		o, err := SourceOptions(ctx, p.Root, p.Config.App)
 		if err != nil {
 			return err
 		}
+		o.Version, o.Revision, o.Epoch, o.Top, o.NoMain = p.Version, p.Revision, p.Epoch, p.Top, !p.includes(Build)
+		if p.source, err = source.Open(ctx, o); err != nil {
+			return err
+		}
+		p.toolchain = p.source.Go
 		p.report.App, p.report.Source = p.source.Name, &p.source
 	}
 	if err := graph.Preflight(p.steps); err != nil {
 		return err
-	}
-	if toolchainErr != nil {
-		return toolchainErr
 	}
 	if p.Reports == "" {
 		if p.Reports, err = p.outputDir("reports"); err != nil {

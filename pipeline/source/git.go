@@ -1,123 +1,132 @@
 package source
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
-	"github.com/go-git/go-billy/v5/osfs"
-	"github.com/go-git/go-git/v5"
-	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/plumbing/format/gitignore"
-
 	"github.com/slipway-ci/slipway/pipeline/fault"
-	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
-// stampGit reads the revision and the time from the git repository that contains
-// the app. It does not run the git program, so that it also works in container
-// images without git.
-func (s *Source) stampGit(ctx context.Context, ignore *Ignore) error {
-	s.Time = time.Unix(0, 0).UTC()
-	repo, err := repository(s.Dir)
-	if err != nil {
-		return err
-	}
-	if repo == nil {
-		progress.Warnf(ctx, "no git repository: version is %s and time is %s", Unversioned, s.Time.Format(time.DateOnly))
-		return nil
-	}
-	head, err := repo.Head()
-	if errors.Is(err, plumbing.ErrReferenceNotFound) {
-		progress.Warnf(ctx, "no commit yet: version is %s and time is %s", Unversioned, s.Time.Format(time.DateOnly))
-		return nil
-	}
-	if err != nil {
-		return unreadable("reading HEAD of", s.Dir, err)
-	}
-	commit, err := repo.CommitObject(head.Hash())
-	if err != nil {
-		return unreadable("reading the commit of", s.Dir, err)
-	}
-	s.Revision = head.Hash().String()
-	s.Time = commit.Committer.When.UTC()
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	return s.compare(repo, ignore)
+// Repository is a git repository with a work tree. It is only ever read: nothing in it
+// is written or locked, and no program that the repository's own configuration names
+// is run.
+//
+// The git program decides what has changed and what is ignored. If it is not installed,
+// the library go-git does, which reports an error for what it cannot read.
+type Repository struct {
+	Top string // root of the work tree, without symbolic links
+
+	git git    // empty if the program is not installed
+	dir string // a folder in the work tree
 }
 
-// repository opens the git repository that contains dir. It returns nil if there
-// is none.
-func repository(dir string) (*git.Repository, error) {
-	repo, err := git.PlainOpenWithOptions(dir, &git.PlainOpenOptions{DetectDotGit: true, EnableDotGitCommonDir: true})
-	if errors.Is(err, git.ErrRepositoryNotExists) {
-		return nil, nil
-	}
+// commit is the commit that is checked out.
+type commit struct {
+	hash string // empty if there is no commit yet
+	time time.Time
+}
+
+// OpenRepository returns the git repository that contains dir, or nil if there is none.
+// It returns [fault.Input] errors for repositories that cannot be read.
+func OpenRepository(ctx context.Context, dir string) (*Repository, error) {
+	program, err := exec.LookPath("git")
 	if err != nil {
+		return openLibrary(dir)
+	}
+	r := &Repository{git: git(program), dir: dir}
+	out, err := r.git.output(ctx, dir, nil, "rev-parse", "--show-toplevel")
+	switch failed, _ := errors.AsType[*gitError](err); {
+	case failed != nil && strings.HasPrefix(failed.message, "not a git repository (or any"):
+		return nil, nil
+	case failed != nil && strings.HasPrefix(failed.message, "this operation must be run in a work tree"):
+		return nil, nil // a bare repository, or the folder .git
+	case err != nil:
 		return nil, unreadable("opening the git repository of", dir, err)
 	}
-	return repo, nil
+	if r.Top, err = filepath.EvalSymlinks(strings.TrimSuffix(string(out), "\n")); err != nil {
+		return nil, unreadable("resolving the root of the git repository of", dir, err)
+	}
+	here, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil, unreadable("resolving", dir, err)
+	}
+	if !isBelow(r.Top, here) {
+		return nil, fault.Inputf("source.unreadable", "the git repository of %s has its work tree in %s", dir, r.Top).
+			WithFix("remove core.worktree from the configuration of the repository")
+	}
+	return r, nil
 }
 
-// compare sets s.Changed to the app's files that differ from the commit. Files
-// that are excluded or outside the app do not count, because they cannot change
-// the image.
-func (s *Source) compare(repo *git.Repository, ignore *Ignore) error {
-	tree, err := repo.Worktree()
-	if errors.Is(err, git.ErrIsBareRepository) {
-		return nil
-	}
-	if err != nil {
-		return unreadable("reading the work tree of", s.Dir, err)
-	}
-	root := osfs.New(string(filepath.Separator))
-	for _, load := range []func() ([]gitignore.Pattern, error){
-		func() ([]gitignore.Pattern, error) { return gitignore.LoadGlobalPatterns(root) },
-		func() ([]gitignore.Pattern, error) { return gitignore.LoadSystemPatterns(root) },
-	} {
-		if patterns, err := load(); err == nil { // a broken git configuration of the user must not fail a build
-			tree.Excludes = append(tree.Excludes, patterns...)
-		}
-	}
-	status, err := tree.Status()
-	if err != nil {
-		return unreadable("comparing the files with the commit in", s.Dir, err)
-	}
-	top, err := filepath.EvalSymlinks(tree.Filesystem.Root())
-	if err != nil {
-		return unreadable("resolving", tree.Filesystem.Root(), err)
-	}
-	dir, err := filepath.EvalSymlinks(s.Dir)
-	if err != nil {
-		return unreadable("resolving", s.Dir, err)
-	}
-	for name, st := range status {
-		if st.Worktree == git.Unmodified && st.Staging == git.Unmodified {
-			continue
-		}
-		file := filepath.Join(top, filepath.FromSlash(name))
-		if rel, err := filepath.Rel(dir, file); err == nil && filepath.IsLocal(rel) {
-			file = filepath.Join(s.Dir, rel)
-		}
-		if !s.inScope(file) || ignore.Match(file) || strings.HasPrefix(file, filepath.Join(s.Root, OutputDir)+string(filepath.Separator)) {
-			continue
-		}
-		s.Changed = append(s.Changed, name)
-	}
-	slices.Sort(s.Changed)
-	s.Dirty = len(s.Changed) > 0
-	if more := len(s.Changed) - 10; more > 0 {
-		s.Changed = append(s.Changed[:10], "...")
-	}
-	return nil
+// status is the output of git status.
+type status struct {
+	commit  string   // hash of the commit; empty if there is none yet
+	changed []string // files that differ from the commit, relative to the work tree
 }
 
+// status returns the commit, and the files that differ from it and are in one of the
+// given folders, including those in submodules. Without folders it returns all of them.
+func (r *Repository) status(ctx context.Context, dirs ...string) (commit, []string, error) {
+	if r.git == "" {
+		return r.libraryStatus()
+	}
+	var paths []string
+	for _, dir := range dirs {
+		if rel, err := filepath.Rel(r.Top, dir); err == nil && filepath.IsLocal(rel) {
+			paths = append(paths, rel)
+		}
+	}
+	if len(dirs) > 0 && len(paths) == 0 {
+		paths = []string{"."} // the commit is needed in any case
+	}
+	st, err := r.git.status(ctx, r.Top, paths)
+	if err != nil {
+		return commit{}, nil, unreadable("comparing the files with the commit in", r.Top, err)
+	}
+	c := commit{hash: st.commit}
+	if c.hash == "" {
+		return c, st.changed, nil
+	}
+	if c.time, err = r.git.time(ctx, r.Top, c.hash); err != nil {
+		return commit{}, nil, unreadable("reading the commit of", r.Top, err)
+	}
+	return c, st.changed, nil
+}
+
+// Tags returns the sorted names of the tags that point at the commit that is checked
+// out, annotated tags included.
+func (r *Repository) Tags(ctx context.Context) ([]string, error) {
+	if r.git == "" {
+		return r.libraryTags()
+	}
+	out, err := r.git.output(ctx, r.Top, nil, "for-each-ref", "--points-at=HEAD", "--format=%(refname:lstrip=2)", "refs/tags")
+	if err != nil {
+		return nil, unreadable("reading the tags of", r.Top, err)
+	}
+	tags := strings.Fields(string(out)) // the name of a tag contains no space
+	slices.Sort(tags)
+	return tags, nil
+}
+
+// Changes returns up to ten files that differ from the commit, in the whole repository.
+func (r *Repository) Changes(ctx context.Context) ([]string, error) {
+	_, changed, err := r.status(ctx)
+	return changed[:min(len(changed), 10)], err
+}
+
+// unreadable returns the error for a repository that cannot be read.
 func unreadable(doing, what string, err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%s %s: %w", doing, what, err)
+	}
 	e := fault.Inputf("source.unreadable", "%s %s: %w", doing, what, err)
 	if errors.Is(err, os.ErrPermission) {
 		return e
@@ -125,60 +134,119 @@ func unreadable(doing, what string, err error) error {
 	return e.WithFix("to build without reading the git repository, pass the commit with --revision")
 }
 
-// Tags returns the sorted names of the tags that point at the commit checked out
-// in the git repository that contains dir, annotated tags included. If there is
-// no repository, found is false.
-func Tags(dir string) (tags []string, found bool, err error) {
-	repo, err := repository(dir)
-	if repo == nil {
-		return nil, false, err
-	}
-	head, err := repo.Head()
-	if err != nil {
-		return nil, true, unreadable("reading HEAD of", dir, err)
-	}
-	refs, err := repo.Tags()
-	if err != nil {
-		return nil, true, unreadable("reading the tags of", dir, err)
-	}
-	err = refs.ForEach(func(r *plumbing.Reference) error {
-		at := r.Hash()
-		if annotated, err := repo.TagObject(at); err == nil {
-			at = annotated.Target
-		}
-		if at == head.Hash() {
-			tags = append(tags, r.Name().Short())
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, true, unreadable("reading the tags of", dir, err)
-	}
-	slices.Sort(tags)
-	return tags, true, nil
+// isBelow reports whether path is dir or a path below it.
+func isBelow(dir, path string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel)
 }
 
-// Changes returns up to ten files that differ from the commit, in the whole git
-// repository that contains dir. Without a repository it returns nil.
-func Changes(dir string) ([]string, error) {
-	repo, err := repository(dir)
-	if repo == nil {
-		return nil, err
+// git is the path of the git program.
+type git string
+
+// gitError is the error of a git program that ran and failed.
+type gitError struct {
+	command string
+	message string // the last line that begins with "fatal:", or the last line
+}
+
+func (e *gitError) Error() string { return fmt.Sprintf("git %s: %s", e.command, e.message) }
+
+// harmless are settings that keep git from running programs, from writing and from
+// connecting to other machines. They override the configuration of the repository,
+// which can be hostile (https://git-scm.com/docs/git-config).
+//
+// A repository of another user is read as well, which git rejects by default because it
+// would run programs that its configuration names.
+func harmless() [][2]string {
+	return [][2]string{
+		{"core.fsmonitor", "false"}, {"core.hooksPath", os.DevNull}, {"core.sshCommand", "false"}, {"core.pager", "cat"},
+		{"credential.helper", ""}, {"protocol.allow", "never"}, {"gc.auto", "0"}, {"maintenance.auto", "false"},
+		{"safe.directory", "*"}, {"safe.bareRepository", "explicit"},
 	}
-	tree, err := repo.Worktree()
-	if err != nil {
-		return nil, unreadable("reading the work tree of", dir, err)
+}
+
+// environ returns the environment for git with additional settings. Variables that
+// select another repository are removed; git sets them for hooks.
+func (g git) environ(settings [][2]string) []string {
+	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		switch name {
+		case "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY",
+			"GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_CONFIG", "GIT_CONFIG_PARAMETERS", "GIT_IMPLICIT_WORK_TREE", "GIT_GRAFT_FILE",
+			"GIT_SHALLOW_FILE", "GIT_NAMESPACE", "GIT_REPLACE_REF_BASE", "GIT_INTERNAL_SUPER_PREFIX", "GIT_ATTR_SOURCE",
+			"GIT_LITERAL_PATHSPECS", "GIT_GLOB_PATHSPECS", "GIT_NOGLOB_PATHSPECS", "GIT_ICASE_PATHSPECS", "GIT_SSH_COMMAND", "GIT_CONFIG_COUNT":
+			return true
+		}
+		return strings.HasPrefix(name, "GIT_TRACE")
+	})
+	n, err := strconv.Atoi(os.Getenv("GIT_CONFIG_COUNT")) // settings of the caller, for example of a CI system
+	if err != nil || n < 0 {
+		n = 0
 	}
-	status, err := tree.Status()
-	if err != nil {
-		return nil, unreadable("comparing the files with the commit in", dir, err)
+	for _, s := range slices.Concat(harmless(), settings) {
+		env = append(env, fmt.Sprintf("GIT_CONFIG_KEY_%d=%s", n, s[0]), fmt.Sprintf("GIT_CONFIG_VALUE_%d=%s", n, s[1]))
+		n++
 	}
-	var changed []string
-	for file, st := range status {
-		if st.Worktree != git.Unmodified || st.Staging != git.Unmodified {
-			changed = append(changed, file)
+	return append(env, "GIT_CONFIG_COUNT="+strconv.Itoa(n), "GIT_OPTIONAL_LOCKS=0", "GIT_TERMINAL_PROMPT=0", "GIT_ALLOW_PROTOCOL=none", "GIT_NO_LAZY_FETCH=1",
+		"GIT_NO_REPLACE_OBJECTS=1", "GIT_LITERAL_PATHSPECS=1", "LC_ALL=C")
+}
+
+// output runs git in dir with additional settings and returns its output. The error of
+// a git that failed is a [*gitError].
+func (g git) output(ctx context.Context, dir string, settings [][2]string, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, string(g), args...)
+	cmd.Dir, cmd.Env = dir, g.environ(settings)
+	cmd.WaitDelay = time.Second
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if _, ok := errors.AsType[*exec.ExitError](err); ok {
+		return nil, &gitError{args[0], fatal(stderr.String())}
+	}
+	return stdout.Bytes(), err
+}
+
+// fatal returns the message of the error that ended git.
+func fatal(stderr string) string {
+	lines := strings.Split(strings.TrimSpace(stderr), "\n")
+	for _, line := range lines {
+		if message, ok := strings.CutPrefix(line, "fatal: "); ok {
+			return message
 		}
 	}
-	slices.Sort(changed)
-	return changed[:min(len(changed), 10)], nil
+	return lines[len(lines)-1]
+}
+
+// time returns the time of a commit.
+func (g git) time(ctx context.Context, top, hash string) (time.Time, error) {
+	out, err := g.output(ctx, top, nil, "cat-file", "commit", hash)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return commitTime(out)
+}
+
+// commitTime returns the time of the committer from the content of a commit object
+// (https://git-scm.com/docs/git-commit-tree#_commit_information).
+func commitTime(object []byte) (time.Time, error) {
+	header, _, _ := bytes.Cut(object, []byte("\n\n"))
+	for line := range bytes.Lines(header) {
+		rest, ok := bytes.CutPrefix(line, []byte("committer "))
+		if !ok {
+			continue
+		}
+		fields := bytes.Fields(rest[bytes.LastIndexByte(rest, '>')+1:])
+		if len(fields) == 0 {
+			break
+		}
+		seconds, err := strconv.ParseInt(string(fields[0]), 10, 64)
+		if err != nil || seconds < 0 || seconds > maxEpoch {
+			break
+		}
+		return time.Unix(seconds, 0).UTC(), nil
+	}
+	return time.Time{}, errors.New("the commit has no valid time")
 }

@@ -3,6 +3,7 @@ package source
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -22,8 +23,11 @@ const IgnoreFile = ".dockerignore"
 // (https://docs.docker.com/build/concepts/context/#dockerignore-files).
 // A nil Ignore excludes nothing.
 type Ignore struct {
-	base    string
-	matcher *patternmatcher.PatternMatcher
+	base     string
+	name     string // of the ignore file
+	patterns []string
+	lines    []int // the line of each pattern, from 1
+	matcher  *patternmatcher.PatternMatcher
 }
 
 // ParseIgnore parses the content of an ignore file. The patterns are relative to
@@ -33,6 +37,13 @@ func ParseIgnore(name, base string, data []byte) (*Ignore, error) {
 	patterns, err := ignorefile.ReadAll(bytes.NewReader(data))
 	if err != nil {
 		return nil, fault.Inputf("source.ignore", "%s: %w", name, err)
+	}
+	var lines []int
+	for i, line := range bytes.Split(data, []byte("\n")) {
+		// The library does not return the lines of the patterns.
+		if found, err := ignorefile.ReadAll(bytes.NewReader(line)); err == nil && len(found) > 0 {
+			lines = append(lines, i+1)
+		}
 	}
 	for _, p := range patterns {
 		// Patterns are checked one at a time because the library's error does not
@@ -48,7 +59,35 @@ func ParseIgnore(name, base string, data []byte) (*Ignore, error) {
 	if err != nil {
 		return nil, fault.Inputf("source.ignore", "%s: %w", name, err)
 	}
-	return &Ignore{base: base, matcher: m}, nil
+	return &Ignore{base, name, patterns, lines, m}, nil
+}
+
+// relative returns the path of a file relative to the folder of the ignore file, with
+// slashes.
+func (i *Ignore) relative(file string) string {
+	rel, err := filepath.Rel(i.base, file)
+	if err != nil {
+		return file
+	}
+	return filepath.ToSlash(rel)
+}
+
+// Reason returns the line that excludes a file, in the form "FILE:LINE (PATTERN)". The
+// path must be absolute. It returns the name of the ignore file if no line does.
+func (i *Ignore) Reason(file string) string {
+	reason, excluded := i.name, false
+	for n := range i.patterns {
+		m, err := patternmatcher.New(i.patterns[:n+1])
+		if err != nil {
+			return reason
+		}
+		now, err := m.MatchesOrParentMatches(i.relative(file))
+		if err == nil && now && !excluded && n < len(i.lines) {
+			reason = fmt.Sprintf("%s:%d (%s)", i.name, i.lines[n], i.patterns[n])
+		}
+		excluded = now
+	}
+	return reason
 }
 
 // Match reports whether a file is excluded. The path must be absolute.
@@ -75,7 +114,7 @@ func (s *Source) ignore() (*Ignore, error) {
 		if err != nil {
 			return nil, fault.Inputf("source.unreadable", "reading the ignore file: %w", err)
 		}
-		return ParseIgnore(file, base, data)
+		return ParseIgnore(s.shown(file), base, data)
 	}
 	return nil, nil
 }

@@ -24,9 +24,11 @@ import (
 
 	"golang.org/x/mod/modfile"
 	"golang.org/x/mod/module"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/progress"
+	"github.com/slipway-ci/slipway/pipeline/toolchain"
 )
 
 // OutputDir is the name of the folder, next to slipway.yaml, that slipway writes
@@ -46,6 +48,14 @@ type Options struct {
 	// runs that compile no program. Source.Main is then empty.
 	NoMain bool
 	Tags   []string // build tags
+	Env    []string // environment variables of the build, NAME=value
+	// Go is the toolchain that is asked for packages. If it is nil, NoMain or Main
+	// must be set, and no workspace is used.
+	Go *toolchain.Go
+	// Top is the root of the repository. It is only used if there is no git
+	// repository, for example in a container that has the files but not the .git
+	// folder. Default: Root.
+	Top string
 	// Version is stamped instead of the version derived from the commit.
 	Version string
 	// Revision is used instead of the git repository, for example in a container
@@ -60,8 +70,9 @@ type Options struct {
 
 // Source is the source of an app.
 type Source struct {
-	Root     string    `json:"-"`                  // folder of slipway.yaml
-	Dir      string    `json:"-"`                  // folder of the app's module
+	Root     string    `json:"-"`                  // folder of slipway.yaml, without symbolic links
+	Dir      string    `json:"-"`                  // folder of the app's module, without symbolic links
+	Top      string    `json:"-"`                  // root of the repository, without symbolic links
 	Name     string    `json:"name"`               // the app's name
 	Module   string    `json:"module"`             // module path
 	Main     string    `json:"main,omitempty"`     // main package, relative to Dir: "." or "./cmd/x"
@@ -70,11 +81,22 @@ type Source struct {
 	Changed  []string  `json:"changed,omitempty"`  // the files that differ, relative to the repository; after ten of them "..."
 	Time     time.Time `json:"time"`               // SOURCE_DATE_EPOCH, or the time of the commit, or 1970-01-01
 	Version  string    `json:"version"`            // version that is stamped
-	// Excluded lists the files below Dir that the ignore file excludes from the
-	// build, as absolute paths.
+	// Workspace is the go.work file that the go command must use, or "off".
+	Workspace string `json:"-"`
+	// Go is the toolchain of the options, with that workspace. It is nil if the options
+	// have none.
+	Go *toolchain.Go `json:"-"`
+	// Excluded lists the files that the ignore file excludes from the build, as
+	// absolute paths.
 	Excluded []string `json:"-"`
+	// NoVendor says that the ignore file excludes the folder vendor, so that the go
+	// command must use the module cache instead.
+	NoVendor bool `json:"-"`
 
-	scope []string // folders whose files can change what is built
+	scope   []string // folders and files that can change what is built
+	rules   *Ignore  // what excludes files
+	linked  []string // folders and files that links in the scope point to
+	outside []string // why the build depends on more than the commit
 }
 
 // Open reads the source of an app.
@@ -84,29 +106,100 @@ type Source struct {
 // that point outside the source tree, and a malformed ignore file, revision or
 // epoch.
 func Open(ctx context.Context, o Options) (Source, error) {
-	root, err := filepath.Abs(o.Root)
-	if err != nil {
-		return Source{}, fmt.Errorf("resolving %s: %w", o.Root, err)
-	}
-	s := Source{Root: root, Dir: filepath.Join(root, o.Dir), Name: o.Name}
-	if err := s.readModule(); err != nil {
-		return Source{}, err
-	}
-	ignore, err := s.ignore()
+	s, ignore, repo, err := open(ctx, o)
 	if err != nil {
 		return Source{}, err
 	}
-	files, err := s.walk(ctx, ignore)
+	links, err := s.walk(ctx, ignore)
 	if err != nil {
 		return Source{}, err
 	}
-	if err := s.findMain(o, files); err != nil {
+	if err := s.checkExcluded(o, ignore); err != nil {
 		return Source{}, err
 	}
-	if err := s.stamp(ctx, o, ignore); err != nil {
+	// Git and the go command take some time, so they are asked at the same time.
+	var changed []string
+	var at commit
+	scope := s.scope
+	if len(links) > 0 {
+		scope = nil // they can make it larger
+	}
+	var asking errgroup.Group
+	if o.Revision == "" && repo != nil {
+		asking.Go(func() (err error) {
+			at, changed, err = repo.status(ctx, scope...)
+			return err
+		})
+	}
+	err = s.findMain(ctx, o, ignore)
+	if err == nil {
+		err = s.resolveLinks(ctx, o, links)
+	}
+	if repoErr := asking.Wait(); err == nil {
+		err = repoErr
+	}
+	if err != nil {
+		return Source{}, err
+	}
+	if err := s.stamp(ctx, o, repo, at, s.relevant(changed, ignore)); err != nil {
 		return Source{}, err
 	}
 	return s, nil
+}
+
+// open finds the module, the repository, the workspace and the ignore file.
+func open(ctx context.Context, o Options) (s Source, ignore *Ignore, repo *Repository, err error) {
+	s.Name = o.Name
+	if err := s.locate(o); err != nil {
+		return Source{}, nil, nil, err
+	}
+	mod, err := s.readModule()
+	if err != nil {
+		return Source{}, nil, nil, err
+	}
+	if repo, err = OpenRepository(ctx, s.Dir); err != nil && o.Revision == "" {
+		return Source{}, nil, nil, err
+	}
+	s.Top = s.Root
+	switch {
+	case err == nil && repo != nil:
+		s.Top = repo.Top
+	case o.Top != "":
+		if s.Top, err = filepath.EvalSymlinks(o.Top); err != nil || !isBelow(s.Top, s.Root) {
+			return Source{}, nil, nil, fault.Inputf("source.top", "%s is not a folder that contains %s", o.Top, s.Root).
+				WithFix("give a folder above slipway.yaml with --repository-root")
+		}
+	}
+	if ignore, err = s.ignore(); err != nil {
+		return Source{}, nil, nil, err
+	}
+	s.rules = ignore
+	if err := s.findScope(ctx, o, mod, ignore); err != nil {
+		return Source{}, nil, nil, err
+	}
+	return s, ignore, repo, nil
+}
+
+// locate sets s.Root and s.Dir.
+func (s *Source) locate(o Options) (err error) {
+	root, err := filepath.Abs(o.Root)
+	if err != nil {
+		return fmt.Errorf("resolving %s: %w", o.Root, err)
+	}
+	if s.Root, err = filepath.EvalSymlinks(root); err != nil {
+		return fault.Inputf("source.unreadable", "resolving %s: %w", root, err)
+	}
+	s.Dir, err = filepath.EvalSymlinks(filepath.Join(s.Root, o.Dir))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fault.Inputf("source.no-module", "app.dir %s does not exist in %s", o.Dir, s.Root)
+	case err != nil:
+		return fault.Inputf("source.unreadable", "resolving app.dir: %w", err)
+	}
+	if fi, err := os.Stat(s.Dir); err == nil && !fi.IsDir() {
+		return fault.Inputf("source.no-module", "app.dir %s is not a folder in %s", o.Dir, s.Root)
+	}
+	return nil
 }
 
 // Name returns the name of an app. It reads nothing but go.mod, and returns the
@@ -116,7 +209,7 @@ func Name(o Options) (string, error) {
 	if s.Name != "" {
 		return s.Name, nil
 	}
-	err := s.readModule()
+	_, err := s.readModule()
 	return s.Name, err
 }
 
@@ -134,48 +227,46 @@ func (s *Source) ShortRevision() string {
 	return short
 }
 
-func (s *Source) readModule() error {
+// readModule sets the module path and the name, and returns the content of go.mod.
+func (s *Source) readModule() (*modfile.File, error) {
 	file := filepath.Join(s.Dir, "go.mod")
 	data, err := os.ReadFile(file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		e := fault.Inputf("source.no-module", "there is no go.mod in %s", s.Dir)
 		if found := modulesBelow(s.Dir); len(found) > 0 {
-			return e.WithFix("set app.dir in slipway.yaml to one of %s", strings.Join(found, ", "))
+			return nil, e.WithFix("set app.dir in slipway.yaml to one of %s", strings.Join(found, ", "))
 		}
-		return e.WithFix("run slipway in a Go module, or create one with: go mod init")
+		return nil, e.WithFix("run slipway in a Go module, or create one with: go mod init")
 	case err != nil:
-		return fault.Inputf("source.unreadable", "reading the module: %w", err)
+		return nil, fault.Inputf("source.unreadable", "reading the module: %w", err)
 	}
-	mod, err := modfile.Parse(file, data, nil)
+	mod, err := parseModule(file, data)
 	if err != nil {
-		// The go.mod may have a directive of a newer Go; the go command will
-		// report it if it is invalid.
-		if lax, laxErr := modfile.ParseLax(file, data, nil); laxErr == nil && lax.Module != nil {
-			mod, err = lax, nil
-		}
-	}
-	if err != nil {
-		return fault.Inputf("source.bad-module", "%s", strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; "))
+		return nil, fault.Inputf("source.bad-module", "%s", strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; "))
 	}
 	if mod.Module == nil {
-		return fault.Inputf("source.bad-module", "%s has no module line", file)
+		return nil, fault.Inputf("source.bad-module", "%s has no module line", file)
 	}
 	s.Module = mod.Module.Mod.Path
 	if s.Name == "" {
 		prefix, _, _ := module.SplitPathVersion(s.Module)
 		s.Name = appName(path.Base(prefix))
 	}
-	s.scope = []string{s.Dir}
-	for _, r := range mod.Replace {
-		if r.New.Version == "" {
-			s.scope = append(s.scope, filepath.Join(s.Dir, filepath.FromSlash(r.New.Path)))
-		}
+	return mod, nil
+}
+
+// parseModule parses a go.mod file. Directives of a newer Go are ignored; the go command
+// reports those that are invalid.
+func parseModule(name string, data []byte) (*modfile.File, error) {
+	mod, err := modfile.Parse(name, data, nil)
+	if err == nil {
+		return mod, nil
 	}
-	if work := workspace(s.Root, s.Dir); work != "" {
-		s.scope = []string{filepath.Dir(work)}
+	if lax, laxErr := modfile.ParseLax(name, data, nil); laxErr == nil && lax.Module != nil {
+		return lax, nil // without its replace directives, so only as a last resort
 	}
-	return nil
+	return nil, err
 }
 
 // appName converts the last element of a module path to a valid component of a
@@ -200,21 +291,6 @@ func appName(s string) string {
 	return s
 }
 
-// workspace returns the path of the go.work that applies to dir, or "". It does
-// not search above root.
-func workspace(root, dir string) string {
-	for {
-		file := filepath.Join(dir, "go.work")
-		if _, err := os.Stat(file); err == nil {
-			return file
-		}
-		if dir == root || dir == filepath.Dir(dir) {
-			return ""
-		}
-		dir = filepath.Dir(dir)
-	}
-}
-
 // modulesBelow returns up to eight folders with a go.mod, at most three levels
 // below dir, for the fix of an error.
 func modulesBelow(dir string) []string {
@@ -233,21 +309,20 @@ func modulesBelow(dir string) []string {
 	return found[:min(len(found), 8)]
 }
 
-// stamp sets the revision, the time and the version.
-func (s *Source) stamp(ctx context.Context, o Options, ignore *Ignore) error {
-	var err error
-	switch {
-	case o.Revision != "":
-		err = s.stampGiven(o.Revision)
-	default:
-		err = s.stampGit(ctx, ignore)
-	}
-	if err != nil {
+// maxEpoch is the last second of the year 9999, in seconds since 1970.
+const maxEpoch = 253402300799
+
+// stamp sets the revision, the time and the version. repo is nil if there is no git
+// repository.
+func (s *Source) stamp(ctx context.Context, o Options, repo *Repository, at commit, changed []string) error {
+	if o.Revision == "" {
+		s.stampGit(ctx, repo, at, changed)
+	} else if err := s.stampGiven(o.Revision); err != nil {
 		return err
 	}
 	if o.Epoch != "" {
 		seconds, err := strconv.ParseInt(o.Epoch, 10, 64)
-		if err != nil || seconds < 0 || seconds > 253402300799 {
+		if err != nil || seconds < 0 || seconds > maxEpoch {
 			return fault.Inputf("source.epoch", "SOURCE_DATE_EPOCH=%q is not a number of seconds since 1970", o.Epoch).
 				WithFix("for example SOURCE_DATE_EPOCH=$(git log -1 --format=%%ct)")
 		}
@@ -287,10 +362,40 @@ func (s *Source) stampGiven(revision string) error {
 	return nil
 }
 
+// stampGit sets the revision, the time and the changed files of the repository.
+func (s *Source) stampGit(ctx context.Context, repo *Repository, at commit, changed []string) {
+	s.Time = time.Unix(0, 0).UTC()
+	if repo == nil || at.hash == "" {
+		why := "no git repository"
+		if repo != nil {
+			why = "no commit yet"
+		}
+		progress.Warnf(ctx, "%s: version is %s and time is %s", why, Unversioned, s.Time.Format(time.DateOnly))
+		return
+	}
+	s.Revision, s.Time = at.hash, at.time
+	s.Changed = slices.Concat(s.outside, changed)
+	s.Dirty = len(s.Changed) > 0
+	if more := len(s.Changed) - 10; more > 0 {
+		s.Changed = append(s.Changed[:10], "...")
+	}
+}
+
+// relevant returns the sorted files that can change the image, of all files that differ
+// from the commit. Both are relative to the repository.
+func (s *Source) relevant(changed []string, ignore *Ignore) []string {
+	var files []string
+	for _, name := range changed {
+		file := filepath.Join(s.Top, filepath.FromSlash(name))
+		if s.inScope(file) && !ignore.Match(file) && !isBelow(filepath.Join(s.Root, OutputDir), file) {
+			files = append(files, name)
+		}
+	}
+	slices.Sort(files)
+	return files
+}
+
 // inScope reports whether a file can change what is built.
 func (s *Source) inScope(file string) bool {
-	return slices.ContainsFunc(s.scope, func(dir string) bool {
-		rel, err := filepath.Rel(dir, file)
-		return err == nil && filepath.IsLocal(rel)
-	})
+	return slices.ContainsFunc(s.scope, func(path string) bool { return isBelow(path, file) })
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/source"
+	"github.com/slipway-ci/slipway/pipeline/toolchain"
 )
 
 const (
@@ -20,13 +21,34 @@ const (
 	goMain = "package main\n\nfunc main() {}\n"
 )
 
+// open reads a source as the commands do, with the toolchain of its module.
+func open(t *testing.T, o source.Options) (source.Source, error) {
+	t.Helper()
+	if g, err := toolchain.Find(t.Context(), filepath.Join(o.Root, o.Dir), ""); err == nil {
+		o.Go = g
+	}
+	return source.Open(t.Context(), o)
+}
+
+// link creates a symbolic link at name in dir.
+func link(t *testing.T, dir, name, target string) {
+	t.Helper()
+	file := filepath.Join(dir, name)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(target, file); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestVersionComesFromTheCommitAlone(t *testing.T) {
 	dir := testkit.Tree(t, map[string]string{"go.mod": goMod, "main.go": goMain, "README.md": "x", ".dockerignore": "*.md\n"})
 	hash := testkit.Commit(t, dir)
-	open := func(o source.Options) source.Source {
+	version := func(o source.Options) source.Source {
 		t.Helper()
 		o.Root = dir
-		s, err := source.Open(t.Context(), o)
+		s, err := open(t, o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -34,7 +56,7 @@ func TestVersionComesFromTheCommitAlone(t *testing.T) {
 	}
 	// The time of a commit of testkit, in the form of a pseudo-version.
 	want := "v0.0.0-20260921141320-" + hash[:12]
-	s := open(source.Options{})
+	s := version(source.Options{})
 	if s.Version != want || s.Revision != hash || s.Dirty || !s.Time.Equal(time.Date(2026, 9, 21, 14, 13, 20, 0, time.UTC)) {
 		t.Errorf("got version %s, revision %s, time %s, dirty %v", s.Version, s.Revision, s.Time, s.Dirty)
 	}
@@ -43,74 +65,34 @@ func TestVersionComesFromTheCommitAlone(t *testing.T) {
 	}
 
 	testkit.Write(t, dir, map[string]string{"README.md": "changed", ".slipway/junk": "x"})
-	if s := open(source.Options{}); s.Dirty {
+	if s := version(source.Options{}); s.Dirty {
 		t.Errorf("a change to an excluded file makes the source dirty: %v", s.Changed)
 	}
 	testkit.Write(t, dir, map[string]string{"main.go": goMain + "// changed\n", "new.go": "package main\n"})
-	s = open(source.Options{})
+	s = version(source.Options{})
 	if s.Version != want+"+dirty" || !slices.Equal(s.Changed, []string{"main.go", "new.go"}) {
 		t.Errorf("got %s, changed %v", s.Version, s.Changed)
 	}
 	if s.ShortRevision() != hash[:12]+"-dirty" {
 		t.Errorf("got %s", s.ShortRevision())
 	}
-	s = open(source.Options{Epoch: "1700000000", Version: "v1.2.3"})
+	s = version(source.Options{Epoch: "1700000000", Version: "v1.2.3"})
 	if s.Version != "v1.2.3" || s.Time.Unix() != 1700000000 {
 		t.Errorf("got %s at %s", s.Version, s.Time)
 	}
-	s = open(source.Options{Revision: hash, Epoch: "1790000000"})
+	s = version(source.Options{Revision: hash, Epoch: "1790000000"})
 	if s.Version != want || s.Dirty {
 		t.Errorf("with the commit given: got %s", s.Version)
 	}
-	s = open(source.Options{Revision: hash + "-dirty", Epoch: "1790000000"})
+	s = version(source.Options{Revision: hash + "-dirty", Epoch: "1790000000"})
 	if s.Version != want+"+dirty" {
 		t.Errorf("with the commit given: got %s", s.Version)
 	}
 }
 
-// TestDirtyAgreesWithGit checks that a work tree which the git program considers
-// clean is not dirty: in a clone, a shallow clone and a linked worktree.
-func TestDirtyAgreesWithGit(t *testing.T) {
-	program, err := exec.LookPath("git")
-	if err != nil {
-		t.Skip("git is not installed")
-	}
-	origin := testkit.Tree(t, map[string]string{"go.mod": goMod, "main.go": goMain, "run.sh": "x", ".gitignore": "bin/\n", "a b/ü.go": "package ab\n"})
-	if err := os.Symlink("main.go", filepath.Join(origin, "link.go")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(filepath.Join(origin, "run.sh"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	testkit.Commit(t, origin)
-	clone := filepath.Join(t.TempDir(), "clone")
-	work := filepath.Join(t.TempDir(), "work")
-	for _, args := range [][]string{
-		{"clone", "-q", "--depth=1", "file://" + origin, clone},
-		{"-C", origin, "worktree", "add", "-q", work},
-	} {
-		if out, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput(); err != nil {
-			t.Fatalf("git %v: %s", args, out)
-		}
-	}
-	for _, dir := range []string{origin, clone, work} {
-		testkit.Write(t, dir, map[string]string{"bin/out": "ignored"})
-		s, err := source.Open(t.Context(), source.Options{Root: dir})
-		if err != nil || s.Dirty || s.Revision == "" {
-			t.Errorf("%s: %v dirty=%v %v", dir, err, s.Dirty, s.Changed)
-		}
-		if err := os.Chmod(filepath.Join(dir, "run.sh"), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if s, err = source.Open(t.Context(), source.Options{Root: dir}); err != nil || !s.Dirty {
-			t.Errorf("%s: after a change of a mode: dirty %v, %v, want dirty", dir, s.Dirty, err)
-		}
-	}
-}
-
 func TestWithoutGit(t *testing.T) {
 	dir := testkit.Tree(t, map[string]string{"go.mod": goMod, "main.go": goMain})
-	s, err := source.Open(t.Context(), source.Options{Root: dir})
+	s, err := open(t, source.Options{Root: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +118,7 @@ func TestNoMain(t *testing.T) {
 		"not existing": {several, "./cmd/c", "", true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, err := source.Open(t.Context(), source.Options{Root: testkit.Tree(t, tt.files), Main: tt.main, NoMain: true})
+			s, err := open(t, source.Options{Root: testkit.Tree(t, tt.files), Main: tt.main, NoMain: true})
 			if tt.fails != (err != nil) || !tt.fails && s.Main != tt.want {
 				t.Errorf("got %q, %v", s.Main, err)
 			}
@@ -152,6 +134,7 @@ func TestBadInput(t *testing.T) {
 	}{
 		"no module":        {map[string]string{"main.go": goMain}, source.Options{}, "there is no go.mod in "},
 		"module elsewhere": {map[string]string{"svc/a/go.mod": goMod}, source.Options{}, "(set app.dir in slipway.yaml to one of svc/a)"},
+		"dir is a file":    {map[string]string{"go.mod": goMod, "current": "app"}, source.Options{Dir: "current"}, "app.dir current is not a folder in "},
 		"malformed module": {map[string]string{"go.mod": "modul x"}, source.Options{}, "go.mod"},
 		"no module line":   {map[string]string{"go.mod": "go 1.26\n"}, source.Options{}, "has no module line"},
 		"no main":          {map[string]string{"go.mod": goMod, "a.go": "package a\n"}, source.Options{}, "has no main package"},
@@ -171,35 +154,11 @@ func TestBadInput(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			tt.opts.Root = testkit.Tree(t, tt.files)
-			_, err := source.Open(t.Context(), tt.opts)
+			_, err := open(t, tt.opts)
 			if fault.ExitCode(err) != fault.ExitInput || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("got  %v\nwant %s", err, tt.want)
 			}
 		})
-	}
-}
-
-func TestLinkOutsideTheTree(t *testing.T) {
-	outside := testkit.Tree(t, map[string]string{"x.go": "package main\n"})
-	dir := testkit.Tree(t, map[string]string{"go.mod": goMod, "main.go": goMain, "in/a.txt": "a"})
-	for name, target := range map[string]string{"inside": "in/a.txt", "dangling": "nowhere"} {
-		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := source.Open(t.Context(), source.Options{Root: dir}); err != nil {
-		t.Fatalf("links inside the tree: %v", err)
-	}
-	if err := os.Symlink(outside, filepath.Join(dir, "out")); err != nil {
-		t.Fatal(err)
-	}
-	_, err := source.Open(t.Context(), source.Options{Root: dir})
-	if fault.ExitCode(err) != fault.ExitInput || !strings.Contains(err.Error(), "symbolic link out points outside the source tree") {
-		t.Fatalf("got %v", err)
-	}
-	testkit.Write(t, dir, map[string]string{".dockerignore": "out\n"})
-	if _, err := source.Open(t.Context(), source.Options{Root: dir}); err != nil {
-		t.Fatalf("an excluded link: %v", err)
 	}
 }
 
@@ -246,31 +205,9 @@ func TestUnreadableFile(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = os.Chmod(filepath.Join(dir, "locked"), 0o755) })
 	}
-	_, err := source.Open(t.Context(), source.Options{Root: dir})
+	_, err := open(t, source.Options{Root: dir})
 	if fault.ExitCode(err) != fault.ExitInput || !strings.Contains(err.Error(), "permission denied") {
 		t.Fatalf("got %v", err)
-	}
-}
-
-func TestExcludedFiles(t *testing.T) {
-	dir := testkit.Tree(t, map[string]string{
-		"go.mod": goMod, "main.go": goMain, "debug.go": "package main\n", "web/a.txt": "", "web/keep.txt": "", "docs/x/y.md": "",
-		".dockerignore": "# comment\ndebug.go\nweb/*\n!web/keep.txt\n**/*.md\n",
-	})
-	s, err := source.Open(t.Context(), source.Options{Root: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got []string
-	for _, f := range s.Excluded {
-		rel, err := filepath.Rel(dir, f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got = append(got, rel)
-	}
-	if want := []string{"debug.go", "docs/x/y.md", "web/a.txt"}; !slices.Equal(got, want) {
-		t.Errorf("got %v, want %v", got, want)
 	}
 }
 
@@ -281,7 +218,7 @@ func TestFingerprint(t *testing.T) {
 	testkit.Write(t, filepath.Join(dir, "lib"), map[string]string{"go.mod": "module example.com/lib\n", "lib.go": "package lib\n"})
 	sum := func() string {
 		t.Helper()
-		s, err := source.Open(t.Context(), source.Options{Root: dir, Dir: "app"})
+		s, err := open(t, source.Options{Root: dir, Dir: "app"})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,6 +7,7 @@ package toolchain
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,8 +20,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/mod/modfile"
 
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
@@ -36,97 +35,164 @@ type Go struct {
 	Program    string // absolute path of the go command of this toolchain
 	ModCache   string // GOMODCACHE
 	BuildCache string // GOCACHE
-	env        []string
+	// Workspace is the go.work file that the go command uses in the module's folder, or
+	// "off" (https://go.dev/ref/mod#workspaces).
+	Workspace string
+	// WorkspaceSet says that GOWORK in the environment of slipway or in the settings of
+	// the user selects another workspace than the one that the go command finds.
+	WorkspaceSet bool
+
+	build, test []string // environments
 }
 
-// keptSettings returns the names of the go settings that are passed on to
-// programs. They state from where modules are fetched and where they are cached,
-// and cannot change what is built, because go.sum fixes the content of modules.
-// All other settings (GOFLAGS, GOEXPERIMENT, GOAMD64, CGO_CFLAGS, ...) are
-// dropped, whether they are set in the environment or with `go env -w`: with
-// them the same commit would have another digest on another machine.
-func keptSettings() []string {
-	return []string{
-		"GOAUTH", "GOCACHE", "GOCACHEPROG", "GOINSECURE", "GOMODCACHE", "GONOPROXY",
-		"GONOSUMDB", "GOPATH", "GOPRIVATE", "GOPROXY", "GOSUMDB", "GOVCS",
-	}
-}
+// WorkspaceOff is the value of GOWORK for which the go command uses no workspace.
+const WorkspaceOff = "off"
 
 // Find finds the go command on PATH and the toolchain for the module in dir.
 //
-// The pin is the exact name of a toolchain, for example "go1.26.8". If it is
-// empty, the toolchain line of dir's go.mod is used, and without that line the
-// toolchain of the go command on PATH. If the pinned toolchain is not the local
-// one, the go command downloads it (https://go.dev/doc/toolchain).
+// The pin is the exact name of a toolchain, for example "go1.26.8". If it is empty,
+// the toolchain line of the go.work file is used, or of dir's go.mod if there is no
+// workspace, and without that line the toolchain of the go command on PATH. If the
+// pinned toolchain is not the local one, the go command downloads it
+// (https://go.dev/doc/toolchain).
 //
-// It returns a [fault.Input] error if the go command is missing or cannot
-// provide the pinned toolchain.
-func Find(ctx context.Context, dir, pin string) (*Go, error) {
+// The variables of env, in the form NAME=value, are those of app.env. Only GOWORK is
+// used.
+//
+// It returns a [fault.Input] error if the go command is missing or cannot provide the
+// pinned toolchain.
+func Find(ctx context.Context, dir, pin string, env ...string) (*Go, error) {
 	program, err := exec.LookPath("go")
 	if err != nil {
 		return nil, fault.Inputf("program.missing", "go is not installed or not on PATH").
 			WithFix("install Go from https://go.dev/doc/install")
 	}
-	if pin == "" {
-		pin = toolchainLine(dir)
-	}
-	env := os.Environ()
-	if pin != "" {
-		env = append(env, "GOTOOLCHAIN="+pin)
-	}
-	cmd := Command(ctx, program, append([]string{"env", "-json", "GOVERSION", "GOROOT"}, keptSettings()...)...)
-	cmd.Dir, cmd.Env = dir, env
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
+	env = slices.DeleteFunc(slices.Clone(env), func(kv string) bool { return !strings.HasPrefix(kv, "GOWORK=") })
+	// The workspace can choose the toolchain, so the go command of the machine is asked
+	// first. In most cases it is the right one already.
+	names := append([]string{"GOWORK", "GOENV", "GOVERSION", "GOROOT"}, keptSettings()...)
+	vars, err := goEnv(ctx, program, dir, slices.Concat(os.Environ(), env, []string{"GOTOOLCHAIN=local"}), names...)
 	if err != nil {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		what := "running go env"
-		if pin != "" {
-			what = "getting toolchain " + pin
-		}
-		return nil, fault.Inputf("toolchain.unavailable", "%s: %s", what, lastLine(stderr.String(), err)).
-			WithFix("install that version or change the toolchain in go.mod or slipway.yaml")
+		return nil, unavailable(ctx, "running go env", err)
 	}
-	vars := map[string]string{}
-	if err := json.Unmarshal(out, &vars); err != nil {
-		return nil, fmt.Errorf("parsing the output of go env: %w", err)
+	g := &Go{Program: program}
+	if err := g.findWorkspace(ctx, dir, env, vars); err != nil {
+		return nil, err
+	}
+	if pin == "" {
+		pin = toolchainLine(dir, g.Workspace)
+	}
+	if pin == "" || vars["GOVERSION"] != pin {
+		what, pinned := "running go env", slices.Concat(os.Environ(), env)
+		if pin != "" {
+			what, pinned = "getting toolchain "+pin, append(pinned, "GOTOOLCHAIN="+pin)
+		}
+		if vars, err = goEnv(ctx, program, dir, pinned, names...); err != nil {
+			return nil, unavailable(ctx, what, err)
+		}
 	}
 	if pin != "" && vars["GOVERSION"] != pin {
 		return nil, fault.Inputf("toolchain.unavailable", "the app is pinned to %s, but the go command provides %s", pin, vars["GOVERSION"]).
 			WithFix("unset GOTOOLCHAIN=local or install %s", pin)
 	}
-	g := &Go{
-		Version:    vars["GOVERSION"],
-		Root:       vars["GOROOT"],
-		ModCache:   vars["GOMODCACHE"],
-		BuildCache: vars["GOCACHE"],
-		Program:    program,
-	}
+	g.Version, g.Root, g.ModCache, g.BuildCache = vars["GOVERSION"], vars["GOROOT"], vars["GOMODCACHE"], vars["GOCACHE"]
 	if local := filepath.Join(g.Root, "bin", "go"); executable(local) {
 		g.Program = local
 	}
-	g.env = environ()
+	settings := make([]string, 0, len(vars)+4)
 	for _, name := range keptSettings() {
 		if vars[name] != "" {
-			g.env = append(g.env, name+"="+vars[name])
+			settings = append(settings, name+"="+vars[name])
 		}
 	}
 	// GOFLAGS must not be empty, or the go command would read it from the user's
 	// settings file. Every build of slipway uses -trimpath.
-	g.env = append(g.env, "GOENV=off", "GOTOOLCHAIN=local", "GOFLAGS=-trimpath", "GOROOT="+g.Root,
-		"PATH="+filepath.Join(g.Root, "bin")+string(os.PathListSeparator)+os.Getenv("PATH"))
+	settings = append(settings, "GOENV=off", "GOTOOLCHAIN=local", "GOFLAGS=-trimpath", "GOROOT="+g.Root,
+		"PATH="+filepath.Join(g.Root, "bin")+string(os.PathListSeparator)+os.Getenv("PATH"), "GOWORK="+g.Workspace)
+	g.build, g.test = append(environ(changesBuild), settings...), append(environ(isSetting), settings...)
 	return g, nil
 }
 
-// Env returns the environment for a program: the environment of slipway without
-// the variables that change a build or hold secrets, then the settings of the
-// toolchain, then extra. Entries have the form NAME=value, and later ones
-// override earlier ones.
-func (g *Go) Env(extra ...string) []string {
-	return append(slices.Clone(g.env), extra...)
+// findWorkspace sets g.Workspace and g.WorkspaceSet from settings of the go command.
+func (g *Go) findWorkspace(ctx context.Context, dir string, env []string, vars map[string]string) error {
+	g.Workspace = cmp.Or(vars["GOWORK"], WorkspaceOff)
+	isSet := func(kv string) bool { return strings.HasPrefix(kv, "GOWORK=") && kv != "GOWORK=" }
+	if slices.ContainsFunc(env, isSet) {
+		return nil // the commit has the setting
+	}
+	settings, err := os.ReadFile(vars["GOENV"])
+	if err != nil {
+		settings = nil // there is no file, or the go command could not read it either
+	}
+	if !slices.ContainsFunc(os.Environ(), isSet) && !slices.ContainsFunc(strings.Split(string(settings), "\n"), isSet) {
+		return nil
+	}
+	found, err := goEnv(ctx, g.Program, dir, append(os.Environ(), "GOENV=off", "GOWORK=", "GOTOOLCHAIN=local"), "GOWORK")
+	if err != nil {
+		return unavailable(ctx, "looking for a go.work file", err)
+	}
+	g.WorkspaceSet = g.Workspace != cmp.Or(found["GOWORK"], WorkspaceOff)
+	return nil
+}
+
+// goEnv returns settings of the go command.
+func goEnv(ctx context.Context, program, dir string, env []string, names ...string) (map[string]string, error) {
+	cmd := Command(ctx, program, append([]string{"env", "-json"}, names...)...)
+	cmd.Dir, cmd.Env = dir, env
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, errors.New(lastLine(stderr.String(), err))
+	}
+	vars := map[string]string{}
+	if err := json.Unmarshal(out, &vars); err != nil {
+		return nil, fmt.Errorf("parsing the output of go env: %w", err)
+	}
+	return vars, nil
+}
+
+func unavailable(ctx context.Context, what string, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fault.Inputf("toolchain.unavailable", "%s: %w", what, err).
+		WithFix("install that version or change the toolchain in go.mod or slipway.yaml")
+}
+
+// WithWorkspace returns a copy of g whose programs use another go.work file, or none if
+// it is "off".
+func (g *Go) WithWorkspace(file string) *Go {
+	other := *g
+	other.Workspace = file
+	other.build = append(slices.Clone(g.build), "GOWORK="+file)
+	other.test = append(slices.Clone(g.test), "GOWORK="+file)
+	return &other
+}
+
+// Env returns the environment for a program that builds: the environment of slipway
+// without the variables that change a build or hold secrets, then the settings of the
+// toolchain, then extra. Entries have the form NAME=value, and later ones override
+// earlier ones.
+func (g *Go) Env(extra ...string) []string { return slices.Concat(g.build, extra) }
+
+// TestEnv is like [Go.Env], for programs that do not make what is released: it has all
+// variables of slipway's environment, except secrets, the go command's own settings, and
+// variables with which git selects a repository.
+func (g *Go) TestEnv(extra ...string) []string { return slices.Concat(g.test, extra) }
+
+// TestInputs returns those variables of [Go.TestEnv] that can make a difference for a
+// test, sorted. Those that describe the shell or the terminal in which slipway runs are
+// left out.
+func (g *Go) TestInputs() []string {
+	return slices.Sorted(func(yield func(string) bool) {
+		for _, kv := range g.test {
+			name, _, _ := strings.Cut(kv, "=")
+			if !describesShell(name) && !yield(kv) {
+				return
+			}
+		}
+	})
 }
 
 // ZoneInfo returns the path of this toolchain's time zone database, which is the
@@ -143,58 +209,6 @@ func Command(ctx context.Context, program string, args ...string) *exec.Cmd {
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
 	cmd.WaitDelay = grace
 	return cmd
-}
-
-// environ returns the environment of slipway without the variables that change
-// what go or a C compiler builds or which time is stamped, and without slipway's
-// secrets, because a test may print its environment.
-func environ() []string {
-	var env []string
-	for _, kv := range os.Environ() {
-		name, _, _ := strings.Cut(kv, "=")
-		if changesBuild(name) || isSecret(name) {
-			continue
-		}
-		env = append(env, kv)
-	}
-	return env
-}
-
-// changesBuild reports whether a variable can change what is built.
-func changesBuild(name string) bool {
-	switch name {
-	case "AR", "CC", "CXX", "FC", "PKG_CONFIG", "PATH", "SOURCE_DATE_EPOCH",
-		"CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH", "C_INCLUDE_PATH":
-		return true
-	case "GODEBUG", "GOMAXPROCS", "GOMEMLIMIT", "GOGC":
-		return false // these change the running programs, not what they build
-	}
-	return strings.HasPrefix(name, "GO") && name == strings.ToUpper(name) && !strings.HasPrefix(name, "GOOGLE") ||
-		strings.HasPrefix(name, "CGO_")
-}
-
-// isSecret reports whether a variable holds a credential with which slipway
-// signs or pushes.
-func isSecret(name string) bool {
-	switch name {
-	case "SLIPWAY_KEY_PASSWORD", "COSIGN_PASSWORD", "SLIPWAY_REGISTRY_PASSWORD",
-		"SIGSTORE_ID_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_TOKEN", "SIGNING_KEY", "SIGNING_PASSWORD":
-		return true
-	}
-	return false
-}
-
-// toolchainLine returns the toolchain of dir's go.mod, or "" if it has none.
-func toolchainLine(dir string) string {
-	data, err := os.ReadFile(filepath.Join(dir, "go.mod"))
-	if err != nil {
-		return "" // package source reports a missing go.mod, with a fix
-	}
-	f, err := modfile.ParseLax("go.mod", data, nil)
-	if err != nil || f.Toolchain == nil || f.Toolchain.Name == "default" {
-		return ""
-	}
-	return f.Toolchain.Name
 }
 
 func executable(path string) bool {

@@ -1,0 +1,215 @@
+package source
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/slipway-ci/slipway/pipeline/fault"
+	"github.com/slipway-ci/slipway/pipeline/toolchain"
+)
+
+// listed is a package as go list describes it
+// (https://pkg.go.dev/cmd/go#hdr-List_packages_or_modules).
+type listed struct {
+	Dir, Name         string
+	GoFiles, CgoFiles []string
+	Module            *struct{ Path string }
+
+	CFiles, CXXFiles, MFiles, HFiles, FFiles, SFiles, SwigFiles, SwigCXXFiles, SysoFiles []string
+}
+
+// list asks the go command for packages, for linux/amd64 with cgo, because that is what
+// most images are built for.
+func (s *Source) list(ctx context.Context, o Options, args ...string) ([]listed, error) {
+	args = append([]string{"list", "-e"}, args...)
+	if len(o.Tags) > 0 {
+		args = slices.Insert(args, 2, "-tags="+strings.Join(o.Tags, ","))
+	}
+	cmd := toolchain.Command(ctx, o.Go.Program, args...)
+	cmd.Dir = s.Dir
+	cmd.Env = s.Go.Env(append([]string{"GOOS=linux", "GOARCH=amd64", "CGO_ENABLED=1"}, o.Env...)...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := toolchain.Run(cmd); err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if _, ran := toolchain.ExitStatus(err); !ran {
+			return nil, fmt.Errorf("running go list: %w", err)
+		}
+		return nil, fault.Inputf("source.packages", "listing the packages of %s: %s", s.Module, goMessage(stderr.String(), err))
+	}
+	packages, err := parseList(&stdout)
+	if err != nil {
+		return nil, fmt.Errorf("reading the output of go list: %w", err)
+	}
+	return packages, nil
+}
+
+// parseList reads the output of go list -json.
+func parseList(r io.Reader) ([]listed, error) {
+	var all []listed
+	for dec := json.NewDecoder(r); ; {
+		var p listed
+		err := dec.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			return all, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, p)
+	}
+}
+
+// goMessage returns the first line of the go command's output that is a message.
+func goMessage(stderr string, err error) string {
+	for line := range strings.Lines(stderr) {
+		line = strings.TrimSpace(line)
+		if line != "" && !strings.HasPrefix(line, "go: downloading ") {
+			return strings.TrimPrefix(line, "go: ")
+		}
+	}
+	return err.Error()
+}
+
+// findMain sets s.Main to the configured main package, or to the only one.
+func (s *Source) findMain(ctx context.Context, o Options, ignore *Ignore) error {
+	if o.Main != "" {
+		return s.findConfigured(ctx, o, ignore)
+	}
+	if o.Go == nil {
+		return nil
+	}
+	mains, err := s.mains(ctx, o, ignore)
+	switch {
+	case len(mains) == 1:
+		s.Main = mains[0]
+		return nil
+	case o.NoMain: // lint and test report what is wrong with the packages
+		return ctx.Err()
+	case err != nil:
+		return err
+	case len(mains) == 0:
+		return fault.Inputf("source.no-main", "module %s has no main package", s.Module).
+			WithFix("slipway builds programs; set app.dir in slipway.yaml if the program is in another module")
+	}
+	return fault.Inputf("source.several-mains", "module %s has %d main packages", s.Module, len(mains)).
+		WithFix("set app.main in slipway.yaml to one of %s", strings.Join(mains, ", "))
+}
+
+// findConfigured sets s.Main to the configured main package.
+func (s *Source) findConfigured(ctx context.Context, o Options, ignore *Ignore) error {
+	dir := filepath.Join(s.Dir, filepath.FromSlash(strings.TrimPrefix(o.Main, s.Module)))
+	rel, err := filepath.Rel(s.Dir, dir)
+	if err != nil || !filepath.IsLocal(rel) {
+		return fault.Inputf("source.no-main", "main package %s is outside the module %s", o.Main, s.Module)
+	}
+	s.Main = dotted(rel)
+	if o.Go == nil {
+		return nil
+	}
+	packages, err := s.list(ctx, o, "-find", "-json=Dir,Name,GoFiles,CgoFiles,Module", "--", s.Main)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(packages, func(p listed) bool { return s.isMain(p, ignore) }) {
+		return nil
+	}
+	fix := "the module has no main package"
+	if mains, err := s.mains(ctx, o, ignore); err == nil && len(mains) > 0 {
+		fix = "set app.main in slipway.yaml to one of " + strings.Join(mains, ", ")
+	}
+	return fault.Inputf("source.no-main", "%s is not a main package of %s", s.Main, s.Module).WithFix("%s", fix)
+}
+
+// mains returns the sorted main packages of the module, relative to it.
+func (s *Source) mains(ctx context.Context, o Options, ignore *Ignore) ([]string, error) {
+	packages, err := s.list(ctx, o, "-find", "-json=Dir,Name,GoFiles,CgoFiles,Module", "--", "./...")
+	if err != nil {
+		return nil, err
+	}
+	var mains []string
+	for _, p := range packages {
+		rel, err := filepath.Rel(s.Dir, p.Dir)
+		if err == nil && filepath.IsLocal(rel) && s.isMain(p, ignore) {
+			mains = append(mains, dotted(rel))
+		}
+	}
+	slices.Sort(mains)
+	return mains, nil
+}
+
+// isMain reports whether a package is a main package of the module. The pattern ./... also
+// matches other modules of a workspace.
+func (s *Source) isMain(p listed, ignore *Ignore) bool {
+	if p.Name != "main" || p.Module == nil || p.Module.Path != s.Module {
+		return false
+	}
+	return slices.ContainsFunc(slices.Concat(p.GoFiles, p.CgoFiles), func(file string) bool {
+		return !ignore.Match(filepath.Join(p.Dir, file))
+	})
+}
+
+// reads returns the links through which the program is built.
+func (s *Source) reads(ctx context.Context, o Options, links []link) ([]link, error) {
+	packages, err := s.list(ctx, o, "-deps",
+		"-json=Dir,GoFiles,CgoFiles,CFiles,CXXFiles,MFiles,HFiles,FFiles,SFiles,SwigFiles,SwigCXXFiles,SysoFiles", "--", s.Main)
+	if err != nil {
+		return nil, err
+	}
+	read := map[string]bool{}
+	for _, p := range packages {
+		read[p.Dir] = true
+		for _, name := range slices.Concat(p.GoFiles, p.CgoFiles, p.CFiles, p.CXXFiles, p.MFiles, p.HFiles, p.FFiles, p.SFiles, p.SwigFiles, p.SwigCXXFiles, p.SysoFiles) {
+			read[filepath.Join(p.Dir, name)] = true
+		}
+	}
+	return slices.DeleteFunc(links, func(l link) bool {
+		if !l.dir {
+			return !read[l.file] && !moduleFile(l.file)
+		}
+		for path := range read {
+			if isBelow(l.file, path) {
+				return false
+			}
+		}
+		return true
+	}), nil
+}
+
+// moduleFile reports whether the go command reads a file for every package of its module.
+func moduleFile(file string) bool {
+	switch filepath.Base(file) {
+	case "go.mod", "go.sum", "go.work", "go.work.sum":
+		return true
+	}
+	return false
+}
+
+// dotted returns a relative folder in the form of a package pattern, for example
+// "./cmd/x".
+func dotted(rel string) string {
+	if rel == "." {
+		return "."
+	}
+	return "./" + filepath.ToSlash(rel)
+}
+
+// Mains returns the sorted main packages of the module in o.Dir, relative to it. It
+// returns the same errors as [Open].
+func Mains(ctx context.Context, o Options) ([]string, error) {
+	o.Main, o.NoMain = "", true
+	s, ignore, _, err := open(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return s.mains(ctx, o, ignore)
+}
