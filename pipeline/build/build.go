@@ -188,6 +188,9 @@ func (c *compiler) compile(ctx context.Context) (Binary, bool, error) {
 	out := c.Cache.Path(slot, c.Source.Name)
 	before, _ := os.Stat(out) // fails if the program has not been built before
 	args := []string{"build", "-v", "-trimpath", "-buildvcs=false", "-o", out, "-ldflags", c.ldflags}
+	if c.Source.NoVendor {
+		args = append(args, "-mod=readonly") // the overlay hides the folder vendor
+	}
 	if c.overlay != "" {
 		args = append(args, "-overlay", c.overlay)
 	}
@@ -334,7 +337,11 @@ func (c *compiler) explain(ctx context.Context, err error, lines []string) error
 	for _, line := range lines {
 		progress.Line(ctx, line)
 	}
-	return fault.Failedf("build.failed", "go build for %s failed with exit status %d: %s", c.platform, status, firstError(lines))
+	e := fault.Failedf("build.failed", "go build for %s failed with exit status %d: %s", c.platform, status, firstError(lines))
+	if excluded := c.excluded(lines); len(excluded) > 0 {
+		return e.WithFix("%s", excludedFix(excluded))
+	}
+	return e
 }
 
 // firstError returns the first line that is not a heading with the name of a
