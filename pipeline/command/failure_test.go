@@ -67,7 +67,7 @@ func badInputs() map[string]badInput {
 		"ignore file":                          {with(map[string]string{".dockerignore": "a[\n"}), []string{"build"}, nil, `pattern "a["`},
 		"go is not installed":                  {helloApp(), []string{"build"}, []string{noPath}, "go is not installed or not on PATH"},
 		"toolchain":                            {with(map[string]string{"slipway.yaml": "app:\n  toolchain: go1.11\n"}), []string{"build"}, []string{"GOPROXY=off"}, "go1.11"},
-		"link out of the source tree":          {helloApp(), []string{"build"}, nil, "symbolic link out points outside the source tree"},
+		"link out of the repository":           {helloApp(), []string{"build"}, nil, "the program is built from files outside the repository: symbolic link out.go points to"},
 		"no scanner":                           {helloApp(), []string{"scan"}, []string{"SLIPWAY_TEST_AS_PROGRAM=core"}, "this slipway was built without the scanner (use the slipway program"},
 		"no key":                               {helloApp(), []string{"ship", "--repository", "127.0.0.1:1/a"}, nil, "there is nothing to sign with (set sign.key or sign.keyless"},
 		"sign without an image":                {helloApp(), []string{"sign"}, nil, "--image is missing (name the image"},
@@ -93,8 +93,9 @@ func TestBadInputIsOneLineAndExit2(t *testing.T) {
 	for title, tt := range badInputs() {
 		t.Run(title, func(t *testing.T) {
 			dir := testkit.Repository(t, tt.files)
-			if title == "link out of the source tree" {
-				if err := os.Symlink(t.TempDir(), filepath.Join(dir, "out")); err != nil {
+			if title == "link out of the repository" {
+				outside := testkit.Tree(t, map[string]string{"out.go": "package main\n"})
+				if err := os.Symlink(filepath.Join(outside, "out.go"), filepath.Join(dir, "out.go")); err != nil {
 					t.Fatal(err)
 				}
 			}

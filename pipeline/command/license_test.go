@@ -12,7 +12,6 @@ import (
 
 	"github.com/slipway-ci/slipway/internal/testkit"
 	"github.com/slipway-ci/slipway/pipeline/fault"
-	"github.com/slipway-ci/slipway/pipeline/graph"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/ship"
 )
@@ -26,29 +25,17 @@ func licensed(t *testing.T, settings string) map[string]string {
 	return files
 }
 
-// outcomeOf returns how a stage of a run ended.
-func outcomeOf(t *testing.T, r ship.Report, stage graph.Name) progress.Outcome {
-	t.Helper()
-	for _, s := range r.Stages {
-		if s.Name == stage {
-			return s.Outcome
-		}
-	}
-	t.Fatalf("there is no stage %s", stage)
-	return ""
-}
-
 // TestLicense: the gate is off without a setting, passes, finds everything as it was,
 // and says no.
 func TestLicense(t *testing.T) {
 	dir := testkit.Repository(t, licensed(t, ""))
 	p := newProgram(t, dir)
-	if r := p.report(t, "license"); outcomeOf(t, r, ship.License) != progress.Skipped || r.License != nil {
-		t.Errorf("without a setting: %s, %+v", outcomeOf(t, r, ship.License), r.License)
+	if r := p.report(t, "license"); outcome(t, r, ship.License) != progress.Skipped || r.License != nil {
+		t.Errorf("without a setting: %s, %+v", outcome(t, r, ship.License), r.License)
 	}
 	for _, want := range []progress.Outcome{progress.Passed, progress.Unchanged} {
 		r := p.report(t, "license", "--allow-license", "BSD-3-Clause")
-		if got := outcomeOf(t, r, ship.License); got != want || !r.License.Passed || len(r.License.Modules) != 2 {
+		if got := outcome(t, r, ship.License); got != want || !r.License.Passed || len(r.License.Modules) != 2 {
 			t.Errorf("%s, want %s: %+v", got, want, r.License)
 		}
 	}

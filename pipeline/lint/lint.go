@@ -169,7 +169,7 @@ func analyse(ctx context.Context, o Options, program, config, out string) (text 
 	cmd.Dir = o.Dir
 	// The go commands that golangci-lint runs cannot remove their temporary folders
 	// if they are killed, so these folders are created in out, which Run removes.
-	cmd.Env = o.Go.Env(append([]string{"GOLANGCI_LINT_CACHE=" + filepath.Join(o.CacheDir, "golangci-lint"), "TMPDIR=" + out}, o.Env...)...)
+	cmd.Env = o.Go.TestEnv(append([]string{"GOLANGCI_LINT_CACHE=" + filepath.Join(o.CacheDir, "golangci-lint"), "TMPDIR=" + out}, o.Env...)...)
 	stdout := &lines{each: func(line string) {
 		line = o.shorten(line)
 		text = append(append(text, line...), '\n')

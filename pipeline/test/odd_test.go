@@ -17,6 +17,7 @@ import (
 )
 
 // oddCases are modules that are unusual but valid, and test programs that misbehave.
+//
 //nolint:funlen // a table
 func oddCases() map[string]runCase {
 	generated := "package gen\n\n//line grammar.y:10\nfunc first(a int) int { return a + 1 }\n\n//line grammar.y:10\nfunc second(a int) int { a++; return a }\n\nfunc Both(a int) int { return first(a) + second(a) }\n"

@@ -42,6 +42,7 @@ type Options struct {
 	Env       []string // additional environment variables, NAME=value; Settings.Env overrides them
 	BuildTags []string // build tags
 	Args      []string // additional arguments of go test, before the packages
+	Force     bool     // run all tests, even if the go command has cached their results
 	// Reports is the folder for junit.xml, cobertura.xml, coverage.out and
 	// test.json. If it is empty, no reports are written.
 	Reports string
@@ -209,6 +210,9 @@ func (o Options) goTest(ctx context.Context, env []string, profile, events strin
 	if o.Settings.Race == nil || *o.Settings.Race {
 		args = append(args, "-race")
 	}
+	if o.Force {
+		args = append(args, "-count=1") // the go command must not use its cached results
+	}
 	if len(o.Settings.CoverPackages) > 0 {
 		args = append(args, "-coverpkg="+strings.Join(o.Settings.CoverPackages, ","))
 	}
@@ -217,7 +221,7 @@ func (o Options) goTest(ctx context.Context, env []string, profile, events strin
 	}
 	cmd := toolchain.Command(ctx, o.Go.Program, slices.Concat(args, o.Args, o.Settings.Packages)...)
 	cmd.Dir = o.Dir
-	cmd.Env = o.Go.Env(env...)
+	cmd.Env = o.Go.TestEnv(env...)
 	// With these pipes instead of StdoutPipe, Wait stops waiting for the output after
 	// WaitDelay, in case a test left a process that has inherited the pipe.
 	outR, outW := io.Pipe()
