@@ -69,6 +69,45 @@ registry:
 	}
 }
 
+// TestNullRemovesAValueOfTheChart covers helm/helm#8665: a null in the values of a chart
+// removes a key, while a setting that is null keeps its default.
+func TestNullRemovesAValueOfTheChart(t *testing.T) {
+	for name, tt := range map[string]struct {
+		set  string
+		want map[string]any
+	}{
+		"null":           {"{replicas: null}", map[string]any{"replicas": nil}},
+		"tilde":          {"{replicas: ~}", map[string]any{"replicas": nil}},
+		"empty":          {"\n        replicas:\n", map[string]any{"replicas": nil}},
+		"nested":         {"{a: {b: {c: null, d: 1}}}", map[string]any{"a": map[string]any{"b": map[string]any{"c": nil, "d": 1.0}}}},
+		"in a list":      {"{a: [null, {b: null}]}", map[string]any{"a": []any{nil, map[string]any{"b": nil}}}},
+		"key set":        {"{set: {set: null}}", map[string]any{"set": map[string]any{"set": nil}}},
+		"escaped key":    {"{a/b~c: {d: null}}", map[string]any{"a/b~c": map[string]any{"d": nil}}},
+		"alias":          {"{a: &x {b: null}, c: *x}", map[string]any{"a": map[string]any{"b": nil}, "c": map[string]any{"b": nil}}},
+		"nothing is set": {"null", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := config.Parse("slipway.yaml", []byte("deploy:\n  chart:\n  environments:\n    prod/eu:\n      timeout: null\n      set: "+tt.set))
+			if err != nil {
+				t.Fatal(err)
+			}
+			e, err := c.Environment("prod/eu")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, e.Set); diff != "" {
+				t.Error(diff)
+			}
+			if e.Timeout != config.DefaultEnvironment().Timeout {
+				t.Errorf("a timeout of null became %v", e.Timeout)
+			}
+			if err := c.Check(); err != nil {
+				t.Errorf("checking the settings again: %v", err)
+			}
+		})
+	}
+}
+
 // invalid is a file with a mistake, and a part of the error about it.
 type invalid struct{ text, want string }
 

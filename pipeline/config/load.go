@@ -220,6 +220,10 @@ func (d *document) value(n *yaml.Node, pointer string) any {
 	}
 }
 
+// chartValues matches the pointers of the mappings in an environment whose keys belong
+// to the chart.
+var chartValues = regexp.MustCompile(`^/deploy/environments/[^/]+/set(/|$)`)
+
 func (d *document) mapping(n *yaml.Node, pointer string) map[string]any {
 	m, seen := map[string]any{}, map[string]bool{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
@@ -238,8 +242,10 @@ func (d *document) mapping(n *yaml.Node, pointer string) map[string]any {
 		}
 		seen[k.Value] = true
 		child := pointer + "/" + escape(k.Value)
-		if value := d.value(v, child); value != nil {
-			m[k.Value] = value // a key without a value keeps its default
+		// A setting without a value keeps its default. In the values of a chart a null
+		// has a meaning: Helm removes the key from the defaults of the chart.
+		if value := d.value(v, child); value != nil || chartValues.MatchString(pointer) {
+			m[k.Value] = value
 		}
 		d.positions[child+"\x00key"] = k
 	}
