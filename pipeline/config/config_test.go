@@ -114,6 +114,10 @@ type invalid struct{ text, want string }
 //nolint:funlen // a table
 func invalidFiles() map[string]invalid {
 	return map[string]invalid{
+		"image twice": {
+			"deploy:\n  imageValues:\n    tag: image.tag\n    reference: image\n",
+			"f.yaml:4:16: deploy.imageValues: reference excludes repository, registry, digest and tag",
+		},
 		"unknown key": {
 			"app:\n  man: ./cmd/server\n",
 			`f.yaml:2:3: unknown key "man" in app; did you mean "main"?`,

@@ -25,7 +25,7 @@ func Default() Config {
 			Databases: []string{"mirror.gcr.io/aquasec/trivy-db:2", "ghcr.io/aquasecurity/trivy-db:2", "public.ecr.aws/aquasecurity/trivy-db:2"},
 		},
 		Sign:     Sign{Attestations: []string{"sbom", "provenance", "scan"}},
-		Deploy:   Deploy{ImageValues: ImageValues{Repository: "image.repository", Digest: "image.digest", PullSecrets: "imagePullSecrets"}},
+		Deploy:   Deploy{ImageValues: ImageValues{PullSecrets: "imagePullSecrets"}},
 		Registry: Registry{Uploads: 5, Downloads: 10},
 	}
 }

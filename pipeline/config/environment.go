@@ -17,10 +17,15 @@ type Deploy struct {
 	Environments map[string]Environment `json:"environments,omitzero" yaml:"environments" jsonschema_description:"The environments by name, for example staging and prod."`
 }
 
-// ImageValues names the values of a chart that select the image, as dotted paths.
+// ImageValues names the values of a chart that select the image, as dotted paths. If
+// Repository, Registry, Digest, Tag and Reference are empty, the values of the chart
+// determine them.
 type ImageValues struct {
-	Repository  string `json:"repository,omitzero" yaml:"repository" jsonschema:"minLength=1" jsonschema_description:"The value that receives the repository."`
-	Digest      string `json:"digest,omitzero" yaml:"digest" jsonschema:"minLength=1" jsonschema_description:"The value that receives the digest, as sha256:..."`
+	Repository  string `json:"repository,omitzero" yaml:"repository" jsonschema:"minLength=1" jsonschema_description:"The value that receives the repository. Default: image.repository."`
+	Registry    string `json:"registry,omitzero" yaml:"registry" jsonschema:"minLength=1" jsonschema_description:"The value that receives the registry, as host or host:port. The value for the repository then receives the rest. Default: the value registry next to that of the repository, if the chart has it."`
+	Digest      string `json:"digest,omitzero" yaml:"digest" jsonschema:"minLength=1" jsonschema_description:"The value that receives the digest, as sha256:... Default: the value digest next to that of the repository, unless the chart has only a value tag."`
+	Tag         string `json:"tag,omitzero" yaml:"tag" jsonschema:"minLength=1" jsonschema_description:"The value that receives the version of the app and the digest, as 1.2.3@sha256:..., for a chart that has no value for the digest. If digest is set too, it receives only the version. Default: the value tag next to that of the repository, if the chart has no value digest there."`
+	Reference   string `json:"reference,omitzero" yaml:"reference" jsonschema:"minLength=1" jsonschema_description:"The value that receives the whole image, as repository@sha256:..., instead of the values above. Default: image, if that is a text in the values of the chart."`
 	Version     string `json:"version,omitzero" yaml:"version" jsonschema:"minLength=1" jsonschema_description:"The value that receives the version of the app, for example version. By default the version is not passed to the chart."`
 	PullSecrets string `json:"pullSecrets,omitzero" yaml:"pullSecrets" jsonschema:"minLength=1" jsonschema_description:"The value that receives the list of pull secrets, as - name: NAME, if slipway writes one."`
 }
@@ -32,7 +37,7 @@ type Environment struct {
 	Namespace       string                       `json:"namespace,omitzero" yaml:"namespace" jsonschema:"pattern=^[a-z0-9]([-a-z0-9]*[a-z0-9])?$,maxLength=63" jsonschema_description:"The namespace, which is created if it does not exist. Default: the name of the release."`
 	PodSecurity     string                       `json:"podSecurity,omitzero" yaml:"podSecurity" jsonschema:"enum=restricted,enum=baseline,enum=privileged,enum=none" jsonschema_description:"The Pod Security Standard that the namespace enforces. With none, the labels of the namespace are neither checked nor changed."`
 	Values          []string                     `json:"values,omitzero" yaml:"values" jsonschema:"uniqueItems=true" jsonschema_description:"Values files of the chart, relative to slipway.yaml. A later file overrides an earlier one."`
-	Set             map[string]any               `json:"set,omitzero" yaml:"set" jsonschema_description:"Values of the chart that override the values files. Never put secrets here."`
+	Set             map[string]any               `json:"set,omitzero" yaml:"set" jsonschema_description:"Values of the chart that override the values files. A value of null removes the key from the defaults of the chart, as in a values file. Never put secrets here."`
 	Secrets         map[string]map[string]string `json:"secrets,omitzero" yaml:"secrets" jsonschema_description:"The Kubernetes Secrets to write before the release is applied. Each maps its keys to the environment variables that hold their values, for example orders: {database-password: DATABASE_PASSWORD}."`
 	PullSecret      string                       `json:"pullSecret,omitzero" yaml:"pullSecret" jsonschema:"pattern=^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$" jsonschema_description:"The name of a Secret to write, with which the nodes log in to the registry. It holds SLIPWAY_PULL_USERNAME and SLIPWAY_PULL_PASSWORD or, if they are not set, the login that slipway itself uses. By default slipway writes no pull secret."`
 	Timeout         Duration                     `json:"timeout,omitzero" yaml:"timeout" jsonschema_description:"The time that a rollout may take."`

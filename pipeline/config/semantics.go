@@ -21,6 +21,7 @@ func (d *document) semantics(c *Config) {
 		d.at("/sign/key", "sign.key and sign.keyless exclude each other")
 	}
 	d.policy("/verify", c.Verify)
+	d.imageValues(c.Deploy.ImageValues)
 	for name, e := range c.Deploy.Environments {
 		d.environment("/deploy/environments/"+escape(name), e)
 	}
@@ -92,6 +93,14 @@ func (d *document) license(l License) {
 		if strings.TrimSpace(reason) == "" {
 			d.at("/license/exceptions/"+escape(module), "license.exceptions: %s needs a reason", module)
 		}
+	}
+}
+
+// imageValues checks that a reference, which is the whole image, is not combined with
+// the values for its parts.
+func (d *document) imageValues(v ImageValues) {
+	if v.Reference != "" && (v.Repository != "" || v.Registry != "" || v.Digest != "" || v.Tag != "") {
+		d.at("/deploy/imageValues/reference", "deploy.imageValues: reference excludes repository, registry, digest and tag")
 	}
 }
 

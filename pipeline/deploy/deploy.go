@@ -7,8 +7,6 @@ package deploy
 
 import (
 	"context"
-	"maps"
-	"strings"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -57,43 +55,6 @@ type Options struct {
 
 	Run     string // who deploys, for the lock and the history
 	Version string // the version of the app, for the history
-}
-
-// Values returns the values of the chart that override the values files: first those
-// that the environment sets, then those that select image.
-func (o Options) Values(image Image) map[string]any {
-	values := maps.Clone(o.Settings.Set)
-	if values == nil {
-		values = map[string]any{}
-	}
-	put(values, o.ImageValues.Repository, image.Repository)
-	put(values, o.ImageValues.Digest, image.Digest)
-	if o.Version != "" {
-		put(values, o.ImageValues.Version, o.Version)
-	}
-	if o.PullSecret != nil {
-		put(values, o.ImageValues.PullSecrets, []any{map[string]any{"name": o.PullSecret.Name}})
-	}
-	return values
-}
-
-// put sets the value at a dotted path. If the path is empty, it does nothing. It
-// copies the maps along the path, because they may be part of the configuration.
-func put(values map[string]any, path string, v any) {
-	if path == "" {
-		return
-	}
-	key, rest, deeper := strings.Cut(path, ".")
-	if !deeper {
-		values[key] = v
-		return
-	}
-	inner := map[string]any{}
-	if old, ok := values[key].(map[string]any); ok {
-		maps.Copy(inner, old)
-	}
-	values[key] = inner
-	put(inner, rest, v)
 }
 
 // Image is an image, identified by its digest.

@@ -41,11 +41,13 @@ type deployment struct {
 	deploy.Options
 	cluster config.Cluster
 	image   deploy.Image // the image to run; empty unless a plan or a deployment selects one
-	release *release.Client
-	result  *deploy.ClusterResult
-	since   time.Time           // when the rollout began
-	until   time.Time           // the deadline of the rollout
-	mask    func(string) string // see masker
+	// imageValues are the values of the chart that receive the image, for messages.
+	imageValues string
+	release     *release.Client
+	result      *deploy.ClusterResult
+	since       time.Time           // when the rollout began
+	until       time.Time           // the deadline of the rollout
+	mask        func(string) string // see masker
 }
 
 // open prepares the work on a cluster. It does not connect to the cluster.
@@ -108,9 +110,19 @@ func (d *deployment) checkReachable(ctx context.Context) error {
 	return fault.Failedf("deploy.unreachable", "cluster %s does not answer: %w", d.result.Name, err).WithFix("check the server in the kubeconfig and the network")
 }
 
-// chart loads the chart and the values for this cluster.
+// chart loads the chart and the values for this cluster. It determines which values of
+// the chart select the image, unless the configuration does.
 func (d *deployment) chart() (release.Chart, error) {
-	return release.Load(d.Chart, slices.Concat(d.Settings.Values, d.cluster.Values), d.Values(d.image))
+	chart, err := release.Load(d.Chart, slices.Concat(d.Settings.Values, d.cluster.Values), d.Settings.Set)
+	if err != nil {
+		return chart, err
+	}
+	o := d.Options
+	if o.ImageValues, err = deploy.FindImageValues(d.ImageValues, chart.Values()); err != nil {
+		return chart, err
+	}
+	d.imageValues = deploy.ImageValueNames(o.ImageValues)
+	return chart.With(o.Values(d.image))
 }
 
 // Deploy implements [deploy.Tool].

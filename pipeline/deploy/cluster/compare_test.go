@@ -158,14 +158,14 @@ func (r *row) measureHelm(t *testing.T, tt failureCase, program string) {
 	if _, err := p.Client.CoreV1().Namespaces().Create(t.Context(), &namespace, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := p.helmUpgrade(t, program, p.with(nil).Values(deploy.ImageOf(p.image))); err != nil {
+	if out, err := p.helmUpgrade(t, program, p.helmValues(nil)); err != nil {
 		t.Fatalf("helm install: %v\n%s", err, out)
 	}
 	if tt.prepare != nil {
 		tt.prepare(t, p)
 	}
 	start := time.Now()
-	out, err := p.helmUpgrade(t, program, p.with(tt.set(p)).Values(deploy.ImageOf(p.image)), "--atomic", "--timeout", helmTimeout.String())
+	out, err := p.helmUpgrade(t, program, p.helmValues(tt.set(p)), "--atomic", "--timeout", helmTimeout.String())
 	r.helmEnd = time.Since(start).Seconds()
 	if err == nil {
 		r.helmError = "(none; helm reports success)"
@@ -177,6 +177,13 @@ func (r *row) measureHelm(t *testing.T, tt failureCase, program string) {
 			r.helmError = strings.TrimSpace(rest)
 		}
 	}
+}
+
+// helmValues returns the values with which helm deploys the same as slipway.
+func (p *testRelease) helmValues(set map[string]any) map[string]any {
+	o := p.with(set)
+	o.ImageValues = config.ImageValues{Repository: "image.repository", Digest: "image.digest"}
+	return o.Values(deploy.ImageOf(p.image))
 }
 
 // helmUpgrade runs helm upgrade --install --wait and returns what it writes to standard

@@ -64,7 +64,7 @@ func (d *deployment) reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := checkImage(rendered.Objects, rendered.HookObjects, d.image); err != nil {
+	if err := checkImage(rendered.Objects, rendered.HookObjects, d.image, d.imageValues); err != nil {
 		return err
 	}
 	if !secretsChanged && rendered.SameAs(found) && (!d.Settings.Test || found.Tested()) {

@@ -110,7 +110,7 @@ func TestTerminatingObjectIsCreatedAgain(t *testing.T) {
 func TestOnlyTheVerifiedImageRuns(t *testing.T) {
 	p := newTestRelease(t)
 	o := p.with(map[string]any{"image": map[string]any{"repository": p.image.Context().Name(), "digest": p.image.DigestStr()}})
-	o.ImageValues = config.ImageValues{} // so that the chart runs an image other than the verified one
+	o.ImageValues = config.ImageValues{Reference: "unused"} // so that the chart runs an image other than the verified one
 	p.image = p.image.Context().Digest("sha256:" + strings.Repeat("1", 64))
 	r, err := p.run(t, o)
 	if fault.CodeOf(err) != "deploy.other-image" || r.Action != deploy.NotReached {

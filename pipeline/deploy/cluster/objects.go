@@ -6,10 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"slices"
-	"strings"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	core "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,7 +14,6 @@ import (
 	apply "k8s.io/client-go/applyconfigurations/core/v1"
 
 	"github.com/slipway-ci/slipway/pipeline/deploy"
-	"github.com/slipway-ci/slipway/pipeline/deploy/release"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
@@ -174,34 +170,4 @@ func (d *deployment) ensureCRDs(ctx context.Context, text []byte) ([]*unstructur
 	}
 	d.discovery.Invalidate()
 	return crds, nil
-}
-
-// checkImage checks that the verified image is the one that runs. At least one
-// container of the chart must run the image by its digest, and no container of the
-// chart or its hooks may run another image of the same repository.
-func checkImage(objects, hooks []*unstructured.Unstructured, image deploy.Image) error {
-	repository, err := name.NewRepository(image.Repository)
-	if err != nil {
-		return fault.Inputf("deploy.image", "reading the repository of the image: %w", err)
-	}
-	found := false
-	for i, o := range slices.Concat(objects, hooks) {
-		for _, text := range release.Images(o) {
-			ref, err := name.ParseReference(text)
-			if err != nil || ref.Context().Name() != repository.Name() {
-				continue // a reference that is invalid cannot be pulled
-			}
-			digest, ok := ref.(name.Digest)
-			if !ok || digest.DigestStr() != image.Digest {
-				return fault.Gatef("deploy.other-image", "%s %s of the chart runs %s, but the verified image is %s", strings.ToLower(o.GetKind()), o.GetName(), text, image).
-					WithFix("let the chart run repository@digest, and set deploy.imageValues to its values for them")
-			}
-			found = found || i < len(objects)
-		}
-	}
-	if !found {
-		return fault.Gatef("deploy.image-unused", "no container of the chart runs %s", image).
-			WithFix("set deploy.imageValues to the values of the chart for the repository and the digest")
-	}
-	return nil
 }

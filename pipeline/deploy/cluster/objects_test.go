@@ -40,14 +40,31 @@ func TestCheckImage(t *testing.T) {
 		{"short name of Docker Hub", hub, []string{"acme/orders@" + digest}, nil, ""},
 		{"short name of Docker Hub by tag", hub, []string{"acme/orders@" + digest, "docker.io/acme/orders:old"}, nil, "deploy.other-image"},
 		{"a repository with the same prefix", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders@" + digest, "ghcr.io/acme/orders-tools:v1"}, nil, ""},
+		{"a tag with a port", "127.0.0.1:5077/orders", []string{"127.0.0.1:5077/orders:v1@" + digest}, nil, ""},
 		{"no container", "ghcr.io/acme/orders", nil, nil, "deploy.image-unused"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			err := checkImage([]*unstructured.Unstructured{pod(tt.objects...)}, []*unstructured.Unstructured{pod(tt.hooks...)}, deploy.Image{Repository: tt.repository, Digest: digest})
+			err := checkImage([]*unstructured.Unstructured{pod(tt.objects...)}, []*unstructured.Unstructured{pod(tt.hooks...)}, deploy.Image{Repository: tt.repository, Digest: digest}, "image.repository and image.tag")
 			if got := fault.CodeOf(err); got != tt.code {
 				t.Errorf("the code is %q, want %q: %v", got, tt.code, err)
 			}
 		})
+	}
+}
+
+// TestCheckImageRefusesTheDigestInALabel covers charts that write the tag of the image into
+// a label, where the API server accepts no digest.
+func TestCheckImageRefusesTheDigestInALabel(t *testing.T) {
+	image := deploy.Image{Repository: "ghcr.io/acme/orders", Digest: "sha256:" + strings.Repeat("a", 64)}
+	for _, path := range [][]string{{"metadata", "labels"}, {"spec", "template", "metadata", "labels"}, {"spec", "selector", "matchLabels"}} {
+		o := pod("ghcr.io/acme/orders:v1@" + image.Digest)
+		if err := unstructured.SetNestedField(o.Object, "v1@"+image.Digest, append(path, "app.kubernetes.io/version")...); err != nil {
+			t.Fatal(err)
+		}
+		err := checkImage([]*unstructured.Unstructured{o}, nil, image, "image.repository and image.tag")
+		if fault.CodeOf(err) != "deploy.chart" || !strings.Contains(err.Error(), "app.kubernetes.io/version") || !strings.Contains(err.Error(), "image.tag") {
+			t.Errorf("%v: %v", path, err)
+		}
 	}
 }
 

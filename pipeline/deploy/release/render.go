@@ -7,14 +7,10 @@ import (
 	"io"
 	"strings"
 
-	"helm.sh/helm/v3/pkg/action"
 	"helm.sh/helm/v3/pkg/chart"
-	"helm.sh/helm/v3/pkg/chart/loader"
 	"helm.sh/helm/v3/pkg/chartutil"
-	"helm.sh/helm/v3/pkg/cli/values"
 	helm "helm.sh/helm/v3/pkg/release"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/yaml"
 
 	"github.com/slipway-ci/slipway/pipeline/deploy"
 	"github.com/slipway-ci/slipway/pipeline/fault"
@@ -29,54 +25,6 @@ type Rendered struct {
 	chart  *chart.Chart
 	values map[string]any
 	target *helm.Release
-}
-
-// Chart is a loaded chart with the values to render it with.
-type Chart struct {
-	chart  *chart.Chart
-	values map[string]any
-}
-
-// Load reads a chart from a folder or a package, and values from files. set overrides
-// the files. All errors are [fault.Input] errors.
-func Load(path string, files []string, set map[string]any) (Chart, error) {
-	ch, err := loader.Load(path)
-	if err != nil {
-		return Chart{}, fault.Inputf("deploy.chart", "reading the chart %s: %w", path, err).WithFix("set deploy.chart in slipway.yaml to the folder or the package of a chart")
-	}
-	if ch.Metadata.Type == "library" {
-		return Chart{}, fault.Inputf("deploy.chart", "%s is a library chart, which cannot be installed", path)
-	}
-	if err := action.CheckDependencies(ch, ch.Metadata.Dependencies); err != nil {
-		return Chart{}, fault.Inputf("deploy.chart", "the chart %s: %w", path, err).WithFix("run helm dependency build %s", path)
-	}
-	vals, err := (&values.Options{ValueFiles: files}).MergeValues(nil)
-	if err != nil {
-		return Chart{}, fault.Inputf("deploy.values", "reading the values files: %w", err)
-	}
-	// MergeTables changes its first argument, and set is shared by several clusters.
-	text, err := yaml.Marshal(set)
-	if err != nil {
-		return Chart{}, fault.Inputf("deploy.values", "reading the values of the environment: %w", err)
-	}
-	overrides, err := chartutil.ReadValues(text)
-	if err != nil {
-		return Chart{}, fault.Inputf("deploy.values", "reading the values of the environment: %w", err)
-	}
-	return Chart{ch, chartutil.MergeTables(overrides, vals)}, nil
-}
-
-// CRDs returns the YAML documents in the crds folders of the chart and its
-// dependencies. Helm installs these objects once and never upgrades them
-// (helm/helm#12344).
-func (ch Chart) CRDs() []byte {
-	var all bytes.Buffer
-	for _, crd := range ch.chart.CRDObjects() {
-		all.WriteString("---\n")
-		all.Write(crd.File.Data)
-		all.WriteString("\n")
-	}
-	return all.Bytes()
 }
 
 // Render renders the chart as Apply does, with a dry run on the server.
