@@ -43,7 +43,7 @@ type connection struct {
 	requestConfig *rest.Config // for all other requests
 	loader        clientcmd.ClientConfig
 	discovery     discovery.CachedDiscoveryInterface
-	mapper        meta.RESTMapper
+	mapper        *kindMapper
 	client        *kubernetes.Clientset
 	dynamic       dynamic.Interface
 }
@@ -98,7 +98,7 @@ func connect(o deploy.Options, c config.Cluster, transport func(http.RoundTrippe
 		return nil, fault.Inputf("deploy.kubeconfig", "reading context %s of the kubeconfig: %w", name, err)
 	}
 	k.discovery = memory.NewMemCacheClient(k.client.Discovery())
-	k.mapper = restmapper.NewShortcutExpander(restmapper.NewDeferredDiscoveryRESTMapper(k.discovery), k.discovery, nil)
+	k.mapper = &kindMapper{RESTMapper: restmapper.NewShortcutExpander(restmapper.NewDeferredDiscoveryRESTMapper(k.discovery), k.discovery, nil)}
 	return k, nil
 }
 

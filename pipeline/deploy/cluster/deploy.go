@@ -47,14 +47,8 @@ func (d *deployment) reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	crds, err := d.ensureCRDs(ctx, chart.CRDs())
-	if err != nil {
+	if err := d.ensureCRDs(ctx, chart); err != nil {
 		return explainForbidden(err)
-	}
-	if len(crds) > 0 {
-		if err := d.Wait(ctx, phaseCRDs, crds); err != nil {
-			return err
-		}
 	}
 	found, err := d.determine(ctx)
 	if err != nil {

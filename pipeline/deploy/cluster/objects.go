@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -10,7 +9,6 @@ import (
 	core "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	apply "k8s.io/client-go/applyconfigurations/core/v1"
 
 	"github.com/slipway-ci/slipway/pipeline/deploy"
@@ -143,31 +141,4 @@ func dockerConfig(p *deploy.PullSecret) ([]byte, error) {
 		return nil, fmt.Errorf("encoding the pull secret %s: %w", p.Name, err)
 	}
 	return text, nil
-}
-
-// ensureCRDs applies the CustomResourceDefinitions of the chart and returns them. In
-// contrast to Helm, it also updates those that exist.
-func (d *deployment) ensureCRDs(ctx context.Context, text []byte) ([]*unstructured.Unstructured, error) {
-	if len(bytes.TrimSpace(text)) == 0 {
-		return nil, nil
-	}
-	crds, err := d.release.Parse(ctx, bytes.NewReader(text))
-	if err != nil {
-		return nil, err
-	}
-	for _, crd := range crds {
-		if crd.GetKind() != "CustomResourceDefinition" {
-			return nil, fault.Inputf("deploy.chart", "the crds folder of the chart contains a %s, but only CustomResourceDefinitions are allowed there", crd.GetKind())
-		}
-		mapping, err := d.mapper.RESTMapping(crd.GroupVersionKind().GroupKind(), crd.GroupVersionKind().Version)
-		if err != nil {
-			return nil, explain("looking up the API of CustomResourceDefinitions", err)
-		}
-		progress.Statusf(ctx, "applying %s", crd.GetName())
-		if _, err := d.dynamic.Resource(mapping.Resource).Apply(ctx, crd.GetName(), crd, applyOptions()); err != nil {
-			return nil, explain("applying CustomResourceDefinition "+crd.GetName(), err)
-		}
-	}
-	d.discovery.Invalidate()
-	return crds, nil
 }

@@ -48,6 +48,11 @@ func (t Tool) plan(ctx context.Context, o deploy.Options, c config.Cluster, imag
 	if err != nil {
 		return p, err
 	}
+	created, err := d.planCRDs(ctx, chart)
+	if err != nil {
+		return p, err
+	}
+	p.Changes = append(p.Changes, created...)
 	found, err := d.release.Find(ctx)
 	if err != nil {
 		return p, err

@@ -89,15 +89,19 @@ func (ch Chart) Values() deploy.ChartValues {
 	}
 }
 
-// CRDs returns the YAML documents in the crds folders of the chart and its
-// dependencies. Helm installs these objects once and never upgrades them
-// (helm/helm#12344).
-func (ch Chart) CRDs() []byte {
+// CRDs returns the YAML documents in the crds folders of the chart and of the
+// dependencies that the values enable. Helm installs these objects once and never
+// upgrades them (helm/helm#12344).
+func (ch Chart) CRDs() ([]byte, error) {
+	// Helm removes the disabled dependencies too, before it reads the folders.
+	if err := chartutil.ProcessDependenciesWithMerge(ch.chart, ch.values); err != nil {
+		return nil, fault.Inputf("deploy.chart", "reading the dependencies of the chart %s: %w", ch.chart.Name(), err)
+	}
 	var all bytes.Buffer
 	for _, crd := range ch.chart.CRDObjects() {
 		all.WriteString("---\n")
 		all.Write(crd.File.Data)
 		all.WriteString("\n")
 	}
-	return all.Bytes()
+	return all.Bytes(), nil
 }

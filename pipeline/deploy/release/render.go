@@ -78,6 +78,9 @@ func (c *Client) renderError(ch Chart, err error) error {
 			lines[i] = strings.TrimSpace(lines[i])
 		}
 		return fault.Inputf("deploy.values", "%s", strings.Join(lines, " ")).WithFix("see values.schema.json of the chart %s", ch.chart.Name())
+	case strings.Contains(text, "ensure CRDs are installed first"):
+		return fault.Inputf("deploy.chart", "rendering the chart %s: %s", ch.chart.Name(), oneLine(text)).
+			WithFix("install the CustomResourceDefinition of this kind first; if it is in the templates of the chart, move it to the folder crds, which is applied before the templates")
 	case strings.Contains(text, "kubeVersion"), strings.Contains(text, "execution error at"), strings.Contains(text, "template: "), strings.Contains(text, "parse error"),
 		strings.Contains(text, "error calling"), strings.Contains(text, "YAML parse error"), strings.Contains(text, "error validating"),
 		strings.Contains(text, "unable to build kubernetes objects"):
