@@ -170,6 +170,7 @@ type ClusterResult struct {
 	Failure     *Failure   `json:"failure,omitempty"`
 	RollbackErr string     `json:"rollback_error,omitempty"` // why the rollback failed
 	Warnings    []string   `json:"warnings,omitempty"`
+	Notes       []string   `json:"notes,omitempty"` // what was done besides applying the chart
 	Seconds     float64    `json:"seconds"`
 	// Late is the time in seconds from the moment at which the last workload became
 	// available to the moment at which the deployment knew it. The former is a
@@ -184,7 +185,10 @@ type Workload struct {
 	Updated   int32  `json:"updated"`
 	Ready     int32  `json:"ready"`
 	Available int32  `json:"available"`
-	Message   string `json:"message,omitempty"`
+	// Old is the number of pods that keep the old revision although the rollout is done,
+	// because of the update strategy.
+	Old     int32  `json:"old,omitempty"`
+	Message string `json:"message,omitempty"`
 }
 
 // Failure is the cause of a failed rollout, with its evidence.
@@ -251,6 +255,7 @@ type Status struct {
 	Image     string     `json:"image,omitempty"`
 	Workloads []Workload `json:"workloads,omitempty"`
 	Problems  []string   `json:"problems,omitempty"`
+	Warnings  []string   `json:"warnings,omitempty"`
 	Lock      string     `json:"lock,omitempty"` // who holds the lock, which means that they are deploying
 	History   []Revision `json:"history,omitempty"`
 }

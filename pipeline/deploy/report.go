@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -25,12 +26,15 @@ func (r Result) Summary() string {
 		case c.Revision > 0:
 			text += fmt.Sprintf(" as revision %d", c.Revision)
 		}
-		var ready, desired int32
+		var ready, desired, old int32
 		for _, w := range c.Workloads {
-			ready, desired = ready+w.Ready, desired+w.Desired
+			ready, desired, old = ready+w.Ready, desired+w.Desired, old+w.Old
 		}
 		if desired > 0 {
 			text += fmt.Sprintf(", %d of %d pods ready", ready, desired)
+		}
+		if old > 0 {
+			text += fmt.Sprintf(", %d with the old revision", old)
 		}
 		if len(r.Clusters) > 1 {
 			text = c.Name + ": " + text
@@ -38,6 +42,15 @@ func (r Result) Summary() string {
 		parts = append(parts, text)
 	}
 	return strings.Join(parts, "; ")
+}
+
+// String returns the state of the workload as one line of text.
+func (w Workload) String() string {
+	text := fmt.Sprintf("%s  %d/%d ready, %d updated, %d available", w.Object, w.Ready, w.Desired, w.Updated, w.Available)
+	if w.Old > 0 {
+		text += fmt.Sprintf(", %d with the old revision", w.Old)
+	}
+	return text
 }
 
 // Write writes the result as text. A failure is followed by its events and logs.
@@ -49,10 +62,13 @@ func Write(w io.Writer, r Result) {
 		}
 		fmt.Fprintln(w)
 		for _, l := range c.Workloads {
-			fmt.Fprintf(w, "    %s  %d/%d ready, %d updated, %d available\n", l.Object, l.Ready, l.Desired, l.Updated, l.Available)
+			fmt.Fprintf(w, "    %s\n", l)
 		}
 		if len(c.Tests) > 0 {
 			fmt.Fprintf(w, "    tested by %s\n", strings.Join(c.Tests, ", "))
+		}
+		for _, text := range c.Notes {
+			fmt.Fprintf(w, "    %s\n", text)
 		}
 		for _, text := range c.Warnings {
 			fmt.Fprintf(w, "    warning: %s\n", text)
@@ -121,7 +137,10 @@ func WriteStatus(w io.Writer, all []Status) {
 			fmt.Fprintf(w, "  %s\n", s.Image)
 		}
 		for _, l := range s.Workloads {
-			fmt.Fprintf(w, "  %s  %d/%d ready, %d updated, %d available\n", l.Object, l.Ready, l.Desired, l.Updated, l.Available)
+			fmt.Fprintf(w, "  %s\n", l)
+		}
+		for _, text := range s.Warnings {
+			fmt.Fprintf(w, "  warning: %s\n", text)
 		}
 		for _, p := range s.Problems {
 			fmt.Fprintf(w, "  %s\n", p)
@@ -159,11 +178,21 @@ func Markdown(r Result) string {
 	for _, c := range r.Clusters {
 		var pods []string
 		for _, w := range c.Workloads {
-			pods = append(pods, fmt.Sprintf("%s %d/%d", w.Object, w.Ready, w.Desired))
+			text := fmt.Sprintf("%s %d/%d", w.Object, w.Ready, w.Desired)
+			if w.Old > 0 {
+				text += fmt.Sprintf(" (%d with the old revision)", w.Old)
+			}
+			pods = append(pods, text)
 		}
 		fmt.Fprintf(&b, "| %s | %s | %d | %s |\n", c.Name, c.Action, c.Revision, strings.Join(pods, ", "))
 	}
 	for _, c := range r.Clusters {
+		for _, text := range slices.Concat(c.Notes, c.Warnings) {
+			fmt.Fprintf(&b, "\n- %s", oneLine(text))
+		}
+		if len(c.Notes)+len(c.Warnings) > 0 {
+			b.WriteString("\n")
+		}
 		if f := c.Failure; f != nil {
 			fmt.Fprintf(&b, "\n**%s**: %s\n", f.Kind, oneLine(f.Message))
 			if text := joined(f.Events, f.Logs); text != "" {
@@ -197,7 +226,7 @@ func WriteJUnit(file string, r Result) error {
 		case c.Action == NotReached:
 			tc.Skipped = &junit.Result{Message: "the deployment to an earlier cluster failed"}
 		default:
-			tc.SystemOut = &junit.Output{Data: printable(Result{Clusters: []ClusterResult{c}}.Summary())}
+			tc.SystemOut = &junit.Output{Data: printable(joined([]string{Result{Clusters: []ClusterResult{c}}.Summary()}, c.Notes, c.Warnings))}
 		}
 		suite.AddTestcase(tc)
 	}

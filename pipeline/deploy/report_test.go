@@ -27,6 +27,12 @@ func failed() deploy.Result {
 				Logs: []string{"panic: the flux capacitor ]]> is missing"}, Events: []string{"10:00:00 pod/orders-1 BackOff: back-off (x3)"}, Known: time.Unix(0, 0).UTC(),
 			}},
 			{Name: "west", Action: deploy.NotReached},
+			{
+				Name: "east", Before: deploy.Failed, Action: deploy.Recovered, Revision: 2, Tried: 1, Seconds: 1,
+				Workloads: []deploy.Workload{{Object: "statefulset/orders", Desired: 2, Ready: 2, Available: 2, Old: 2}},
+				Notes:     []string{"pod orders-1 of the abandoned revision orders-7c9 was deleted, because the StatefulSet waited for it"},
+				Warnings:  []string{"statefulset orders: 2 of 2 pods run the old revision until they are deleted (update strategy OnDelete); to replace them, run kubectl -n shop delete pod orders-0 orders-1"},
+			},
 		},
 	}
 }
@@ -46,7 +52,7 @@ func TestReports(t *testing.T) {
 	at := time.Date(2026, 11, 23, 10, 0, 0, 0, time.UTC)
 	status := []deploy.Status{{
 		Cluster: "north", Release: "orders", Namespace: "shop", State: deploy.Deployed, Revision: 2, Image: r.Image.String(), Lock: "ci",
-		Workloads: r.Clusters[0].Workloads, Problems: []string{"pod orders-2: is not ready"},
+		Workloads: r.Clusters[0].Workloads, Problems: []string{"pod orders-2: is not ready"}, Warnings: r.Clusters[3].Warnings,
 		History: []deploy.Revision{
 			{Revision: 3, Status: "failed", Updated: at, Description: "Upgrade \"orders\" failed:\n x"},
 			{Revision: 2, Status: "deployed", Good: true, Updated: at, Image: "aaaaaaaaaaaaaaaa", Description: "deployed v2"},
@@ -77,7 +83,7 @@ func TestJUnit(t *testing.T) {
 	if err := xml.Unmarshal(text, &suites); err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}
-	if len(suites.Suites) != 1 || suites.Suites[0].Tests != 3 || suites.Suites[0].Failures != 1 || suites.Suites[0].Skipped != 1 || !strings.Contains(string(text), "flux capacitor") {
+	if len(suites.Suites) != 1 || suites.Suites[0].Tests != 4 || suites.Suites[0].Failures != 1 || suites.Suites[0].Skipped != 1 || !strings.Contains(string(text), "flux capacitor") {
 		t.Errorf("%+v\n%s", suites, text)
 	}
 }

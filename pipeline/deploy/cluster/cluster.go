@@ -45,9 +45,13 @@ type deployment struct {
 	imageValues string
 	release     *release.Client
 	result      *deploy.ClusterResult
-	since       time.Time           // when the rollout began
-	until       time.Time           // the deadline of the rollout
-	mask        func(string) string // see masker
+	since       time.Time // when the rollout began
+	until       time.Time // the deadline of the rollout
+	// abandons is whether the revision before this deployment is abandoned: this is a
+	// rollback from it, or no revision of the release was ever good.
+	abandons bool
+	warned   []string            // the warnings of the last rollout in result
+	mask     func(string) string // see masker
 }
 
 // open prepares the work on a cluster. It does not connect to the cluster.

@@ -54,6 +54,7 @@ func (d *deployment) reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.abandons = found.Good == 0
 	rendered, err := d.release.Render(ctx, found, chart)
 	if err != nil {
 		return err

@@ -26,6 +26,7 @@ type testRelease struct {
 	*testcluster.Cluster
 	image name.Digest
 	o     deploy.Options
+	base  map[string]any // values for the chart in every deployment
 }
 
 func newTestRelease(t *testing.T) *testRelease {
@@ -47,7 +48,10 @@ func newTestRelease(t *testing.T) *testRelease {
 // with returns the options with values for the chart.
 func (p *testRelease) with(set map[string]any) deploy.Options {
 	o := p.o
-	o.Settings.Set = maps.Clone(set)
+	if o.Settings.Set = maps.Clone(p.base); o.Settings.Set == nil {
+		o.Settings.Set = map[string]any{}
+	}
+	maps.Copy(o.Settings.Set, set)
 	return o
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -27,10 +28,16 @@ const (
 func (d *deployment) Wait(ctx context.Context, phase string, objects []*unstructured.Unstructured) error {
 	show := display{phase: phase, logs: d.logs, shown: map[string]int32{}}
 	defer show.reading.Wait()
+	unblock := unblocker{d, map[rollout.Blocking]bool{}}
 	result, err := rollout.Track(ctx, rollout.Options{
 		Config: d.watchConfig, Objects: objects, Timeout: max(time.Until(d.until), time.Millisecond), Since: d.since,
 		Patience: rollout.Patience{Restarts: d.Settings.Restarts, Readiness: time.Duration(d.Settings.Readiness)},
-		Mask:     d.mask, Observe: func(s rollout.Snapshot) { show.update(ctx, s) },
+		Mask:     d.mask, Observe: func(s rollout.Snapshot) {
+			show.update(ctx, s)
+			if phase == phaseRollout {
+				unblock.update(ctx, s)
+			}
+		},
 	})
 	progress.Detail(ctx, nil)
 	if phase == phaseRollout {
@@ -39,7 +46,9 @@ func (d *deployment) Wait(ctx context.Context, phase string, objects []*unstruct
 			d.result.Late = result.Returned.Sub(result.AvailableAt).Seconds()
 		}
 	}
-	d.result.Warnings = append(d.result.Warnings, result.Warnings...)
+	// The warnings of a rollout that is rolled back do not describe what runs in the end.
+	d.result.Warnings = slices.DeleteFunc(d.result.Warnings, func(w string) bool { return slices.Contains(d.warned, w) })
+	d.result.Warnings, d.warned = append(d.result.Warnings, result.Warnings...), result.Warnings
 	if failure, ok := errors.AsType[*rollout.Failure](err); ok {
 		for _, line := range failure.Logs {
 			progress.Line(ctx, "  "+failure.Container+" | "+line)

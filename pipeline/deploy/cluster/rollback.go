@@ -76,6 +76,7 @@ func (d *deployment) rollBackTo(ctx context.Context, found release.Found, to int
 		return err
 	}
 	progress.Statusf(ctx, "rolling back to revision %d", to)
+	d.abandons = true
 	d.since, d.until = time.Now(), time.Now().Add(time.Duration(d.Settings.RollbackTimeout))
 	revision, err := d.release.Rollback(ctx, found, to)
 	if err != nil {

@@ -69,7 +69,7 @@ func (d *deployment) status(ctx context.Context) (deploy.Status, error) {
 	if ctx.Err() != nil {
 		return s, ctx.Err()
 	}
-	s.Workloads = workloads(result.Workloads)
+	s.Workloads, s.Warnings = workloads(result.Workloads), result.Warnings
 	for _, p := range last.Problems {
 		s.Problems = append(s.Problems, problem(p))
 	}
@@ -90,7 +90,7 @@ func workloads(all []rollout.Workload) []deploy.Workload {
 		kind, name, _ := strings.Cut(w.Object, "/")
 		_, name, _ = strings.Cut(name, "/")
 		out = append(out, deploy.Workload{
-			Object: kind + "/" + name, Desired: w.Desired, Updated: w.Updated, Ready: w.Ready, Available: w.Available, Message: w.Message,
+			Object: kind + "/" + name, Desired: w.Desired, Updated: w.Updated, Ready: w.Ready, Available: w.Available, Old: w.Old, Message: w.Message,
 		})
 	}
 	return out

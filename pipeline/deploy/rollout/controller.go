@@ -84,60 +84,6 @@ func newSet(d *appsv1.Deployment, sets []*appsv1.ReplicaSet) *appsv1.ReplicaSet 
 	return nil
 }
 
-func (j judge) statefulSet(s state, w *Workload) []finding {
-	var d appsv1.StatefulSet
-	if err := decode(s.object, &d); err != nil {
-		return unreadable(w, err)
-	}
-	w.Desired = valueOr(d.Spec.Replicas, 1)
-	w.Ready, w.Available = d.Status.ReadyReplicas, d.Status.AvailableReplicas
-	if d.Status.ObservedGeneration < d.Generation {
-		w.Message = "waiting until the controller observes the change"
-		return nil
-	}
-	w.Updated = d.Status.UpdatedReplicas
-	var findings []finding
-	belongs := func(p *corev1.Pod) bool {
-		return owned(p, d.UID) && d.Status.UpdateRevision != "" && p.Labels[appsv1.ControllerRevisionHashLabelKey] == d.Status.UpdateRevision
-	}
-	out := append(j.createEvents(s, "statefulset", belongs), j.judgePods(s, w, belongs)...)
-	if d.Spec.UpdateStrategy.Type == appsv1.OnDeleteStatefulSetStrategyType {
-		onDelete(w, d.Status.Replicas)
-	} else {
-		findings = j.kstatus(s, w)
-	}
-	w.AvailableAt = readySince(s.pods, belongs)
-	if !w.Done && len(out) == 0 {
-		// The controller replaces one pod at a time and waits until it is ready, so a
-		// failing pod of the old revision blocks the new revision.
-		old := &Workload{}
-		for _, t := range j.judgePods(s, old, func(p *corev1.Pod) bool { return owned(p, d.UID) && !belongs(p) }) {
-			t.grace = untilDeadline
-			t.Message += " (this pod of the old revision blocks the new revision)"
-			out = append(out, t)
-		}
-	}
-	return append(out, findings...)
-}
-
-// onDelete examines a workload whose pods are only replaced when they are deleted. It is
-// done if all its pods exist and those of the new revision are ready.
-func onDelete(w *Workload, have int32) {
-	ready := int32(0)
-	for _, p := range w.Pods {
-		if p.Ready {
-			ready++
-		}
-	}
-	w.Done = have >= w.Desired && ready >= w.Updated
-	w.Message = fmt.Sprintf("update strategy OnDelete, %d/%d pods have the new revision", w.Updated, w.Desired)
-	if w.Updated < w.Desired {
-		w.Warnings = append(w.Warnings, fmt.Sprintf(
-			"%s: %d of %d pods keep the old revision until they are deleted (update strategy OnDelete)",
-			displayName(w.Object), w.Desired-w.Updated, w.Desired))
-	}
-}
-
 // readySince returns when the last of the pods became ready.
 func readySince(pods []*corev1.Pod, belongs func(*corev1.Pod) bool) time.Time {
 	var last time.Time
@@ -149,54 +95,6 @@ func readySince(pods []*corev1.Pod, belongs func(*corev1.Pod) bool) time.Time {
 		}
 	}
 	return last
-}
-
-func (j judge) daemonSet(s state, w *Workload) []finding {
-	var d appsv1.DaemonSet
-	if err := decode(s.object, &d); err != nil {
-		return unreadable(w, err)
-	}
-	w.Desired, w.Ready, w.Available = d.Status.DesiredNumberScheduled, d.Status.NumberReady, d.Status.NumberAvailable
-	if d.Status.ObservedGeneration < d.Generation {
-		w.Message = "waiting until the controller observes the change"
-		return nil
-	}
-	w.Updated = d.Status.UpdatedNumberScheduled
-	belongs := newestRevision(&d, s.pods)
-	out := append(j.createEvents(s, "daemonset", belongs), j.judgePods(s, w, belongs)...)
-	w.AvailableAt = readySince(s.pods, belongs)
-	if d.Spec.UpdateStrategy.Type == appsv1.OnDeleteDaemonSetStrategyType {
-		onDelete(w, d.Status.CurrentNumberScheduled)
-		return out
-	}
-	return append(out, j.kstatus(s, w)...)
-}
-
-// newestRevision returns a function that reports whether a pod belongs to the current
-// revision of a DaemonSet. The status of a DaemonSet does not contain the revision, but
-// its pods are labeled with the generation of the template and with the hash of the
-// revision.
-func newestRevision(d *appsv1.DaemonSet, pods []*corev1.Pod) func(*corev1.Pod) bool {
-	generation := d.Annotations[appsv1.DeprecatedTemplateGeneration]
-	hash := ""
-	var newest *corev1.Pod
-	for _, p := range pods {
-		if !owned(p, d.UID) {
-			continue
-		}
-		if generation != "" && p.Labels["pod-template-generation"] == generation {
-			hash = p.Labels[appsv1.ControllerRevisionHashLabelKey]
-		}
-		if newest == nil || newest.CreationTimestamp.Before(&p.CreationTimestamp) {
-			newest = p
-		}
-	}
-	if generation == "" && newest != nil {
-		hash = newest.Labels[appsv1.ControllerRevisionHashLabelKey]
-	}
-	return func(p *corev1.Pod) bool {
-		return owned(p, d.UID) && hash != "" && p.Labels[appsv1.ControllerRevisionHashLabelKey] == hash
-	}
 }
 
 func (j judge) replicaSet(s state, w *Workload) []finding {

@@ -45,6 +45,8 @@ func (s Snapshot) line(w Workload) string {
 		parts = append(parts, c)
 	}
 	switch {
+	case w.Done && w.Old > 0:
+		parts = append(parts, w.Message)
 	case w.Done && w.pods && !strings.HasPrefix(w.Object, "job/") && !strings.HasPrefix(w.Object, "pod/"):
 		parts = append(parts, "ready")
 	case w.Message == "":

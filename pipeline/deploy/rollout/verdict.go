@@ -130,7 +130,7 @@ func (t *tracker) done() bool {
 	}
 	// With the update strategy OnDelete, the pods must be up to date as well.
 	for n, s := range t.sources {
-		if s.role == pods && !t.health[n].listed && strings.Contains(t.workloads[s.object].Message, "OnDelete") {
+		if h := t.health[n]; s.role == pods && !h.listed && !h.disabled && t.workloads[s.object].onDelete {
 			return false
 		}
 	}

@@ -30,9 +30,14 @@ type Workload struct {
 	Updated   int32 `json:"updated"`
 	Ready     int32 `json:"ready"`
 	Available int32 `json:"available"`
+	// Old is the number of pods that keep the old revision although the rollout is done,
+	// because of the update strategy.
+	Old int32 `json:"old,omitempty"`
 	// Message is what the object waits for, or why it is done.
 	Message string `json:"message,omitempty"`
 	Pods    []Pod  `json:"pods,omitempty"` // the pods of the new revision
+	// Blocking is the pod of an old revision that a StatefulSet waits for, if there is one.
+	Blocking *Blocking `json:"blocking,omitempty"`
 	// AvailableAt is when the object became available. It is a condition in the cluster
 	// with a resolution of one second, and zero if there is none.
 	AvailableAt time.Time `json:"available_at,omitzero"`
@@ -41,7 +46,8 @@ type Workload struct {
 	// Warnings are unusual states that do not fail the rollout.
 	Warnings []string `json:"warnings,omitempty"`
 
-	pods bool // whether objects of this kind have pods
+	pods     bool // whether objects of this kind have pods
+	onDelete bool // whether its pods are only replaced when they are deleted
 }
 
 // state is everything that is known about an object.
