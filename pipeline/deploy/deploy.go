@@ -199,6 +199,7 @@ type Failure struct {
 	Container string    `json:"container,omitempty"`
 	Reason    string    `json:"reason,omitempty"`
 	Message   string    `json:"message"`
+	Text      string    `json:"text,omitempty"` // the whole text of the server, if the message does not contain it
 	Fix       string    `json:"fix,omitempty"`
 	Logs      []string  `json:"logs,omitempty"`
 	Events    []string  `json:"events,omitempty"`

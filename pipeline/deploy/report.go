@@ -13,6 +13,8 @@ import (
 
 	"github.com/google/renameio/v2"
 	"github.com/jstemmer/go-junit-report/v2/junit"
+
+	"github.com/slipway-ci/slipway/pipeline/deploy/brief"
 )
 
 // Summary returns the result as one line of text.
@@ -75,6 +77,9 @@ func Write(w io.Writer, r Result) {
 		}
 		if f := c.Failure; f != nil {
 			fmt.Fprintf(w, "    %s: %s\n", f.Kind, f.Message)
+			if f.Text != "" {
+				fmt.Fprintf(w, "      the JSON output and the JUnit report contain the whole text (%d bytes)\n", len(f.Text))
+			}
 			for _, e := range f.Events {
 				fmt.Fprintf(w, "      event  %s\n", e)
 			}
@@ -164,7 +169,7 @@ func WriteHistory(w io.Writer, all []Status) {
 			case !r.Good:
 				mark = "!"
 			}
-			fmt.Fprintf(w, "%s %4d  %s  %-10s  %-12.12s  %s\n", mark, r.Revision, r.Updated.Format("2006-01-02 15:04:05"), r.Status, r.Image, oneLine(r.Description))
+			fmt.Fprintf(w, "%s %4d  %s  %-10s  %-12.12s  %s\n", mark, r.Revision, r.Updated.Format("2006-01-02 15:04:05"), r.Status, r.Image, brief.Text(r.Description))
 		}
 	}
 }
@@ -206,6 +211,14 @@ func Markdown(r Result) string {
 	return b.String()
 }
 
+// details returns what a report of the failure contains besides the message.
+func (f Failure) details() string {
+	if f.Text == "" {
+		return joined(f.Events, f.Logs)
+	}
+	return joined([]string{f.Text}, f.Events, f.Logs)
+}
+
 func joined(lists ...[]string) string {
 	var all []string
 	for _, l := range lists {
@@ -222,7 +235,7 @@ func WriteJUnit(file string, r Result) error {
 		tc := junit.Testcase{Name: r.Release + " on " + c.Name, Classname: "deploy." + r.Environment, Time: fmt.Sprintf("%.3f", c.Seconds)}
 		switch f := c.Failure; {
 		case f != nil:
-			tc.Failure = &junit.Result{Message: printable(oneLine(f.Message)), Type: f.Kind, Data: printable(joined(f.Events, f.Logs))}
+			tc.Failure = &junit.Result{Message: printable(oneLine(f.Message)), Type: f.Kind, Data: printable(f.details())}
 		case c.Action == NotReached:
 			tc.Skipped = &junit.Result{Message: "the deployment to an earlier cluster failed"}
 		default:

@@ -67,7 +67,7 @@ func (t Tool) open(o deploy.Options, c config.Cluster, image deploy.Image) (*dep
 		connection: k, Options: o, cluster: c, image: image, mask: masker(o),
 		result: &deploy.ClusterResult{Name: nameOf(c), URL: c.URL, Action: deploy.NotReached},
 	}
-	d.release, err = release.New(release.Options{Getter: k, Name: o.Release, Namespace: o.Namespace, MaxHistory: o.Settings.History, Waiter: d})
+	d.release, err = release.New(release.Options{Getter: k, Name: o.Release, Namespace: o.Namespace, MaxHistory: o.Settings.History, Waiter: d, Mask: d.mask})
 	return d, err
 }
 
@@ -151,6 +151,9 @@ func (t Tool) Deploy(ctx context.Context, o deploy.Options, image sign.VerifiedI
 	var failed error
 	for i, d := range all {
 		if failed = d.run(ctx); failed != nil {
+			if d.result.Failure == nil && ctx.Err() == nil {
+				failed = d.recordFailure(failed) // nothing was applied
+			}
 			if len(all) > 1 {
 				failed = fmt.Errorf("cluster %s: %w", d.result.Name, failed)
 			}

@@ -15,6 +15,7 @@ import (
 	apiwait "k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/slipway-ci/slipway/pipeline/deploy"
+	"github.com/slipway-ci/slipway/pipeline/deploy/brief"
 	"github.com/slipway-ci/slipway/pipeline/deploy/release"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/progress"
@@ -149,7 +150,7 @@ func (d *deployment) ensureCRDs(ctx context.Context, chart release.Chart) error 
 			}
 		}
 		if err != nil {
-			return explain("applying CustomResourceDefinition "+crd.GetName(), err)
+			return explain("applying CustomResourceDefinition "+crd.GetName(), brief.Error(err, d.mask))
 		}
 		applied = append(applied, crd)
 	}

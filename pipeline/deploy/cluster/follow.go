@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/slipway-ci/slipway/pipeline/deploy"
+	"github.com/slipway-ci/slipway/pipeline/deploy/brief"
 	"github.com/slipway-ci/slipway/pipeline/deploy/rollout"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/progress"
@@ -63,11 +64,14 @@ func (d *deployment) recordFailure(err error) error {
 	if err == nil {
 		return nil
 	}
-	f := &deploy.Failure{Kind: strings.TrimPrefix(fault.CodeOf(err), "deploy."), Message: d.mask(err.Error())}
+	f := &deploy.Failure{Kind: strings.TrimPrefix(fault.CodeOf(err), "deploy."), Message: d.mask(err.Error()), Text: brief.Whole(err)}
 	if failure, ok := errors.AsType[*rollout.Failure](err); ok {
 		f = &deploy.Failure{
 			Kind: string(failure.Kind), Object: failure.Object, Pod: failure.Pod, Container: failure.Container, Reason: failure.Reason,
-			Message: failure.Message, Fix: failure.Fix, Logs: failure.Logs, Known: failure.Known, Seen: failure.Seen,
+			Message: brief.Text(failure.Message), Fix: failure.Fix, Logs: failure.Logs, Known: failure.Known, Seen: failure.Seen,
+		}
+		if f.Message != failure.Message {
+			f.Text = failure.Message
 		}
 		for _, e := range failure.Events {
 			f.Events = append(f.Events, fmt.Sprintf("%s %s %s: %s (x%d)", e.Last.UTC().Format(time.TimeOnly), e.Object, e.Reason, e.Message, e.Count))

@@ -8,6 +8,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/slipway-ci/slipway/pipeline/deploy/brief"
 	"github.com/slipway-ci/slipway/pipeline/deploy/rollout"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
@@ -64,6 +65,6 @@ func (u unblocker) delete(ctx context.Context, b rollout.Blocking) {
 		u.result.Notes = append(u.result.Notes, text)
 	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
 	default:
-		progress.Warnf(ctx, "the StatefulSet waits for pod %s of the abandoned revision %s, which cannot be deleted: %s; run %s", b.Pod, b.Revision, u.mask(err.Error()), b.Command())
+		progress.Warnf(ctx, "the StatefulSet waits for pod %s of the abandoned revision %s, which cannot be deleted: %v; run %s", b.Pod, b.Revision, brief.Error(err, u.mask), b.Command())
 	}
 }

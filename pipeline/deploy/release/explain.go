@@ -7,6 +7,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/slipway-ci/slipway/pipeline/deploy/brief"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
@@ -23,16 +24,16 @@ func (c *Client) applyError(err error) error {
 	text := oneLine(err.Error())
 	switch {
 	case apierrors.IsRequestEntityTooLargeError(err), strings.Contains(text, "Too long: "), strings.Contains(text, "Request entity too large"):
-		return fault.Gatef("deploy.release-too-large", "release %s does not fit into a Secret of 1 MiB: %s", c.Name, text).
+		return fault.Gatef("deploy.release-too-large", "release %s does not fit into a Secret of 1 MiB: %w", c.Name, c.brief(err)).
 			WithFix("exclude large files from the chart with .helmignore; see https://github.com/helm/helm/issues/6711")
 	case strings.Contains(text, "field is immutable"):
-		return fault.Gatef("deploy.immutable", "%s", text).WithFix("Kubernetes cannot change this field: delete the object by hand, or rename it")
+		return fault.Gatef("deploy.immutable", "%w", c.brief(err)).WithFix("Kubernetes cannot change this field: delete the object by hand, or rename it")
 	case strings.Contains(text, "cannot be imported into the current release"):
-		return conflict(text)
+		return c.conflict(err)
 	case strings.Contains(text, "exceeded quota"):
-		return fault.Gatef("deploy.quota", "%s", text).WithFix("raise the ResourceQuota of the namespace, or lower the requests of the chart")
-	case strings.Contains(text, "admission webhook"), strings.Contains(text, "violates PodSecurity"), strings.Contains(text, "denied the request"):
-		return fault.Gatef("deploy.admission", "%s", text)
+		return fault.Gatef("deploy.quota", "%w", c.brief(err)).WithFix("raise the ResourceQuota of the namespace, or lower the requests of the chart")
+	case strings.Contains(text, "admission webhook"), strings.Contains(text, "violates PodSecurity"), strings.Contains(text, "denied the request"), strings.Contains(text, "ValidatingAdmissionPolicy"):
+		return fault.Gatef("deploy.admission", "%w", c.brief(err))
 	}
 	return c.explain("applying", err)
 }
@@ -42,7 +43,7 @@ func (c *Client) explain(doing string, err error) error {
 	if errors.Is(err, context.Canceled) {
 		return err
 	}
-	e := fault.Failedf("deploy.failed", "%s: release %s in namespace %s: %w", doing, c.Name, c.Namespace, oneLineError{err})
+	e := fault.Failedf("deploy.failed", "%s: release %s in namespace %s: %w", doing, c.Name, c.Namespace, c.brief(err))
 	switch {
 	case apierrors.IsForbidden(err), strings.Contains(err.Error(), "is forbidden: User"):
 		e.Code = "deploy.forbidden"
@@ -57,13 +58,9 @@ func (c *Client) explain(doing string, err error) error {
 	return e
 }
 
-// oneLineError prints an error on one line, because Helm writes several errors on
-// several lines.
-type oneLineError struct{ error }
-
-func (e oneLineError) Error() string { return oneLine(e.error.Error()) }
-
-func (e oneLineError) Unwrap() error { return e.error }
+// brief returns an error on one line, without the parts that do not matter and without
+// secrets.
+func (c *Client) brief(err error) error { return brief.Error(err, c.Mask) }
 
 func unreachable(err error) bool {
 	text := err.Error()

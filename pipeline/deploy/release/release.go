@@ -56,6 +56,7 @@ type Options struct {
 	Namespace  string                             // the namespace of the release
 	MaxHistory int                                // revisions to keep; default: that of [config.DefaultEnvironment]
 	Waiter     Waiter                             // waits for applied objects; if nil, nothing waits
+	Mask       func(string) string                // hides secrets in errors; optional
 	Log        func(format string, args ...any)   // receives the debug messages of Helm; optional
 }
 
@@ -71,6 +72,9 @@ func New(o Options) (*Client, error) {
 	o.MaxHistory = cmp.Or(o.MaxHistory, config.DefaultEnvironment().History)
 	if o.Log == nil {
 		o.Log = func(string, ...any) {}
+	}
+	if o.Mask == nil {
+		o.Mask = func(s string) string { return s }
 	}
 	c := &Client{Options: o, config: new(action.Configuration)}
 	if err := c.config.Init(o.Getter, o.Namespace, "secret", o.Log); err != nil {

@@ -73,27 +73,23 @@ func (c *Client) renderError(ch Chart, err error) error {
 	text := err.Error()
 	switch {
 	case strings.Contains(text, "values don't meet the specifications of the schema"):
-		lines := strings.FieldsFunc(text, func(r rune) bool { return r == '\n' })
-		for i := range lines {
-			lines[i] = strings.TrimSpace(lines[i])
-		}
-		return fault.Inputf("deploy.values", "%s", strings.Join(lines, " ")).WithFix("see values.schema.json of the chart %s", ch.chart.Name())
+		return fault.Inputf("deploy.values", "%w", c.brief(err)).WithFix("see values.schema.json of the chart %s", ch.chart.Name())
 	case strings.Contains(text, "ensure CRDs are installed first"):
-		return fault.Inputf("deploy.chart", "rendering the chart %s: %s", ch.chart.Name(), oneLine(text)).
+		return fault.Inputf("deploy.chart", "rendering the chart %s: %w", ch.chart.Name(), c.brief(err)).
 			WithFix("install the CustomResourceDefinition of this kind first; if it is in the templates of the chart, move it to the folder crds, which is applied before the templates")
 	case strings.Contains(text, "kubeVersion"), strings.Contains(text, "execution error at"), strings.Contains(text, "template: "), strings.Contains(text, "parse error"),
 		strings.Contains(text, "error calling"), strings.Contains(text, "YAML parse error"), strings.Contains(text, "error validating"),
 		strings.Contains(text, "unable to build kubernetes objects"):
-		return fault.Inputf("deploy.chart", "rendering the chart %s: %s", ch.chart.Name(), oneLine(text))
+		return fault.Inputf("deploy.chart", "rendering the chart %s: %w", ch.chart.Name(), c.brief(err))
 	case strings.Contains(text, "cannot be imported into the current release"):
-		return conflict(text)
+		return c.conflict(err)
 	}
 	return c.explain("rendering the chart", err)
 }
 
 // conflict returns the error for an object that exists and is not part of the release.
-func conflict(text string) error {
-	return fault.Gatef("deploy.conflict", "%s", oneLine(text)).
+func (c *Client) conflict(err error) error {
+	return fault.Gatef("deploy.conflict", "%w", c.brief(err)).
 		WithFix("the object does not belong to this release: delete it, or choose another release or namespace")
 }
 

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/slipway-ci/slipway/pipeline/deploy"
+	"github.com/slipway-ci/slipway/pipeline/deploy/brief"
 )
 
 // Found is the state in which a release was found.
@@ -58,7 +59,9 @@ func (c *Client) Find(ctx context.Context) (Found, error) {
 		return Found{}, c.explain("reading the history", err)
 	}
 	releaseutil.SortByRevision(history)
-	return stateOf(history), nil
+	found := stateOf(history)
+	found.Reason = brief.Text(c.Mask(found.Reason)) // it can contain an error of the API server
+	return found, nil
 }
 
 // stateOf determines the state of a release from its history, which has the oldest

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/slipway-ci/slipway/pipeline/deploy/brief"
 )
 
 // Problem is a current problem of a rollout. Many problems resolve themselves.
@@ -55,7 +57,7 @@ func (p Problem) sentence() string {
 	case p.Pod != "" && !strings.HasPrefix(p.Object, "pod/"):
 		subject = fmt.Sprintf("pod %s ", p.Pod)
 	}
-	return oneLine(subject + p.Message)
+	return subject + brief.Text(p.Message)
 }
 
 // displayName returns the kind and the name of an object for people, for example

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/slipway-ci/slipway/pipeline/deploy/brief"
 )
 
 // Snapshot is the state of a rollout at one moment.
@@ -74,7 +76,7 @@ func (s Snapshot) problemsOf(object string) []Problem {
 
 // describe returns a problem as one line.
 func (s Snapshot) describe(p Problem) string {
-	text := oneLine(p.Message)
+	text := brief.Text(p.Message)
 	if p.Container != "" {
 		text = "container " + p.Container + " " + text
 	}
