@@ -16,6 +16,8 @@ import (
 	"github.com/aquasecurity/trivy/pkg/fanal/secret"
 	"github.com/aquasecurity/trivy/pkg/iac/detection"
 	"github.com/aquasecurity/trivy/pkg/iac/rego"
+	"github.com/aquasecurity/trivy/pkg/iac/scanners/helm/parser"
+	kubernetes "github.com/aquasecurity/trivy/pkg/iac/scanners/kubernetes/parser"
 	"github.com/aquasecurity/trivy/pkg/misconf"
 
 	"github.com/slipway-ci/slipway/pipeline/fault"
@@ -160,6 +162,32 @@ func searchCharts(ctx context.Context, o scan.Options) ([]scan.Finding, error) {
 	return found, nil
 }
 
+// renderError returns why a chart has no results. Trivy skips a chart that cannot be
+// rendered and only logs the cause, so the chart is rendered here once more. The error is
+// nil if the chart can be rendered and no check applies to its objects.
+func renderError(ctx context.Context, name, dir string) error {
+	p, err := parser.New()
+	if err != nil {
+		return fmt.Errorf("checking chart %s: %w", name, err)
+	}
+	manifests, err := p.ParseFS(ctx, os.DirFS(dir), ".")
+	for _, m := range manifests {
+		if _, yamlErr := kubernetes.Parse(ctx, strings.NewReader(m.Content), m.Path); yamlErr != nil && err == nil {
+			err = fmt.Errorf("%s: %w", m.Path, yamlErr)
+		}
+	}
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		cause := strings.Join(strings.Fields(err.Error()), " ")
+		return fault.Inputf("scan.chart", "checking chart %s: it cannot be rendered with its default values: %s", name, cause).WithFix("check it with: helm template %s", name)
+	case len(manifests) == 0:
+		return fault.Inputf("scan.chart", "checking chart %s: rendering it with its default values gives no objects", name).WithFix("check it with: helm template %s", name)
+	}
+	return nil
+}
+
 func searchChart(ctx context.Context, options misconf.ScannerOption, name, dir string) ([]scan.Finding, error) {
 	s, err := misconf.NewScanner(detection.FileTypeHelm, options)
 	if err != nil {
@@ -172,8 +200,8 @@ func searchChart(ctx context.Context, options misconf.ScannerOption, name, dir s
 		}
 		return nil, fault.Inputf("scan.chart", "checking chart %s: %w", name, err).WithFix("check it with: helm template %s", name)
 	}
-	if len(results) == 0 { // Trivy reports no error for a chart that cannot be rendered
-		return nil, fault.Inputf("scan.chart", "checking chart %s: rendering it gives no objects", name).WithFix("check it with: helm template %s", name)
+	if len(results) == 0 {
+		return nil, renderError(ctx, name, dir)
 	}
 	var found []scan.Finding
 	for _, file := range results {

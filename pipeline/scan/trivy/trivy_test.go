@@ -221,13 +221,55 @@ spec:
 		t.Errorf("finding %+v", f)
 	}
 
-	chart(t, o.Root, "charts/broken", "{{ .Values.missing.value }}{{ fail \"no\" }}")
-	o.Settings.Charts = []string{"charts/broken"}
-	_, err = scanner.Scan(t.Context(), o)
-	wantFault(t, err, fault.Input, "scan.chart", "charts/broken")
 	o.Settings.Charts = []string{"charts/missing"}
 	_, err = scanner.Scan(t.Context(), o)
 	wantFault(t, err, fault.Input, "scan.chart", "charts/missing is not a Helm chart")
+}
+
+// TestChartThatCannotBeRendered checks that the error contains the cause. Trivy itself only
+// logs it.
+func TestChartThatCannotBeRendered(t *testing.T) {
+	o := options(t)
+	const configMap = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n"
+	for _, tt := range []struct{ name, template, want string }{
+		{"missing value", "{{ .Values.missing.value }}", "templates/deployment.yml:1:"},
+		{"required value", configMap + "data: {a: {{ required \"set image.digest\" .Values.digest }}}", "set image.digest"},
+		{"fail", "{{ fail \"the values\\nare wrong\" }}", "the values are wrong"},
+		{"unclosed action", configMap + "{{ if .Values.x }}", "unexpected EOF"},
+		{"unknown function", "{{ nothing }}", `function "nothing" not defined`},
+		{"invalid yaml", configMap + "data:\n\ta: b\n", "templates/deployment.yml"},
+		{"no objects", "{{ if .Values.enabled }}" + configMap + "{{ end }}", "gives no objects"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			name := "charts/" + strings.ReplaceAll(tt.name, " ", "-")
+			chart(t, o.Root, name, tt.template)
+			o := o
+			o.Settings.Charts = []string{name}
+			_, err := scanner.Scan(t.Context(), o)
+			wantFault(t, err, fault.Input, "scan.chart", "chart "+name, tt.want, "helm template "+name)
+			if strings.Contains(err.Error(), "\n") {
+				t.Errorf("the error has several lines: %q", err)
+			}
+		})
+	}
+	t.Run("dependency", func(t *testing.T) {
+		testkit.Write(t, filepath.Join(o.Root, "charts/parent"), map[string]string{
+			"Chart.yaml":               "apiVersion: v2\nname: parent\nversion: 0.1.0\ndependencies: [{name: redis, version: 1.0.0, repository: https://charts.example.com}]\n",
+			"templates/deployment.yml": configMap,
+		})
+		o := o
+		o.Settings.Charts = []string{"charts/parent"}
+		_, err := scanner.Scan(t.Context(), o)
+		wantFault(t, err, fault.Input, "scan.chart", "chart charts/parent", "redis")
+	})
+	t.Run("nothing to check", func(t *testing.T) {
+		chart(t, o.Root, "charts/plain", "apiVersion: example.com/v1\nkind: Thing\nmetadata: {name: x}\n")
+		o := o
+		o.Settings.Charts = []string{"charts/plain"}
+		if r, err := scanner.Scan(t.Context(), o); err != nil || !r.Passed {
+			t.Errorf("%v %+v", err, r.Findings)
+		}
+	})
 }
 
 func TestIgnoreFileWithExpiry(t *testing.T) {
