@@ -41,9 +41,9 @@ func Detect(getenv func(string) string) System {
 	return System{getenv: getenv}
 }
 
-// Tags returns the image tags in addition to the revision: the git tag if the run is
-// for a tag, and "latest" for a tag and for the default branch. On GitHub, the
-// default branch is assumed to be main or master.
+// Tags returns the image tags in addition to the revision: the git tag as [ImageTag]
+// writes it if the run is for a tag, and "latest" for a tag and for the default branch.
+// On GitHub, the default branch is assumed to be main or master.
 func (s System) Tags() []string {
 	tag := s.GitTag()
 	latest := false
@@ -55,7 +55,7 @@ func (s System) Tags() []string {
 	}
 	var tags []string
 	if tag != "" {
-		tags = append(tags, strings.Map(tagRune, tag))
+		tags = append(tags, ImageTag(tag))
 	}
 	if latest || tag != "" {
 		tags = append(tags, "latest")
@@ -102,16 +102,6 @@ func (s System) Run() string {
 		return s.getenv("CI_PROJECT_PATH") + " job " + s.getenv("CI_JOB_ID") + " (" + s.getenv("GITLAB_USER_LOGIN") + ")"
 	}
 	return ""
-}
-
-// tagRune replaces the characters of a git tag that an image tag must not contain,
-// for example the plus of v1.0.0+build.
-func tagRune(r rune) rune {
-	switch {
-	case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '.', r == '_', r == '-':
-		return r
-	}
-	return '-'
 }
 
 // Output is an output for later jobs.

@@ -168,7 +168,7 @@ func TestDetectAndTags(t *testing.T) {
 		{"CI alone", map[string]string{"CI": "true", "GITHUB_REF": "refs/heads/main"}, "", nil},
 		{"github main", map[string]string{"GITHUB_ACTIONS": "true", "GITHUB_REF": "refs/heads/main", "GITHUB_REF_TYPE": "branch", "GITHUB_REF_NAME": "main"}, "github", []string{"latest"}},
 		{"github branch", map[string]string{"GITHUB_ACTIONS": "true", "GITHUB_REF": "refs/heads/x", "GITHUB_REF_TYPE": "branch", "GITHUB_REF_NAME": "x"}, "github", nil},
-		{"github tag", map[string]string{"GITHUB_ACTIONS": "true", "GITHUB_REF": "refs/tags/v1.0.0+b/1", "GITHUB_REF_TYPE": "tag", "GITHUB_REF_NAME": "v1.0.0+b/1"}, "github", []string{"v1.0.0-b-1", "latest"}},
+		{"github tag", map[string]string{"GITHUB_ACTIONS": "true", "GITHUB_REF": "refs/tags/v1.0.0+b/1", "GITHUB_REF_TYPE": "tag", "GITHUB_REF_NAME": "v1.0.0+b/1"}, "github", []string{"v1.0.0-b-1--9650af98c9ef", "latest"}},
 		{"gitlab default", map[string]string{"GITLAB_CI": "true", "CI_COMMIT_BRANCH": "trunk", "CI_DEFAULT_BRANCH": "trunk"}, "gitlab", []string{"latest"}},
 		{"gitlab merge request", map[string]string{"GITLAB_CI": "true", "CI_DEFAULT_BRANCH": "main"}, "gitlab", nil},
 		{"gitlab tag", map[string]string{"GITLAB_CI": "true", "CI_COMMIT_TAG": "v2"}, "gitlab", []string{"v2", "latest"}},
