@@ -23,7 +23,9 @@ type Credentials struct {
 //  1. the given credentials, or else SLIPWAY_REGISTRY_USERNAME and
 //     SLIPWAY_REGISTRY_PASSWORD, for the registry of target only. The target is
 //     a host or any reference on it.
-//  2. Docker's configuration and its credential helpers.
+//  2. Docker's configuration and its credential helpers. A helper that fails, for
+//     example because it is not installed, fails only the registries that the
+//     configuration mentions, and those that require credentials.
 //  3. the variables of GitHub Actions and GitLab CI, each for the registry of
 //     that service.
 //
@@ -45,11 +47,12 @@ func Keychain(target string, given Credentials, getenv func(string) string) (aut
 		return nil, fault.Inputf("registry.half-credentials", "a registry user name and password are needed, only one is given").
 			WithFix("use --username with --password-stdin, or SLIPWAY_REGISTRY_USERNAME and SLIPWAY_REGISTRY_PASSWORD")
 	}
+	docker := &dockerKeychain{limit: helperLimit, problems: map[string]error{}}
 	var chain []authn.Keychain
 	if given.Username != "" {
 		chain = append(chain, hostKeychain{registryOf(target), given})
 	}
-	chain = append(chain, dockerKeychain{})
+	chain = append(chain, docker)
 	if user, token := getenv("GITHUB_ACTOR"), getenv("GITHUB_TOKEN"); user != "" && token != "" {
 		chain = append(chain, hostKeychain{"ghcr.io", Credentials{user, token}})
 	}
@@ -60,13 +63,37 @@ func Keychain(target string, given Credentials, getenv func(string) string) (aut
 			chain = append(chain, hostKeychain{registryOf(host), Credentials{"gitlab-ci-token", token}})
 		}
 	}
-	return authn.NewMultiKeychain(chain...), nil
+	return keychain{authn.NewMultiKeychain(chain...), docker}, nil
 }
+
+// keychain is the keychain that [Keychain] returns.
+type keychain struct {
+	authn.Keychain
+	docker *dockerKeychain
+}
+
+// Resolve implements [authn.Keychain].
+func (k keychain) Resolve(r authn.Resource) (authn.Authenticator, error) {
+	return k.ResolveContext(context.Background(), r)
+}
+
+// ResolveContext implements [authn.ContextKeychain].
+func (k keychain) ResolveContext(ctx context.Context, r authn.Resource) (authn.Authenticator, error) {
+	auth, err := authn.Resolve(ctx, k.Keychain, r)
+	if err == nil && auth != authn.Anonymous {
+		k.docker.forget(r.RegistryStr())
+	}
+	return auth, err
+}
+
+// problem returns the reason for which a registry is used without credentials, or nil if
+// there is none.
+func (k keychain) problem(registry string) error { return k.docker.problem(registry) }
 
 // Login returns the user name and password for a registry, which it finds as
 // [Keychain] does. Both are empty if there are no credentials, or only a token.
 func Login(ctx context.Context, host string, given Credentials) (username, password string, err error) {
-	keychain, err := Keychain(host, given, nil)
+	chain, err := Keychain(host, given, nil)
 	if err != nil {
 		return "", "", err
 	}
@@ -74,7 +101,7 @@ func Login(ctx context.Context, host string, given Credentials) (username, passw
 	if err != nil {
 		return "", "", fault.Inputf("registry.host", "%w", err)
 	}
-	auth, err := authn.Resolve(ctx, keychain, registry)
+	auth, err := authn.Resolve(ctx, chain, registry)
 	if err != nil {
 		return "", "", fmt.Errorf("finding the credentials for %s: %w", host, err)
 	}
@@ -97,19 +124,6 @@ func registryOf(target string) string {
 		return name.DefaultRegistry
 	}
 	return host
-}
-
-// dockerKeychain reads Docker's configuration and runs its credential helpers.
-type dockerKeychain struct{}
-
-// Resolve returns the credentials that Docker's configuration has for r.
-func (dockerKeychain) Resolve(r authn.Resource) (authn.Authenticator, error) {
-	a, err := authn.DefaultKeychain.Resolve(r)
-	if err != nil {
-		return nil, fault.Inputf("registry.docker-config", "reading Docker's credentials for %s: %s", r.RegistryStr(), strings.Join(strings.Fields(err.Error()), " ")).
-			WithFix("correct or remove Docker's config.json or the credential helper, or run docker login %s", r.RegistryStr())
-	}
-	return a, nil
 }
 
 // hostKeychain holds credentials that are sent to one registry only.

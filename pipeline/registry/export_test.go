@@ -4,6 +4,9 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
 )
 
 // Resolve makes the client connect to other addresses for some host:port pairs,
@@ -21,3 +24,6 @@ func (c *Client) Resolve(hosts map[string]string) {
 
 // Transport returns the client's transport for requests that a test sends itself.
 func (c *Client) Transport() *http.Transport { return c.base }
+
+// LimitHelpers sets how long a credential helper may take.
+func LimitHelpers(k authn.Keychain, limit time.Duration) { k.(keychain).docker.limit = limit }

@@ -44,17 +44,17 @@ func (c *Client) Open(ctx context.Context, reference string) (Remote, error) {
 		return err
 	})
 	if err != nil {
-		return Remote{}, explain(ctx, "reading", ref, err)
+		return Remote{}, c.explain(ctx, "reading", ref, err)
 	}
 	r := Remote{Reference: ref.Context().Digest(desc.Digest.String())}
 	if !desc.MediaType.IsIndex() {
 		img, err := desc.Image()
 		if err != nil {
-			return Remote{}, explain(ctx, "reading", ref, err)
+			return Remote{}, c.explain(ctx, "reading", ref, err)
 		}
 		cf, err := img.ConfigFile()
 		if err != nil {
-			return Remote{}, explain(ctx, "reading", ref, err)
+			return Remote{}, c.explain(ctx, "reading", ref, err)
 		}
 		var p v1.Platform
 		if at := cf.Platform(); at != nil {
@@ -65,7 +65,7 @@ func (c *Client) Open(ctx context.Context, reference string) (Remote, error) {
 	}
 	idx, err := desc.ImageIndex()
 	if err != nil {
-		return Remote{}, explain(ctx, "reading", ref, err)
+		return Remote{}, c.explain(ctx, "reading", ref, err)
 	}
 	manifest, err := idx.IndexManifest()
 	if err != nil {
@@ -77,7 +77,7 @@ func (c *Client) Open(ctx context.Context, reference string) (Remote, error) {
 		}
 		img, err := idx.Image(m.Digest)
 		if err != nil {
-			return Remote{}, explain(ctx, fmt.Sprintf("reading the image for %s of", m.Platform), ref, err)
+			return Remote{}, c.explain(ctx, fmt.Sprintf("reading the image for %s of", m.Platform), ref, err)
 		}
 		r.Platforms = append(r.Platforms, RemotePlatform{*m.Platform, ref.Context().Digest(m.Digest.String()), img})
 	}

@@ -52,10 +52,11 @@ func (c *Client) Base(ctx context.Context, base string, p v1.Platform) (image.Ba
 			return b, nil
 		}
 		var input *fault.Error
-		if ctx.Err() != nil || errors.As(err, &input) && input.Kind == fault.Input {
-			return image.Base{}, explain(ctx, "pulling base image", candidate, err)
+		// Credentials that cannot be read concern one registry only.
+		if ctx.Err() != nil || errors.As(err, &input) && input.Kind == fault.Input && input.Code != dockerConfig {
+			return image.Base{}, c.explain(ctx, "pulling base image", candidate, err)
 		}
-		errs = append(errs, explain(ctx, "pulling base image", candidate, err))
+		errs = append(errs, c.explain(ctx, "pulling base image", candidate, err))
 	}
 	return image.Base{}, errs[len(errs)-1] // the registry itself comes last
 }

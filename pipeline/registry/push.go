@@ -68,12 +68,12 @@ func (c *Client) Push(ctx context.Context, o PushOptions) (PushResult, error) {
 		err = u.image(ctx, ref)
 	}
 	if err != nil {
-		return PushResult{}, explain(ctx, "pushing to", ref, err)
+		return PushResult{}, c.explain(ctx, "pushing to", ref, err)
 	}
 	r := PushResult{Reference: ref.Name(), Digest: digest.String()}
 	for _, tag := range o.Tags {
 		if err := u.manifest(ctx, tag, o.Image.Artifact()); err != nil {
-			return PushResult{}, explain(ctx, "tagging", tag, err)
+			return PushResult{}, c.explain(ctx, "tagging", tag, err)
 		}
 		r.Tags = append(r.Tags, tag.TagStr())
 	}
@@ -197,7 +197,7 @@ func denied(err error) bool {
 // explain turns an error of the library into a [fault.Error] with the registry,
 // what was being done, a code and a fix. Errors that are a [fault.Error] already
 // are returned unchanged.
-func explain(ctx context.Context, doing string, ref name.Reference, err error) error {
+func (c *Client) explain(ctx context.Context, doing string, ref name.Reference, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -214,6 +214,11 @@ func explain(ctx context.Context, doing string, ref name.Reference, err error) e
 		case quotaExceeded(te):
 			return fault.Failedf("registry.quota", "%s: the storage quota of registry %s is exceeded: %s", what, host, text).
 				WithFix("delete old images of %s or raise its quota", repo)
+		case code == http.StatusRequestEntityTooLarge:
+			return fault.Failedf("registry.too-large", "%s: registry %s, or a proxy in front of it, rejects a request as too large: %s", what, host, text).
+				WithFix("raise the limit for the size of requests there, for example client_max_body_size of nginx, or make the image smaller")
+		case c.withoutCredentials(te, host) != nil:
+			return c.withoutCredentials(te, host)
 		case code == http.StatusUnauthorized:
 			return fault.Failedf("registry.unauthorized", "%s: registry %s requires credentials for %s: %s", what, host, repo, text).
 				WithFix("run docker login %s, or set SLIPWAY_REGISTRY_USERNAME and SLIPWAY_REGISTRY_PASSWORD", host)
@@ -294,14 +299,23 @@ func diagnostics(te *transport.Error) string {
 }
 
 // quotaExceeded reports whether the storage quota is exceeded. Harbor responds
-// with 403 or 412 and a message about it, other registries with 413 or 507.
+// with 403 or 412 and a message about it, other registries with 507.
 func quotaExceeded(te *transport.Error) bool {
-	if te.StatusCode == http.StatusInsufficientStorage || te.StatusCode == http.StatusRequestEntityTooLarge {
+	if te.StatusCode == http.StatusInsufficientStorage {
 		return true
 	}
 	return slices.ContainsFunc(te.Errors, func(d transport.Diagnostic) bool {
 		return strings.Contains(strings.ToLower(d.Message), "quota")
 	})
+}
+
+// withoutCredentials returns the reason for which a registry that denies access was
+// used without credentials, or nil if te does not deny it or there is no such reason.
+func (c *Client) withoutCredentials(te *transport.Error, host string) error {
+	if k, ok := c.opts.Keychain.(interface{ problem(string) error }); ok && denied(te) {
+		return k.problem(host)
+	}
+	return nil
 }
 
 // mountKey is the cache key of the list of a registry's repositories that hold a

@@ -112,7 +112,9 @@ func TestPushReportsPermanentFaults(t *testing.T) {
 		{name: "401", steps: all[1:], fail: respond(401, errorBody("UNAUTHORIZED", "who are you")), code: "registry.unauthorized", contains: []string{"docker login", "SLIPWAY_REGISTRY_PASSWORD"}},
 		{name: "403", steps: []string{ping, postUpload, patchUpload, putBlob, putManifest}, fail: respond(403, errorBody("DENIED", "no push rights")), code: "registry.forbidden", contains: []string{"no push rights", "acme/orders"}},
 		{name: "404", steps: []string{postUpload, putManifest}, fail: respond(404, errorBody("NAME_UNKNOWN", "no such project")), code: "registry.not-found", contains: []string{"no such project", "create"}},
-		{name: "413", steps: []string{patchUpload, putBlob}, fail: respond(413, ""), code: "registry.quota", contains: []string{"quota"}},
+		{name: "413", steps: []string{postUpload, patchUpload, putBlob, putManifest}, fail: respond(413, "<html>"), code: "registry.too-large", contains: []string{"too large", "client_max_body_size"}, tries: 1},
+		{name: "413 with a code", steps: []string{putManifest}, fail: respond(413, errorBody("SIZE_INVALID", "manifest too big")), code: "registry.too-large", contains: []string{"manifest too big"}, tries: 1},
+		{name: "quota as 413", steps: []string{putBlob}, fail: respond(413, errorBody("DENIED", "quota exceeded")), code: "registry.quota"},
 		{name: "507", steps: []string{putBlob}, fail: respond(507, ""), code: "registry.quota", contains: []string{"quota"}},
 		{name: "quota as 403", steps: []string{postUpload, putManifest}, fail: respond(403, errorBody("DENIED", "Quota exceeded: 10 GiB")), code: "registry.quota", contains: []string{"10 GiB", "raise"}},
 		{name: "quota as 412", steps: []string{putManifest}, fail: respond(412, errorBody("PRECONDITION", "adding 3 MiB of storage resource, which when updated to current usage will exceed the configured upper limit of quota")), code: "registry.quota"},
@@ -150,6 +152,17 @@ func TestPushReportsPermanentFaults(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// What is too large once is too large again, also if the code in the body is one after
+// which a retry usually helps.
+func TestPushDoesNotRetryWhatIsTooLarge(t *testing.T) {
+	p := newProxy(t, memory(t), rule{putManifest, -1, respond(413, errorBody("SIZE_INVALID", "manifest too big"))})
+	_, err := push(t, client(t, registry.Options{}), p.host(), "acme/orders", newSingle(t, 10, 1), cache.Dir(t.TempDir()), "v1")
+	wantFailed(t, err, "registry.too-large")
+	if n := p.count(putManifest); n != 1 {
+		t.Errorf("the manifest was sent %d times", n)
 	}
 }
 

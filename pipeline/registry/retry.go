@@ -48,6 +48,9 @@ func transient(err error) bool {
 		return false
 	}
 	if te, ok := errors.AsType[*transport.Error](err); ok {
+		if te.StatusCode == http.StatusRequestEntityTooLarge {
+			return false // whatever the codes in its body are
+		}
 		for _, d := range te.Errors {
 			switch d.Code {
 			case transport.BlobUploadUnknownErrorCode, transport.BlobUploadInvalidErrorCode, transport.DigestInvalidErrorCode, transport.SizeInvalidErrorCode:

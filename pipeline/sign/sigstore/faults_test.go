@@ -120,6 +120,7 @@ func TestRegistryFaults(t *testing.T) {
 		{"429", fail(429), "registry.rate-limited"},
 		{"401", fail(401), "registry.unauthorized"},
 		{"403", fail(403), "registry.forbidden"},
+		{"413", fail(413), "registry.too-large"},
 		{"418", fail(418), "registry.refused"},
 		{"truncated", func(w http.ResponseWriter, _ *http.Request) bool {
 			w.Header().Set("Content-Length", "5000")

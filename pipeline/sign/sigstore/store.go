@@ -385,6 +385,9 @@ func registryError(ctx context.Context, doing string, ref name.Reference, err er
 		text = sanitize(string(te.Errors[0].Code) + ": " + te.Errors[0].Message)
 	}
 	switch code := te.StatusCode; {
+	case code == http.StatusRequestEntityTooLarge:
+		return fault.Failedf("registry.too-large", "%s: registry %s, or a proxy in front of it, rejects a request as too large: %s", what, host, text).
+			WithFix("raise the limit for the size of requests there, for example client_max_body_size of nginx")
 	case code == http.StatusUnauthorized:
 		return fault.Failedf("registry.unauthorized", "%s: registry %s requires credentials: %s", what, host, text).
 			WithFix("run docker login %s, or set SLIPWAY_REGISTRY_USERNAME and SLIPWAY_REGISTRY_PASSWORD", host)
