@@ -43,10 +43,14 @@ func User() (Dir, error) {
 	base, err := os.UserCacheDir()
 	if err != nil {
 		return "", fault.Inputf("cache.unusable", "finding the user's cache folder: %w", err).
-			WithFix("set SLIPWAY_CACHE or HOME")
+			WithFix("%s", homeFix)
 	}
 	return Dir(filepath.Join(base, "slipway")), nil
 }
+
+// homeFix is what to do if the home folder cannot hold the cache. Without HOME, Go has no
+// folders for its caches either, so SLIPWAY_CACHE alone is not enough.
+const homeFix = "set HOME to a writable folder, or set SLIPWAY_CACHE, GOCACHE and GOMODCACHE"
 
 // Path returns a path in the cache folder.
 func (d Dir) Path(names ...string) string {
@@ -58,8 +62,11 @@ func (d Dir) Path(names ...string) string {
 func (d Dir) Make(names ...string) (string, error) {
 	path := d.Path(names...)
 	if err := os.MkdirAll(path, 0o755); err != nil {
-		return "", fault.Inputf("cache.unusable", "creating the cache folder: %w", err).
-			WithFix("set SLIPWAY_CACHE to a writable folder")
+		err := fault.Inputf("cache.unusable", "creating the cache folder: %w", err)
+		if os.Getenv("SLIPWAY_CACHE") == "" {
+			return "", err.WithFix("%s", homeFix)
+		}
+		return "", err.WithFix("set SLIPWAY_CACHE to a writable folder")
 	}
 	return path, nil
 }

@@ -309,10 +309,19 @@ func TestUser(t *testing.T) {
 	t.Setenv("HOME", "")
 	_, err = cache.User()
 	testkit.WantInput(t, err, "cache.unusable")
+	if !strings.Contains(err.Error(), "set HOME to a writable folder, or set SLIPWAY_CACHE, GOCACHE and GOMODCACHE") {
+		t.Errorf("the error does not say what to set: %v", err)
+	}
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	_, err = cache.Dir(file).Make("x") // below a file
-	testkit.WantInput(t, err, "cache.unusable")
+	for variable, fix := range map[string]string{"": "set HOME", file: "set SLIPWAY_CACHE to"} {
+		t.Setenv("SLIPWAY_CACHE", variable)
+		_, err = cache.Dir(file).Make("x") // below a file
+		testkit.WantInput(t, err, "cache.unusable")
+		if !strings.Contains(err.Error(), fix) {
+			t.Errorf("with SLIPWAY_CACHE=%s the error does not say %q: %v", variable, fix, err)
+		}
+	}
 }

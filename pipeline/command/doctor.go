@@ -91,6 +91,9 @@ func examine(ctx context.Context, root string, c config.Config) []finding {
 	if err == nil {
 		_, err = folder.Make("runs")
 	}
+	if err == nil {
+		err = checkGoCaches(ctx)
+	}
 	e.add("cache", true, string(folder), err)
 	e.program(c.Test.Race == nil || *c.Test.Race, "apt-get install gcc, or set test.race: false in slipway.yaml", "gcc", "clang", "cc")
 	e.program(false, "the first lint finds it on PATH or builds it from the module proxy", "golangci-lint")

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -289,6 +290,41 @@ func wantNoLeftovers(t *testing.T, p *program, out string) {
 		if e.Name() != filepath.Base(out) {
 			t.Errorf("temporary file next to the output: %s", e.Name())
 		}
+	}
+}
+
+// TestWithoutHome checks that without HOME one line says what to set, and that setting
+// exactly that is enough.
+func TestWithoutHome(t *testing.T) {
+	p := newProgram(t, testkit.Repository(t, helloApp()))
+	goCache, modCache, own := p.variable("GOCACHE"), p.variable("GOMODCACHE"), p.variable("SLIPWAY_CACHE")
+	bare := []string{"SLIPWAY_TEST_AS_PROGRAM=1", "PATH=" + p.variable("PATH"), "TMPDIR=" + p.variable("TMPDIR"), "GOPROXY=off"}
+	for _, tt := range []struct {
+		env  []string
+		want string // the error; empty if the build succeeds
+	}{
+		{nil, "neither $XDG_CACHE_HOME nor $HOME are defined (set HOME to a writable folder, or set SLIPWAY_CACHE, GOCACHE and GOMODCACHE)"},
+		{[]string{"SLIPWAY_CACHE=" + own}, "HOME is not set, so Go has no folder for its caches (set HOME to a writable folder, or set GOCACHE and GOMODCACHE)"},
+		{[]string{"SLIPWAY_CACHE=" + own, "GOCACHE=" + goCache}, "(set HOME to a writable folder, or set GOMODCACHE)"},
+		{[]string{"XDG_CACHE_HOME=" + own}, "(set HOME to a writable folder, or set GOMODCACHE)"},
+		{[]string{"SLIPWAY_CACHE=" + own, "GOCACHE=" + goCache, "GOMODCACHE=" + modCache}, ""},
+	} {
+		p.env = append(slices.Clone(bare), tt.env...)
+		e := p.run(t, "build", "--progress", "plain")
+		if tt.want == "" {
+			if e.code != fault.ExitOK {
+				t.Errorf("%q: exit %d\n%s", tt.env, e.code, e.stderr)
+			}
+			continue
+		}
+		if e.code != fault.ExitInput || strings.Count(e.stderr, "\n") != 1 || !strings.Contains(e.stderr, tt.want) {
+			t.Errorf("%q: exit %d\n%swant %s", tt.env, e.code, e.stderr, tt.want)
+		}
+	}
+	// A command that does not run Go needs none of its folders.
+	p.env = append(slices.Clone(bare), "SLIPWAY_CACHE="+own)
+	if e := p.run(t, "verify", "--image", "127.0.0.1:1/x:v1", "--progress", "plain"); e.code != fault.ExitFailed || !strings.Contains(e.stderr, "registry 127.0.0.1:1") {
+		t.Errorf("exit %d\n%s", e.code, e.stderr)
 	}
 }
 

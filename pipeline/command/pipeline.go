@@ -43,6 +43,11 @@ func (a *app) runStages(cmd *cobra.Command, c stageCommand, r *request) error {
 	if err := a.complete(r); err != nil {
 		return err
 	}
+	if slices.ContainsFunc(stages, runsGo) {
+		if err := checkGoCaches(cmd.Context()); err != nil {
+			return err
+		}
+	}
 	if slices.Contains(r.Goals, ship.Deploy) && r.Environment != "" {
 		if err := a.checkProtected(cmd.Context(), r); err != nil {
 			return err
