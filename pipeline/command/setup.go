@@ -51,15 +51,20 @@ func (a *app) registryCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			server, err := embedded.Start(cmd.Context(), dir.Path("registry"), port)
+			folder := dir.Path("registry")
+			ports := embedded.Ports(folder)
+			if cmd.Flags().Changed("port") {
+				ports = []int{port}
+			}
+			server, err := embedded.Start(cmd.Context(), folder, ports...)
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(a.stderr, "serving %s on %s until interrupted\n", dir.Path("registry"), server.Addr)
+			fmt.Fprintf(a.stderr, "serving %s on %s until interrupted\n", folder, server.Addr)
 			return server.Wait(cmd.Context())
 		},
 	}
-	cmd.Flags().IntVar(&port, "port", embedded.Port, "`PORT` to listen on; 0 chooses a free one")
+	cmd.Flags().IntVar(&port, "port", embedded.Port, "`PORT` to listen on; 0 chooses a free one; by default a second one is tried if another program uses the first")
 	return cmd
 }
 

@@ -10,12 +10,14 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 
@@ -52,6 +54,30 @@ type Options struct {
 type Client struct {
 	opts Options
 	base *http.Transport
+
+	mu      sync.Mutex
+	servers map[string]string // Options.Servers, and what Route has added
+}
+
+// Route makes the client connect to server instead of address, both as host:port.
+func (c *Client) Route(address, server string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.servers[address] = server
+}
+
+// server returns the address to connect to for the address of a registry.
+func (c *Client) server(address string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	server, ok := c.servers[address]
+	if !ok {
+		return address
+	}
+	if _, port, err := net.SplitHostPort(address); err == nil && !strings.Contains(server, ":") {
+		server = net.JoinHostPort(server, port)
+	}
+	return server
 }
 
 // New returns a client. It returns a [fault.Input] error if the file of
@@ -71,35 +97,30 @@ func New(o Options) (*Client, error) {
 	if o.Stall == 0 {
 		o.Stall = time.Minute
 	}
-	base := &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+	c := &Client{opts: o, servers: maps.Clone(o.Servers)}
+	if c.servers == nil {
+		c.servers = map[string]string{}
+	}
+	dialer := &net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}
+	c.base = &http.Transport{
+		Proxy: http.ProxyFromEnvironment,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			return dialer.DialContext(ctx, network, c.server(address))
+		},
 		ForceAttemptHTTP2:     true,
 		MaxIdleConnsPerHost:   max(o.Settings.Uploads, o.Settings.Downloads) + 1,
 		IdleConnTimeout:       90 * time.Second,
 		TLSHandshakeTimeout:   15 * time.Second,
 		ExpectContinueTimeout: time.Second,
 	}
-	if len(o.Servers) > 0 {
-		dial := base.DialContext
-		base.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-			if server, ok := o.Servers[address]; ok {
-				if _, port, err := net.SplitHostPort(address); err == nil && !strings.Contains(server, ":") {
-					server = net.JoinHostPort(server, port)
-				}
-				address = server
-			}
-			return dial(ctx, network, address)
-		}
-	}
 	if file := config.Resolve(o.Root, o.Settings.CA); file != "" {
 		pool, err := authorities(file)
 		if err != nil {
 			return nil, err
 		}
-		base.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+		c.base.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	}
-	return &Client{opts: o, base: base}, nil
+	return c, nil
 }
 
 // Close closes idle connections.

@@ -24,8 +24,8 @@ type subject struct {
 	// client returns the client for all registries of the run. The first call
 	// creates it.
 	client func() (*registry.Client, error)
-	// embedded returns the address of the embedded registry. The first call starts
-	// the registry, which serves until the run ends.
+	// embedded returns the address of the embedded registry in references. The first
+	// call starts the registry, which serves until the run ends.
 	embedded func() (string, error)
 	// remote is the given image in its registry.
 	remote registry.Remote
@@ -45,23 +45,25 @@ func (p *run) target() string {
 
 // local reports whether the repository of the image is in the embedded registry.
 func (p *run) local() bool {
-	switch host := hostOf(p.target()); {
-	case p.RegistryServer != "":
+	host := hostOf(p.target())
+	if p.RegistryServer != "" {
 		return false
-	case host == embeddedHost():
-		return p.Forward[strconv.Itoa(embedded.Port)] == "" // a forwarded port leads to the registry of another machine
-	default:
-		return host == ""
 	}
+	for _, port := range embedded.Ports(p.registryDir()) {
+		if host == embedded.Host(port) {
+			return p.Forward[strconv.Itoa(port)] == "" // a forwarded port leads to the registry of another machine
+		}
+	}
+	return host == ""
 }
+
+// registryDir returns the folder with the data of the embedded registry.
+func (p *run) registryDir() string { return p.Cache.Path("registry") }
 
 func hostOf(reference string) string {
 	host, _, _ := strings.Cut(reference, "/")
 	return host
 }
-
-// embeddedHost returns the address of the embedded registry.
-func embeddedHost() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(embedded.Port)) }
 
 // resolveSubject prepares the client for registries. It does not connect to any
 // registry.
@@ -97,13 +99,13 @@ func (p *run) resolveSubject() {
 // registry returns the client for all registries of the run.
 func (p *run) registry() (*registry.Client, error) { return p.subject.client() }
 
-// embedded starts the embedded registry, unless it is already running, and returns its
-// address.
+// embedded starts the embedded registry, unless this run has started it already, and
+// returns its address in references.
 func (p *run) embedded(ctx context.Context) (string, error) {
 	p.closersMu.Lock()
 	if p.subject.embedded == nil {
 		p.subject.embedded = sync.OnceValues(func() (string, error) {
-			server, err := embedded.Start(ctx, p.Cache.Path("registry"), embedded.Port)
+			server, err := p.share(ctx)
 			if err != nil {
 				return "", err
 			}
@@ -112,12 +114,33 @@ func (p *run) embedded(ctx context.Context) (string, error) {
 				defer cancel()
 				return server.Close(stop)
 			})
-			return server.Addr, nil
+			return server.Name, nil
 		})
 	}
 	start := p.subject.embedded
 	p.closersMu.Unlock()
 	return start()
+}
+
+// share serves the embedded registry for this run, and makes the client reach it under
+// all its names.
+func (p *run) share(ctx context.Context) (*embedded.Server, error) {
+	client, err := p.registry()
+	if err != nil {
+		return nil, err
+	}
+	dir := p.registryDir()
+	server, err := embedded.Share(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range server.Names(dir) {
+		client.Route(name, server.Addr)
+	}
+	if first := embedded.Host(embedded.Port); server.Name != first {
+		progress.Warnf(ctx, "another program, or the registry of another cache, uses %s; the registry of this run is %s", first, server.Name)
+	}
+	return server, nil
 }
 
 // repository returns the repository of the image. If that is in the embedded registry,
@@ -169,7 +192,7 @@ func (p *run) plannedReference() (name.Digest, error) {
 	}
 	target := p.target()
 	if target == "" {
-		target = embeddedHost() + "/" + p.source.Name
+		target = embedded.Host(embedded.Port) + "/" + p.source.Name
 	}
 	repository, err := client.Repository(target)
 	if err != nil {
