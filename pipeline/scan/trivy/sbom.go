@@ -45,6 +45,9 @@ func (s *Scanner) SBOM(ctx context.Context, t scan.Target, f scan.Format) (data 
 		if err != nil {
 			return err
 		}
+		if err := nameReplaced(ctx, &report, t, scan.DefaultMaxBytes); err != nil {
+			return err
+		}
 		data, err = describe(ctx, report, t, f)
 		return err
 	})()
