@@ -136,7 +136,7 @@ func imageCommands() []stageCommand {
 the SBOM, the provenance and the scan result. An attestation says how the image
 was made, so the image must be what this source builds: the same commit gives the
 same digest. Signing an image again adds nothing.`,
-			flags: []flagGroup{sourceFlags, buildFlags, digestFlags, scanFlags, signFlags, accessFlags, imageFlag("the `IMAGE`, as repository@sha256:..."), onlySignatureFlag},
+			flags: []flagGroup{sourceFlags, reportsFlag, buildFlags, digestFlags, scanFlags, signFlags, accessFlags, imageFlag("the `IMAGE`, as repository@sha256:..."), onlySignatureFlag},
 		},
 		{
 			name: "verify", short: "Check an image's signatures, attestations and the age of its scan", goals: fixedGoals(ship.Verify), needsImage: true,

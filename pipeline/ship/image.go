@@ -93,17 +93,21 @@ func changed(unchanged bool) progress.Outcome {
 // bytesText returns a size as text. Like registries, it uses powers of ten.
 func bytesText(n int64) string { return humanize.Bytes(uint64(max(n, 0))) }
 
-// outputDir creates a folder in .slipway, where slipway writes its output, and returns
-// its path. A .gitignore file there keeps the output out of git.
-func (p *run) outputDir(name string) (string, error) {
+// outputDir creates a folder in .slipway, where slipway writes its output unless it is told
+// another place, and returns its path. A .gitignore file there keeps the output out of git.
+// flag names the flag for another place, which the error suggests.
+func (p *run) outputDir(name, flag string) (string, error) {
 	dir := filepath.Join(p.Root, source.OutputDir)
+	unwritable := func(err error) error {
+		return fault.Inputf("output.unwritable", "making a folder for the output: %w", err).WithFix("name another one with %s", flag)
+	}
 	if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
-		return "", fault.Inputf("output.unwritable", "making a folder for reports: %w", err).WithFix("name another one with --reports")
+		return "", unwritable(err)
 	}
 	file := filepath.Join(dir, ".gitignore")
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
 		if err := os.WriteFile(file, []byte("*\n"), 0o644); err != nil {
-			return "", fault.Inputf("output.unwritable", "making a folder for reports: %w", err)
+			return "", unwritable(err)
 		}
 	}
 	return filepath.Join(dir, name), nil

@@ -39,11 +39,21 @@ func ParseOutput(s string) (Output, error) {
 		WithFix("use text, json, oci:DIR, docker-archive:FILE or registry:REPOSITORY")
 }
 
+// checkExport makes the folder of the default output, so that a source that cannot be
+// written to is reported before anything is compiled.
+func (p *run) checkExport() error {
+	if len(p.Exports) > 0 {
+		return nil
+	}
+	_, err := p.outputDir("image", "-o oci:DIR")
+	return err
+}
+
 // export writes the image to all requested outputs.
 func (p *run) export(ctx context.Context) (graph.Outcome, error) {
 	exports := p.Exports
 	if len(exports) == 0 {
-		dir, err := p.outputDir("image")
+		dir, err := p.outputDir("image", "-o oci:DIR")
 		if err != nil {
 			return graph.Outcome{}, err
 		}

@@ -219,8 +219,9 @@ func (p *run) prepare(ctx context.Context) (err error) {
 	if err := graph.Preflight(p.steps); err != nil {
 		return err
 	}
-	if p.Reports == "" {
-		if p.Reports, err = p.outputDir("reports"); err != nil {
+	// A folder that no step writes to is not made, because the source may be read-only.
+	if p.Reports == "" && p.includes(reporting()...) {
+		if p.Reports, err = p.outputDir("reports", "--reports DIR"); err != nil {
 			return err
 		}
 	}

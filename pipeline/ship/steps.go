@@ -29,6 +29,9 @@ const (
 // are part of the run. A command that releases an image has all of them as goals.
 func Gates() []graph.Name { return []graph.Name{Lint, Test, Scan, License, SBOMs} }
 
+// reporting returns the steps that write reports.
+func reporting() []graph.Name { return []graph.Name{Lint, Test, Scan, License, SBOMs, Deploy} }
+
 // pipeline returns all steps. Each one refers only to steps above it. The list is the
 // only place that declares which steps a step needs and which it comes after.
 func (p *run) pipeline() []graph.Step {
@@ -49,7 +52,7 @@ func (p *run) pipeline() []graph.Step {
 		{Name: Scan, Needs: binary, After: names{Build}, Verdict: true, Check: p.checkScanner, Run: p.scan},
 		{Name: License, Needs: names{Build}, Verdict: true, Run: p.license},
 		{Name: SBOMs, Needs: names{Image}, Check: p.checkScanner, Run: p.sbom},
-		{Name: Export, Needs: names{Image}, After: gates, Run: p.export},
+		{Name: Export, Needs: names{Image}, After: gates, Check: p.checkExport, Run: p.export},
 		{Name: Push, Needs: names{Image}, After: gates, Check: p.checkPush, Run: p.push},
 		{Name: Sign, Needs: pushed, After: names{Image, Scan, SBOMs}, Check: p.checkKey, Run: p.sign},
 		{Name: Attest, Needs: slices.Concat(names{Image, Scan, SBOMs}, pushed), Check: p.checkKey, Run: p.attest},
