@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -25,7 +26,7 @@ import (
 
 // Program is one build of slipway.
 type Program struct {
-	Version string // set by the linker; empty in a development build
+	Version string // set by the linker; default: what the go command has recorded, or dev
 	Commit  string // set by the linker
 	Date    string // set by the linker
 	// Scanner returns the scanner, which finds vulnerabilities and writes SBOMs.
@@ -56,12 +57,22 @@ func (p Program) Main() {
 // run runs the program without exiting the process, and returns the exit code.
 func (p Program) run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if p.Version == "" {
-		p.Version = "dev"
+		p.Version = builtVersion()
 	}
 	a := &app{program: p, stdin: stdin, stdout: stdout, stderr: stderr}
 	root := a.root() //nolint:contextcheck // cobra passes the context to the commands
 	root.SetArgs(args)
 	return a.exit(root.ExecuteContext(ctx))
+}
+
+// builtVersion returns the version that the go command has recorded in the program: that
+// of a program that was installed with go install, or one that is made from the commit.
+// It returns "dev" if there is none.
+func builtVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return "dev"
 }
 
 // traced makes a command run inside a span. An error of the trace never fails the

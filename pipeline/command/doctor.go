@@ -14,6 +14,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/fault"
+	"github.com/slipway-ci/slipway/pipeline/scan"
 	"github.com/slipway-ci/slipway/pipeline/ship"
 	"github.com/slipway-ci/slipway/pipeline/source"
 )
@@ -39,7 +40,13 @@ func (a *app) doctorCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.report(examine(cmd.Context(), root, c))
+			e := examine(cmd.Context(), root, c)
+			if a.program.Scanner == nil {
+				e.add("scanner", false, "", scan.Absent(a.program.Version))
+			} else {
+				e.add("scanner", false, "Trivy, in this program", nil)
+			}
+			return a.report(e)
 		},
 	}
 }
@@ -74,7 +81,7 @@ func (e *examination) program(required bool, fix string, names ...string) {
 }
 
 // examine checks everything that the stages need for an app.
-func examine(ctx context.Context, root string, c config.Config) []finding {
+func examine(ctx context.Context, root string, c config.Config) examination {
 	var e examination
 	o, goErr := ship.SourceOptions(ctx, root, c.App)
 	o.NoMain = goErr != nil

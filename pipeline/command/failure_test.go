@@ -69,7 +69,8 @@ func badInputs() map[string]badInput {
 		"go is not installed":                  {helloApp(), []string{"build"}, []string{noPath}, "go is not installed or not on PATH"},
 		"toolchain":                            {with(map[string]string{"slipway.yaml": "app:\n  toolchain: go1.11\n"}), []string{"build"}, []string{"GOPROXY=off"}, "go1.11"},
 		"link out of the repository":           {helloApp(), []string{"build"}, nil, "the program is built from files outside the repository: symbolic link out.go points to"},
-		"no scanner":                           {helloApp(), []string{"scan"}, []string{"SLIPWAY_TEST_AS_PROGRAM=core"}, "this slipway was built without the scanner (use the slipway program"},
+		"no scanner":                           {helloApp(), []string{"scan"}, []string{"SLIPWAY_TEST_AS_PROGRAM=core"}, "this slipway was built without the scanner (install all of it with: GOEXPERIMENT=jsonv2 go install github.com/slipway-ci/slipway/pipeline/cmd/slipway@latest)"},
+		"ship without the scanner":             {helloApp(), []string{"ship"}, []string{"SLIPWAY_TEST_AS_PROGRAM=core"}, "GOEXPERIMENT=jsonv2 go install"},
 		"no key":                               {helloApp(), []string{"ship", "--repository", "127.0.0.1:1/a"}, nil, "there is nothing to sign with (set sign.key or sign.keyless"},
 		"sign without an image":                {helloApp(), []string{"sign"}, nil, "--image is missing (name the image"},
 		"sign a tag":                           {helloApp(), []string{"sign", "--only-signature", "--image", "127.0.0.1:1/a:v1", "--key", "x"}, nil, "127.0.0.1:1/a:v1 names an image by its tag (give repository@sha256:..."},
@@ -119,6 +120,28 @@ func TestBadInputIsOneLineAndExit2(t *testing.T) {
 				t.Errorf("standard output:\n%s", e.stdout)
 			}
 		})
+	}
+}
+
+// TestVersion checks that the version and whether the scanner is included are printed.
+func TestVersion(t *testing.T) {
+	p := newProgram(t, t.TempDir())
+	for program, want := range map[string]string{"1": "with the scanner", "core": "without the scanner"} {
+		p.env = append(p.env, "SLIPWAY_TEST_AS_PROGRAM="+program)
+		for _, args := range [][]string{{"--version"}, {"version"}, {"-v", "version"}} {
+			e := p.run(t, args...)
+			if e.code != fault.ExitOK || !strings.HasPrefix(e.stdout, "slipway ") || !strings.HasSuffix(e.stdout, ", "+want+"\n") || strings.Count(e.stdout, "\n") != 1 {
+				t.Errorf("%v: exit %d\n%s%s", args, e.code, e.stdout, e.stderr)
+			}
+		}
+		e := p.run(t, "version", "-o", "json")
+		var v struct {
+			Version string
+			Scanner bool
+		}
+		if err := json.Unmarshal([]byte(e.stdout), &v); err != nil || v.Version == "" || v.Scanner != (program == "1") {
+			t.Errorf("%v\n%s", err, e.stdout)
+		}
 	}
 }
 

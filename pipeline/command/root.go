@@ -61,6 +61,8 @@ Exit codes: 0 success, 1 a gate or stage failed, 2 wrong usage or configuration,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.Version = a.program.Version
+	root.SetVersionTemplate(a.program.describe() + "\n")
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.SetIn(a.stdin)

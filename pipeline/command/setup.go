@@ -32,13 +32,25 @@ func (a *app) versionCommand() *cobra.Command {
 				return err
 			}
 			if a.json {
-				a.printJSON(map[string]string{"version": a.program.Version, "commit": a.program.Commit, "date": a.program.Date, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH})
+				a.printJSON(map[string]any{
+					"version": a.program.Version, "commit": a.program.Commit, "date": a.program.Date, "go": runtime.Version(),
+					"platform": runtime.GOOS + "/" + runtime.GOARCH, "scanner": a.program.Scanner != nil,
+				})
 				return nil
 			}
-			fmt.Fprintf(a.stdout, "slipway %s %s/%s %s\n", a.program.Version, runtime.GOOS, runtime.GOARCH, runtime.Version())
+			fmt.Fprintln(a.stdout, a.program.describe())
 			return nil
 		},
 	}
+}
+
+// describe returns the version of the program and whether it includes the scanner.
+func (p Program) describe() string {
+	scanner := "with the scanner"
+	if p.Scanner == nil {
+		scanner = "without the scanner"
+	}
+	return fmt.Sprintf("slipway %s %s/%s %s, %s", p.Version, runtime.GOOS, runtime.GOARCH, runtime.Version(), scanner)
 }
 
 func (a *app) registryCommand() *cobra.Command {

@@ -25,8 +25,8 @@ import (
 // checkScanner returns an error if the program does not include the scanner.
 func (p *run) checkScanner() error {
 	if p.Scanner == nil {
-		return fault.Inputf("scan.no-scanner", "this slipway was built without the scanner").
-			WithFix("use the slipway program; slipway-core and slipway-signer do not have it")
+		version, _, _ := strings.Cut(p.Program, " ")
+		return scan.Absent(version)
 	}
 	return nil
 }

@@ -1,12 +1,14 @@
 // Command slipway takes a Go service from source to running pods.
+//
+// Trivy, which scans, compiles only with GOEXPERIMENT=jsonv2, and not with Go 1.27 and
+// later, whose package encoding/json/v2 has another interface. In every other case the
+// program has everything but the scanner, and the commands that need it say how to
+// install all of it.
 package main
 
 import (
-	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/command"
 	"github.com/slipway-ci/slipway/pipeline/deploy/cluster"
-	"github.com/slipway-ci/slipway/pipeline/scan"
-	"github.com/slipway-ci/slipway/pipeline/scan/trivy"
 	"github.com/slipway-ci/slipway/pipeline/sign/sigstore"
 )
 
@@ -18,6 +20,6 @@ func main() {
 		Version: version, Commit: commit, Date: date,
 		Signer:   sigstore.Tool{},
 		Deployer: cluster.Tool{},
-		Scanner:  func(dir cache.Dir) scan.Scanner { return trivy.New(dir) },
+		Scanner:  scanner(),
 	}.Main()
 }
