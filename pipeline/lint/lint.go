@@ -131,7 +131,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	}
 	switch n := len(result.Findings); {
 	case n > 0:
-		return result, fault.Gatef("lint.findings", "golangci-lint found %s", count(n))
+		return result, fault.Gatef("lint.findings", "golangci-lint found %s: %s", count(n), summary(result.Findings))
 	case status == exitFindings:
 		// The exit status and the report must agree, or the gate could pass by mistake.
 		return result, fault.Failedf("lint.report", "golangci-lint exited with the status for findings, but its report has no findings")
@@ -369,6 +369,25 @@ func write(dir string, reports map[string][]byte) ([]string, error) {
 }
 
 // count returns the number of findings with its unit.
+// summary names the first finding, and how many there are besides. Where only the last
+// line of the output is shown, it must lead to the problem.
+func summary(findings []Finding) string {
+	f := findings[0]
+	at := f.File
+	if f.Line > 0 {
+		at += ":" + strconv.Itoa(f.Line)
+	}
+	if f.Column > 0 {
+		at += ":" + strconv.Itoa(f.Column)
+	}
+	text, _, _ := strings.Cut(f.Text, "\n")
+	s := fmt.Sprintf("%s: %s (%s)", at, text, f.Linter)
+	if more := len(findings) - 1; more > 0 {
+		s += fmt.Sprintf(" and %d more", more)
+	}
+	return s
+}
+
 func count(n int) string {
 	if n == 1 {
 		return "1 problem"

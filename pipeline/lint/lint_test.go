@@ -106,7 +106,7 @@ func runCases() map[string]runCase {
 		},
 		"finding": {
 			files:    map[string]string{"go.mod": gomod, "main.go": dirty},
-			findings: finding("main.go"), code: "lint.findings", message: "golangci-lint found 1 problem",
+			findings: finding("main.go"), code: "lint.findings", message: "golangci-lint found 1 problem: main.go:6:11: Error return value of `os.Remove` is not checked (errcheck)",
 			reports: []string{"lint.json", "lint.sarif", "lint.txt"},
 		},
 		"only the app's own module": {
@@ -427,3 +427,16 @@ func (s *sink) Emit(e progress.Event) {
 type sinkFunc func(progress.Event)
 
 func (f sinkFunc) Emit(e progress.Event) { f(e) }
+
+// The message leads to the first finding, also where only the last line is shown.
+func TestSummary(t *testing.T) {
+	for want, findings := range map[string][]Finding{
+		"a.go:6:11: not checked (errcheck)":             {{Linter: "errcheck", File: "a.go", Line: 6, Column: 11, Text: "not checked"}},
+		"a.go:6: not checked (errcheck) and 2 more":     {{Linter: "errcheck", File: "a.go", Line: 6, Text: "not checked"}, {}, {}},
+		"a.go: could not import (typecheck) and 1 more": {{Linter: "typecheck", File: "a.go", Text: "could not import\nline 2"}, {}},
+	} {
+		if got := summary(findings); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
