@@ -174,7 +174,7 @@ func sourceOf(k sign.Key) (scheme, rest string, err error) {
 	switch {
 	case k.Ref == "":
 		return "", "", fault.Inputf("key.missing", "no key is given").
-			WithFix("set a key file, env://NAME or a key of a KMS; slipway sign keys generates a pair")
+			WithFix("set a key file, env://NAME or a key of a KMS; slipway keys generate makes a pair")
 	case strings.Contains(k.Ref, "-----BEGIN") || len(k.Ref) > 1024:
 		// The error must not contain the reference, which may be the key.
 		return "", "", fault.Inputf("key.malformed", "the key itself is given instead of a reference to it").
@@ -226,7 +226,7 @@ func readKey(k sign.Key, scheme, rest string) ([]byte, error) {
 	if err != nil {
 		e := fault.Inputf("key.unreadable", "reading key %s: %w", rest, plain(err))
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, e.WithFix("generate a pair with slipway sign keys, or correct sign.key and verify.keys in slipway.yaml")
+			return nil, e.WithFix("make a pair with slipway keys generate, or correct sign.key and verify.keys in slipway.yaml")
 		}
 		return nil, e
 	}
