@@ -18,7 +18,8 @@ import (
 // sourceCommand returns the command that shows what would be built. The Dagger module
 // calls it to get the revision and the time for a build without a .git folder.
 func (a *app) sourceCommand() *cobra.Command {
-	return &cobra.Command{
+	r := &request{}
+	cmd := &cobra.Command{
 		Use: "source", Short: "Show what would be built: app, commit, time, version, changed files", Args: cobra.NoArgs,
 		Example: "  slipway source\n  slipway source -o json | jq -r .version",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -29,6 +30,11 @@ func (a *app) sourceCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			r.Config = c
+			if err := r.apply(); err != nil {
+				return err
+			}
+			c = r.Config
 			var s source.Source
 			show := a.display(nil)
 			ctx := progress.With(cmd.Context(), show, "source")
@@ -57,4 +63,6 @@ func (a *app) sourceCommand() *cobra.Command {
 			return w.Flush()
 		},
 	}
+	sourceFlags(r, cmd.Flags())
+	return cmd
 }
