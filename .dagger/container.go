@@ -125,6 +125,15 @@ func (s *Slipway) flags() []string {
 	return flags
 }
 
+// stageFlags are the flags that a command of the program has if it reads the source.
+func (s *Slipway) stageFlags() []string {
+	flags := s.flags()
+	if s.Dir != "" {
+		flags = append(flags, "--dir", s.Dir)
+	}
+	return flags
+}
+
 // stamp is what a build stamps into the program and the image.
 type stamp struct {
 	Revision string    `json:"revision"`
@@ -139,14 +148,22 @@ func (s *Slipway) revision(ctx context.Context) (stamp, error) {
 		commit, dirty := strings.CutSuffix(s.Commit, "-dirty")
 		return stamp{Revision: commit, Dirty: dirty, Time: time.Unix(0, 0)}, nil
 	}
-	if s.Linked {
+	if s.Linked && s.Git == nil {
 		return stamp{}, errors.New("this is a linked work tree or a submodule, whose history is in another folder: " +
-			"name the commit with with-commit --revision $(git rev-parse HEAD) --epoch $(git log -1 --format=%ct)")
+			"add --git-dir $(git rev-parse --git-common-dir) after dagger call, " +
+			"or name the commit with with-commit --revision $(git rev-parse HEAD) --epoch $(git log -1 --format=%ct)")
 	}
-	out, err := s.program(s.base()).
-		WithMountedDirectory("/src", s.Built.WithDirectory("/", s.Git)).
+	c, err := s.modules(ctx)
+	if err != nil {
+		return stamp{}, err
+	}
+	c = s.versioned(s.program(c))
+	if s.Git != nil {
+		c = c.WithExec(append([]string{"sh", "-c", configure, "sh"}, s.folders()...))
+	}
+	out, err := c.
 		WithWorkdir(path.Join("/src", s.Root)).
-		WithExec(append([]string{"slipway", "source", "-o", "json"}, s.flags()...)).
+		WithExec(append([]string{"slipway", "source", "-o", "json"}, s.stageFlags()...)).
 		Stdout(ctx)
 	if err != nil {
 		return stamp{}, explain(err)
@@ -157,6 +174,34 @@ func (s *Slipway) revision(ctx context.Context) (stamp, error) {
 	}
 	return v, nil
 }
+
+// configure is a script that writes a configuration for the repository in the working
+// folder, of which only some files were uploaded. Its arguments are the folders of the
+// modules.
+//
+// The size and the time of a file in git's index come from the caller's machine, and so
+// does the uploaded file. So git takes an unchanged file for unchanged without reading it,
+// also if a filter that is configured only there would be needed to compare it. Tracked
+// files of other folders were not uploaded, and must not look deleted.
+const configure = `sha256='^[0-9a-f]{64}( |$)'
+version=0 extensions=
+if grep -qrE "$sha256" .git/HEAD .git/packed-refs .git/refs 2>/dev/null; then
+	version=1 extensions='[extensions]
+	objectFormat = sha256'
+fi
+if [ -e .git/reftable ]; then
+	version=1 extensions="${extensions:-[extensions]}
+	refStorage = reftable"
+fi
+printf '[core]\n\trepositoryFormatVersion = %s\n\tcheckStat = minimal\n\ttrustctime = false\n%s\n' \
+	"$version" "$extensions" >.git/config
+command -v git >/dev/null || exit 0
+case $1 in ./.) exit 0 ;; esac
+for dir; do
+	set -- "$@" ":(exclude,literal)${dir#./}"
+	shift
+done
+git ls-files --deleted -z -- . "$@" | git update-index -z --skip-worktree --stdin || true`
 
 // stamped adds revision and time to a call of the program.
 func (s *Slipway) stamped(ctx context.Context, c *dagger.Container, args []string) (*dagger.Container, []string, error) {

@@ -68,6 +68,9 @@ func (r Slipway) MarshalJSON() ([]byte, error) {
 		Built        *dagger.Directory
 		Git          *dagger.Directory
 		Linked       bool
+		Folders      []string
+		Outside      []string
+		Dir          string
 		Deployed     *dagger.Directory
 		Commit       string
 		Epoch        string
@@ -93,6 +96,9 @@ func (r Slipway) MarshalJSON() ([]byte, error) {
 	concrete.Built = r.Built
 	concrete.Git = r.Git
 	concrete.Linked = r.Linked
+	concrete.Folders = r.Folders
+	concrete.Outside = r.Outside
+	concrete.Dir = r.Dir
 	concrete.Deployed = r.Deployed
 	concrete.Commit = r.Commit
 	concrete.Epoch = r.Epoch
@@ -122,6 +128,9 @@ func (r *Slipway) UnmarshalJSON(bs []byte) error {
 		Built        *dagger.Directory
 		Git          *dagger.Directory
 		Linked       bool
+		Folders      []string
+		Outside      []string
+		Dir          string
 		Deployed     *dagger.Directory
 		Commit       string
 		Epoch        string
@@ -151,6 +160,9 @@ func (r *Slipway) UnmarshalJSON(bs []byte) error {
 	r.Built = concrete.Built
 	r.Git = concrete.Git
 	r.Linked = concrete.Linked
+	r.Folders = concrete.Folders
+	r.Outside = concrete.Outside
+	r.Dir = concrete.Dir
 	r.Deployed = concrete.Deployed
 	r.Commit = concrete.Commit
 	r.Epoch = concrete.Epoch
@@ -1030,6 +1042,27 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg config", err))
 				}
 			}
+			var dir string
+			if inputArgs["dir"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["dir"]), &dir)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg dir", err))
+				}
+			}
+			var gitDir *dagger.Directory
+			if inputArgs["gitDir"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["gitDir"]), &gitDir)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg gitDir", err))
+				}
+			}
+			var include []string
+			if inputArgs["include"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["include"]), &include)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg include", err))
+				}
+			}
 			var tools *dagger.Container
 			if inputArgs["tools"] != nil {
 				err = json.Unmarshal([]byte(inputArgs["tools"]), &tools)
@@ -1072,7 +1105,7 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg secrets", err))
 				}
 			}
-			return New(ctx, ws, source, config, tools, images, netrc, kubeconfig, services, secrets)
+			return New(ctx, ws, source, config, dir, gitDir, include, tools, images, netrc, kubeconfig, services, secrets)
 		default:
 			return nil, fmt.Errorf("unknown function %s", fnName)
 		}

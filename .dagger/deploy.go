@@ -31,7 +31,7 @@ func (s *Slipway) Plan(
 	if err != nil {
 		return "", err
 	}
-	c = c.WithExec(slices.Concat([]string{"slipway", "plan"}, s.flags(), args, []string{"--image", image}), dagger.ContainerWithExecOpts{Expect: dagger.ReturnTypeAny})
+	c = c.WithExec(slices.Concat([]string{"slipway", "plan"}, s.stageFlags(), args, []string{"--image", image}), dagger.ContainerWithExecOpts{Expect: dagger.ReturnTypeAny})
 	code, err := c.ExitCode(ctx)
 	if err != nil {
 		return "", explain(err)

@@ -233,7 +233,7 @@ func (s *Slipway) prepare(ctx context.Context, command string, r request) (*dagg
 	if s.CGO {
 		c = c.With(debian("musl-gcc", "musl-tools"))
 	}
-	args := append([]string{"slipway", command}, s.flags()...)
+	args := append([]string{"slipway", command}, s.stageFlags()...)
 	if len(r.platforms) > 0 {
 		args = append(args, "--platforms", strings.Join(r.platforms, ","))
 	}

@@ -26,7 +26,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"path"
 
 	"golang.org/x/sync/errgroup"
 
@@ -48,9 +47,15 @@ type Slipway struct {
 	// +private
 	Built *dagger.Directory // what a build sees
 	// +private
-	Git *dagger.Directory // what versioning needs of .git
+	Git *dagger.Directory // what versioning needs of .git; nil if there is none or it is elsewhere
 	// +private
 	Linked bool // .git is elsewhere: a linked work tree or a submodule
+	// +private
+	Folders []string // of the modules that the go command reads, from the repository's root
+	// +private
+	Outside []string // those of them that are outside the repository
+	// +private
+	Dir string // the app's folder from Root, if the caller names it
 	// +private
 	Deployed *dagger.Directory // charts and values, from Root
 	// +private
@@ -95,10 +100,24 @@ func New(
 	// called: a folder, or a git address such as https://github.com/acme/orders#main.
 	// +optional
 	source *dagger.Directory,
-	// Path of slipway.yaml from the root of the repository. Default: the nearest
-	// one in the current folder or above it; without any, slipway's defaults.
+	// Path of slipway.yaml from the current folder; a path that begins with / is from
+	// the root of the repository. Default: the nearest one in the current folder or
+	// above it. Without any, slipway's defaults hold for the current folder.
 	// +optional
 	config string,
+	// Folder of the app's module from the folder of slipway.yaml, instead of app.dir.
+	// +optional
+	dir string,
+	// Git's folder, if it is not in the repository, as for a linked work tree or a
+	// submodule: $(git rev-parse --git-common-dir).
+	// +optional
+	// +ignore=["*", "!HEAD", "!index", "!sharedindex.*", "!shallow", "!packed-refs", "!refs/heads", "!refs/replace", "!objects", "!reftable", "!info", "!worktrees/*/HEAD", "!worktrees/*/index", "!modules/**/HEAD", "!modules/**/index", "!modules/**/packed-refs", "!modules/**/refs/heads", "!modules/**/objects"]
+	gitDir *dagger.Directory,
+	// Files to upload although git ignores them, as patterns from the root of the
+	// repository. Go code, what it embeds, and what slipway.yaml names are uploaded
+	// without being listed.
+	// +optional
+	include []string,
 	// Container with the slipway program at /usr/local/bin/slipway. Default: the
 	// program is compiled once, from the repository of this module.
 	// +optional
@@ -136,31 +155,70 @@ func New(
 		return nil, err
 	}
 	repo := repository{ws: ws, dir: source}
-	files, err := repo.read(ctx, config)
+	files, err := repo.read(ctx, place{config: config, dir: dir})
 	if err != nil {
 		return nil, err
 	}
-	build, err := files.Build()
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", scope.IgnoreFile, err)
-	}
-	s.Root, s.App = files.Root, files.App
+	files.Further = include
+	s.Root, s.App, s.Dir, s.Linked = files.Root, files.App, dir, files.Link != ""
+	s.Folders, s.Outside = files.Folders(), files.Outside()
 	if files.Found {
 		s.Config = files.Config
 	}
 	s.TestServices, s.Platforms = files.Settings.Test.Services, files.Settings.App.Platforms
 	s.Repository, s.Packed, s.CGO = files.Settings.Image.Repository, files.Settings.Image.UPX, files.Settings.App.CGO
-	s.Checked, s.Built = repo.files(files.Check()), repo.files(build)
-	s.Deployed = repo.files(files.Deploy()).Directory(files.Root)
-	s.Git, s.Linked = repo.files(gitFiles()), files.Linked
-	return s, s.upload(ctx)
+	if files.Versioned && (!s.Linked || gitDir != nil) {
+		if s.Git, err = repo.history(ctx, files, gitDir); err != nil {
+			return nil, err
+		}
+	}
+	needs, err := s.upload(ctx, repo, files)
+	if err != nil {
+		return nil, err
+	}
+	hidden, err := files.Hidden(needs)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", scope.IgnoreFile, err)
+	}
+	s.Built = s.Checked.Filter(dagger.DirectoryFilterOpts{Exclude: hidden})
+	// The folder may hold nothing of a chart.
+	s.Deployed = repo.files(files.Deploy()).WithNewDirectory(files.Root).Directory(files.Root)
+	return s, nil
 }
 
-// upload uploads the source. The engine would upload one folder after the other;
-// this uploads them at the same time.
-func (s *Slipway) upload(ctx context.Context) error {
+// upload uploads the source and returns patterns of the files that are needed although
+// git ignores them.
+func (s *Slipway) upload(ctx context.Context, repo repository, files scope.Files) ([]string, error) {
+	check := files.Check()
+	// Which files are tracked although git ignores them is known from git's index alone.
+	check.Unignored = s.Git != nil
+	s.Checked = repo.files(check)
+	if s.Git == nil {
+		return nil, s.sync(ctx, s.Checked)
+	}
+	compiled := repo.files(files.Ignored())
+	if err := s.sync(ctx, s.Checked, compiled, s.Git); err != nil {
+		return nil, err
+	}
+	s.Checked = s.Checked.WithDirectory("/", compiled)
+	out, err := s.versioned(s.base()).
+		WithExec(append([]string{"sh", "-c", scope.Examine, "sh"}, s.folders()...)).
+		Stdout(ctx)
+	if err != nil {
+		return nil, explain(err)
+	}
+	needs := scope.Needs(out)
+	if len(needs) > 0 {
+		s.Checked = s.Checked.WithDirectory("/", repo.files(files.Needed(needs)))
+	}
+	return needs, nil
+}
+
+// sync uploads folders. The engine would upload one after the other; this uploads them at
+// the same time.
+func (s *Slipway) sync(ctx context.Context, dirs ...*dagger.Directory) error {
 	g, gctx := errgroup.WithContext(ctx)
-	for _, dir := range []*dagger.Directory{s.Checked, s.Built, s.Git} {
+	for _, dir := range dirs {
 		g.Go(func() error {
 			_, err := dir.Sync(gctx)
 			return err
@@ -172,13 +230,20 @@ func (s *Slipway) upload(ctx context.Context) error {
 	return nil
 }
 
-// gitFiles selects what is needed to read the commit, its time and the changed files.
-// Git's configuration, hooks and logs are not uploaded, because CI systems keep tokens
-// in them.
-func gitFiles() scope.Filter {
-	var f scope.Filter
-	for _, name := range []string{"HEAD", "index", "shallow", "packed-refs", "refs/heads", "objects", "info/exclude"} {
-		f.Include = append(f.Include, path.Join(".git", name))
+// versioned is a container with the source and what there is of its history.
+func (s *Slipway) versioned(c *dagger.Container) *dagger.Container {
+	c = c.WithMountedDirectory("/src", s.Checked)
+	if s.Git != nil {
+		c = c.WithMountedDirectory("/src/.git", s.Git)
 	}
-	return f
+	return c.WithWorkdir("/src")
+}
+
+// folders returns the folders of the modules as arguments of programs in /src.
+func (s *Slipway) folders() []string {
+	var dirs []string
+	for _, dir := range s.Folders {
+		dirs = append(dirs, "./"+dir) // a name may begin with a dash
+	}
+	return dirs
 }

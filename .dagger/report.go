@@ -201,7 +201,7 @@ func (s *Slipway) gate(ctx context.Context, stage string, c *dagger.Container, a
 	volume := dag.CacheVolume("failed-reports")
 	done, err := c.
 		WithMountedCache("/kept", volume).
-		WithExec(slices.Concat([]string{"sh", "-c", run, "sh", stage, kept}, s.flags(), args)).
+		WithExec(slices.Concat([]string{"sh", "-c", run, "sh", stage, kept}, s.stageFlags(), args)).
 		Sync(ctx)
 	var failed *dagger.ExecError
 	switch {

@@ -189,7 +189,7 @@ func (s *Slipway) sign(ctx context.Context, image string, onlySignature bool, r 
 	var args []string
 	var err error
 	if onlySignature {
-		c, args = s.on(s.signer(s.base()), s.Built), append([]string{"slipway", "sign", "--only-signature"}, s.flags()...)
+		c, args = s.on(s.signer(s.base()), s.Built), append([]string{"slipway", "sign", "--only-signature"}, s.stageFlags()...)
 	} else {
 		if c, args, err = s.prepare(ctx, "sign", r); err != nil {
 			return "", err

@@ -1,19 +1,21 @@
 // Package scope determines which files of a repository are uploaded to the engine.
 //
-// A build gets the app's folder without what its ignore file excludes, and the folders
-// that its module uses in replace directives. Nothing else is uploaded, so nothing else
-// can change a cache key. Lint and tests also get the excluded files.
+// These are the folders of the modules that the go command reads for the app: the app's
+// own, those of the modules in go.work, and those that replace directives name. What git
+// ignores is not uploaded, except what the go command reads anyway; see [Needs]. Nothing
+// else can change a cache key. Lint and tests get all of that, and a build gets it
+// without what the ignore file excludes.
 package scope
 
 import (
 	"bytes"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/moby/patternmatcher/ignorefile"
 	"go.yaml.in/yaml/v3"
-	"golang.org/x/mod/modfile"
 )
 
 // IgnoreFile is the name of the ignore file, in the app's folder or next to
@@ -93,20 +95,24 @@ func Read(data []byte) Settings {
 }
 
 // Files are the small files that determine the rest. A nil field is a file that does
-// not exist.
+// not exist. All paths are slash-separated and relative to the repository's root.
 type Files struct {
-	Config string // path of slipway.yaml, or of where it would be, from the repository's root
+	Config string // path of slipway.yaml, or of where it would be
 	Found  bool   // there is a slipway.yaml
 	Root   string // its folder
-	App    string // the app's folder, from the repository's root
+	App    string // the app's folder
 	Ignore []byte // the app's ignore file
 	// RootIgnore is the ignore file next to slipway.yaml. It is used if the app has
 	// none.
 	RootIgnore []byte
-	Module     []byte // the app's go.mod
-	Workspace  string // folder of the go.work that governs the app; "" for none
-	Linked     bool   // .git is a file: this is a linked work tree or a submodule
+	Workspace  string            // folder of the go.work that governs the app; "" for none
+	Work       []byte            // that go.work
+	Modules    map[string][]byte // go.mod by folder: that of the app and those in go.work
+	Versioned  bool              // the repository is a git repository
+	Link       string            // what .git contains if it is a file: this is a linked work tree or a submodule
 	Settings   Settings
+	// Further are patterns of files that the caller wants although git ignores them.
+	Further []string
 }
 
 // Filter selects the files that are uploaded, with patterns from the root of the
@@ -114,17 +120,47 @@ type Files struct {
 type Filter struct {
 	Include []string // empty: all files
 	Exclude []string
+	// Unignored leaves out what git ignores.
+	Unignored bool
 }
 
-// Check selects what lint and tests get.
+// Check selects what lint and tests get, except what git ignores.
 func (f Files) Check() Filter {
-	return Filter{Include: f.include(), Exclude: f.never()}
+	return Filter{Include: f.include(), Exclude: f.never(), Unignored: f.Versioned}
 }
 
-// Build selects what a build, and everything after it, gets. It returns an error if the
-// ignore file is malformed.
-func (f Files) Build() (Filter, error) {
-	exclude := f.never()
+// Ignored selects what is uploaded even if git ignores it and before the files are
+// examined for [Needs]: what the go command compiles, the files that slipway.yaml names,
+// and what the caller wants. It must not be empty.
+func (f Files) Ignored() Filter {
+	include := slices.Clone(f.Further)
+	for _, file := range append(f.Settings.policies(), f.Settings.Lint.Config, f.Settings.Registry.CA) {
+		if file != "" {
+			include = append(include, path.Join(f.Root, file))
+		}
+	}
+	include = append(include, f.Config)
+	dirs, _ := f.folders()
+	for _, dir := range dirs {
+		for _, name := range sources() {
+			include = append(include, path.Join(escape(dir), "**", name))
+		}
+	}
+	return Filter{Include: sorted(include), Exclude: f.never()}
+}
+
+// Needed selects what [Needs] has found.
+func (f Files) Needed(needs []string) Filter {
+	return Filter{Include: needs, Exclude: f.never()}
+}
+
+// Hidden returns the patterns of what a build, and everything after it, does not get of
+// what is uploaded. It returns an error if the ignore file is malformed.
+//
+// The go.mod, and what is embedded according to needs, stay even if the ignore file
+// excludes them, so that the program can say which line of the ignore file hides them.
+func (f Files) Hidden(needs []string) ([]string, error) {
+	var exclude []string
 	for _, ignore := range []struct {
 		base string
 		data []byte
@@ -134,7 +170,7 @@ func (f Files) Build() (Filter, error) {
 		}
 		patterns, err := ignorefile.ReadAll(bytes.NewReader(ignore.data))
 		if err != nil {
-			return Filter{}, err
+			return nil, err
 		}
 		for _, p := range patterns {
 			p, negated := strings.CutPrefix(p, "!")
@@ -148,11 +184,22 @@ func (f Files) Build() (Filter, error) {
 		}
 		break // the app's own ignore file replaces the one next to slipway.yaml
 	}
-	// The program reads these even if the ignore file excludes them.
-	for _, name := range []string{f.Config, path.Join(f.App, IgnoreFile), path.Join(f.Root, IgnoreFile)} {
+	if exclude == nil {
+		return nil, nil
+	}
+	kept := []string{f.Config, path.Join(f.App, IgnoreFile), path.Join(f.Root, IgnoreFile)}
+	for _, name := range []string{"go.mod", "go.sum", "vendor/modules.txt"} {
+		kept = append(kept, path.Join(f.App, name))
+	}
+	for _, file := range append(f.Settings.policies(), f.Settings.Registry.CA) {
+		if file != "" {
+			kept = append(kept, path.Join(f.Root, file))
+		}
+	}
+	for _, name := range append(sorted(kept), needs...) {
 		exclude = append(exclude, "!"+name)
 	}
-	return Filter{Include: f.include(f.Settings.policies()...), Exclude: exclude}, nil
+	return exclude, nil
 }
 
 // Deploy selects what a deployment needs in addition: the chart and its values. They are
@@ -168,57 +215,107 @@ func (f Files) Deploy() Filter {
 			charts = append(charts, c.Values...)
 		}
 	}
-	var include []string
+	include := []string{f.Config} // never empty, which would be everything
 	for _, c := range charts {
 		include = append(include, path.Join(f.Root, c))
 	}
-	slices.Sort(include)
-	return Filter{Include: slices.Compact(include), Exclude: f.never()}
+	return Filter{Include: sorted(include), Exclude: f.never()}
+}
+
+// Git selects what is needed to read the commit, its time and the changed files. Git's
+// configuration, hooks and logs are not uploaded, because CI systems keep tokens in
+// them. base is git's folder. Submodules in the folders of the app come along.
+func (f Files) Git(base string) Filter {
+	names := []string{
+		"HEAD", "index", "sharedindex.*", "shallow", "packed-refs", "refs/heads", "refs/replace", "objects", "reftable",
+		"info/attributes", "info/exclude", "info/sparse-checkout",
+	}
+	at := []string{base}
+	dirs, _ := f.folders()
+	for _, dir := range dirs {
+		at = append(at, path.Join(base, "modules", escape(dir)), path.Join(base, "modules", escape(dir), "**"))
+	}
+	var include []string
+	for _, dir := range at {
+		for _, name := range names {
+			include = append(include, path.Join(dir, name))
+		}
+	}
+	return Filter{Include: include}
+}
+
+// Outside returns the folders that the app's modules name in replace and use directives
+// and that are outside the repository, so that they cannot be uploaded.
+func (f Files) Outside() []string {
+	_, outside := f.folders()
+	return outside
+}
+
+// Folders returns the folders of all modules that the go command reads for the app.
+func (f Files) Folders() []string {
+	inside, _ := f.folders()
+	return inside
 }
 
 func (f Files) never() []string {
-	never := []string{".git", "**/" + OutputDir}
+	// The contents of a folder .git are never uploaded with the source. A file .git is,
+	// because git reads it in a submodule.
+	never := []string{".git", "**/.git/**", "**/" + OutputDir}
 	if key := f.Settings.Sign.Key; key != "" && !strings.Contains(key, "://") {
 		never = append(never, path.Join(f.Root, key)) // it is given as a secret
 	}
 	return never
 }
 
-// include lists the folders of the app and of the modules that it uses from the
-// repository, and the files above them that the program reads. The paths in more are
-// relative to slipway.yaml.
-func (f Files) include(more ...string) []string {
-	dirs := []string{f.App}
-	if f.Workspace != "" {
-		dirs = append(dirs, f.Workspace)
-	}
-	// Not ParseLax, which ignores replace directives. The go command reports a
-	// malformed file.
-	if mod, err := modfile.Parse("go.mod", f.Module, nil); err == nil {
-		for _, r := range mod.Replace {
-			if r.New.Version == "" && !path.IsAbs(r.New.Path) {
-				dirs = append(dirs, path.Join(f.App, r.New.Path))
-			}
-		}
-	}
+// include lists the folders of the modules and the files above them that the programs
+// read.
+func (f Files) include() []string {
+	dirs, _ := f.folders()
 	if slices.Contains(dirs, ".") {
 		return nil
 	}
-	include := []string{f.Config, path.Join(f.Root, IgnoreFile)}
-	for _, file := range append(more, f.Settings.Lint.Config, f.Settings.Registry.CA) {
+	include := []string{f.Config, path.Join(f.Root, IgnoreFile), ".gitmodules"}
+	if f.Workspace != "" {
+		for _, name := range []string{"go.work", "go.work.sum", "vendor"} {
+			include = append(include, path.Join(f.Workspace, name))
+		}
+	}
+	for _, file := range append(f.Settings.policies(), f.Settings.Lint.Config, f.Settings.Registry.CA) {
 		if file != "" {
 			include = append(include, path.Join(f.Root, file))
 		}
 	}
 	for dir := f.App; dir != "."; {
 		dir = path.Dir(dir)
+		// Git reads these to decide what it ignores and what a file looks like.
+		include = append(include, path.Join(dir, ".gitignore"), path.Join(dir, ".gitattributes"))
 		for _, suffix := range []string{"yml", "yaml", "toml", "json"} {
 			include = append(include, path.Join(dir, ".golangci."+suffix))
 		}
 	}
-	include = append(include, dirs...)
-	slices.Sort(include)
-	return slices.Compact(include)
+	for _, dir := range dirs {
+		include = append(include, escape(dir))
+	}
+	return sorted(include)
+}
+
+// sorted sorts patterns, drops those that occur twice and those that leave the
+// repository.
+func sorted(patterns []string) []string {
+	slices.Sort(patterns)
+	patterns = slices.DeleteFunc(patterns, func(p string) bool { return !filepath.IsLocal(p) })
+	return slices.Compact(patterns)
+}
+
+// escape makes a pattern that matches a path and nothing else.
+func escape(path string) string {
+	if strings.ContainsAny(path, `\*?[`) || strings.HasPrefix(path, "!") {
+		path = strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(path)
+		if strings.HasPrefix(path, "!") {
+			path = `\` + path
+		}
+	}
+	return path
 }
 
 // inside reports whether a pattern can match something in dir.

@@ -3,26 +3,36 @@ package scope
 import (
 	"path"
 	"slices"
+	"strings"
 	"testing"
 )
 
-// layout is a shape of a repository and what is uploaded of it.
+// layout is a shape of a repository, and what is uploaded of it.
 type layout struct {
-	name    string
-	files   Files
-	include []string
-	exclude []string
-	// policies are files from the folder of slipway.yaml that only a build and what
-	// follows it get; hidden are those that nothing gets.
-	policies, hidden []string
+	name  string
+	files Files
+	// include is what is uploaded of the tree, and folders are those of the modules.
+	include, folders, outside []string
+	hidden                    []string // what a build does not get of it
 }
 
+// above are the files above an app in the folder svc that are always uploaded.
+func above(more ...string) []string {
+	return slices.Sorted(slices.Values(append(more, ".gitattributes", ".gitignore", ".gitmodules",
+		".golangci.json", ".golangci.toml", ".golangci.yaml", ".golangci.yml")))
+}
+
+//nolint:funlen // a table
 func layouts() []layout {
 	return []layout{
 		{
 			name:    "the app is the repository",
 			files:   Files{Config: "slipway.yaml", Root: ".", App: ".", RootIgnore: []byte("docs\n!docs/api\n")},
-			exclude: []string{".git", "**/.slipway", "docs", "!docs/api", "!slipway.yaml", "!.dockerignore", "!.dockerignore"},
+			folders: []string{"."},
+			hidden: []string{
+				"docs", "!docs/api",
+				"!.dockerignore", "!.trivyignore", "!.trivyignore.yaml", "!go.mod", "!go.sum", "!slipway.yaml", "!vendor/modules.txt", "!web/dist",
+			},
 		},
 		{
 			name: "the app is a folder with its own ignore file",
@@ -30,62 +40,77 @@ func layouts() []layout {
 				Config: "slipway.yaml", Root: ".", App: "app",
 				Ignore: []byte("# tests\n**/testdata\n*.md\n!README.md\n"), RootIgnore: []byte("app/secret\n"),
 			},
-			include: []string{".dockerignore", ".golangci.json", ".golangci.toml", ".golangci.yaml", ".golangci.yml", "app", "slipway.yaml"},
-			exclude: []string{
-				".git", "**/.slipway", "app/**/testdata", "app/*.md", "!app/README.md",
-				"!slipway.yaml", "!app/.dockerignore", "!.dockerignore",
+			include: above(".dockerignore", ".trivyignore", ".trivyignore.yaml", "app", "slipway.yaml"),
+			folders: []string{"app"},
+			hidden: []string{
+				"app/**/testdata", "app/*.md", "!app/README.md",
+				"!.dockerignore", "!.trivyignore", "!.trivyignore.yaml", "!app/.dockerignore", "!app/go.mod", "!app/go.sum", "!app/vendor/modules.txt",
+				"!slipway.yaml", "!web/dist",
 			},
 		},
 		{
 			// Outside the app the program excludes nothing either.
 			name:    "the ignore file above the app excludes only files of the app",
 			files:   Files{Config: "slipway.yaml", Root: ".", App: "app", RootIgnore: []byte("lib\n*/tmp\n**/*.md\napp/x\n!app/x/y\n")},
-			include: []string{".dockerignore", ".golangci.json", ".golangci.toml", ".golangci.yaml", ".golangci.yml", "app", "slipway.yaml"},
-			exclude: []string{
-				".git", "**/.slipway", "*/tmp", "**/*.md", "app/x", "!app/x/y",
-				"!slipway.yaml", "!app/.dockerignore", "!.dockerignore",
+			include: above(".dockerignore", ".trivyignore", ".trivyignore.yaml", "app", "slipway.yaml"),
+			folders: []string{"app"},
+			hidden: []string{
+				"*/tmp", "**/*.md", "app/x", "!app/x/y",
+				"!.dockerignore", "!.trivyignore", "!.trivyignore.yaml", "!app/.dockerignore", "!app/go.mod", "!app/go.sum", "!app/vendor/modules.txt",
+				"!slipway.yaml", "!web/dist",
 			},
 		},
 		{
-			name: "modules outside the app are uploaded too",
+			name: "modules that replace others",
 			files: Files{
-				Config: "slipway.yaml", Root: ".", App: "services/orders",
-				Module: []byte("module m\n\nreplace example.com/lib => ../../lib\nreplace example.com/far => example.com/near v1.0.0\n"),
+				Config: "svc/slipway.yaml", Root: "svc", App: "svc",
+				Modules: map[string][]byte{"svc": []byte("module m\n\nreplace a => ../lib/a\nreplace b => example.com/near v1.0.0\nreplace c => ./in\n" +
+					"replace d => ../../elsewhere\nreplace e => /opt/e\n")},
 			},
-			include: []string{
-				".dockerignore", ".golangci.json", ".golangci.toml", ".golangci.yaml", ".golangci.yml", "lib",
-				"services/.golangci.json", "services/.golangci.toml", "services/.golangci.yaml", "services/.golangci.yml",
-				"services/orders", "slipway.yaml",
-			},
-			exclude: []string{".git", "**/.slipway", "!slipway.yaml", "!services/orders/.dockerignore", "!.dockerignore"},
+			include: above("lib/a", "svc", "svc/.dockerignore", "svc/.trivyignore", "svc/.trivyignore.yaml", "svc/slipway.yaml"),
+			folders: []string{"lib/a", "svc"},
+			outside: []string{"../../elsewhere", "/opt/e"},
 		},
 		{
-			name: "what the scan and the policies name is uploaded, the private key is not",
+			name: "a workspace",
+			files: Files{
+				Config: "svc/slipway.yaml", Root: "svc", App: "svc", Workspace: ".",
+				Work: []byte("go 1.26\n\nuse (\n\t./svc\n\tlibs/money\n\t../far\n)\n\nreplace z => ./third/z\n"),
+				Modules: map[string][]byte{
+					"svc": []byte("module m\n"), "libs/money": []byte("module money\n\nreplace x => ../x\n"),
+				},
+			},
+			include: above("go.work", "go.work.sum", "libs/money", "libs/x", "svc", "svc/.dockerignore", "svc/.trivyignore", "svc/.trivyignore.yaml",
+				"svc/slipway.yaml", "third/z", "vendor"),
+			folders: []string{"libs/money", "libs/x", "svc", "third/z"},
+			outside: []string{"../far"},
+		},
+		{
+			name: "a workspace that uses the folder at the top",
+			files: Files{
+				Config: "slipway.yaml", Root: ".", App: "svc", Workspace: ".", Work: []byte("go 1.26\n\nuse (\n\t.\n\t./svc\n)\n"),
+			},
+			folders: []string{"."},
+		},
+		{
+			name: "what slipway.yaml names is uploaded, but not the private key",
 			files: Files{
 				Config: "deploy/slipway.yaml", Root: "deploy", App: "deploy/app",
-				Settings: Read([]byte("scan: {ignoreFile: accepted.yaml, vex: [vex.json], charts: [charts/app]}\n" +
+				Settings: Read([]byte("lint: {config: ../lint.yml}\nregistry: {ca: ca.pem}\nscan: {ignoreFile: accepted.yaml, vex: [vex.json], charts: [charts/app]}\n" +
 					"sign: {key: cosign.key, keyless: {trustedRoot: a.json}}\nverify: {keys: [cosign.pub, env://KEY]}\n" +
-					"deploy: {environments: {prod: {verify: {keys: [prod.pub], trustedRoot: b.json}}}}\n")),
+					"deploy: {environments: {prod: {verify: {keys: [prod.pub], trustedRoot: ../../b.json}}}}\n")),
 			},
-			include: []string{
-				".golangci.json", ".golangci.toml", ".golangci.yaml", ".golangci.yml",
-				"deploy/.dockerignore", "deploy/.golangci.json", "deploy/.golangci.toml", "deploy/.golangci.yaml", "deploy/.golangci.yml",
-				"deploy/app", "deploy/slipway.yaml",
-			},
-			policies: []string{"a.json", "accepted.yaml", "b.json", "charts/app", "cosign.pub", "prod.pub", "vex.json"},
-			hidden:   []string{"cosign.key"},
-			exclude:  []string{".git", "**/.slipway", "deploy/cosign.key", "!deploy/slipway.yaml", "!deploy/app/.dockerignore", "!deploy/.dockerignore"},
+			include: above("deploy/.dockerignore", "deploy/.gitattributes", "deploy/.gitignore",
+				"deploy/.golangci.json", "deploy/.golangci.toml", "deploy/.golangci.yaml", "deploy/.golangci.yml",
+				"deploy/.trivyignore", "deploy/.trivyignore.yaml", "deploy/a.json", "deploy/accepted.yaml", "deploy/app", "deploy/ca.pem",
+				"deploy/charts/app", "deploy/cosign.pub", "deploy/prod.pub", "deploy/slipway.yaml", "deploy/vex.json", "lint.yml"),
+			folders: []string{"deploy/app"},
 		},
 		{
-			name:    "a go.work at the top takes everything",
-			files:   Files{Config: "slipway.yaml", Root: ".", App: "app", Workspace: "."},
-			exclude: []string{".git", "**/.slipway", "!slipway.yaml", "!app/.dockerignore", "!.dockerignore"},
-		},
-		{
-			name:    "slipway.yaml lies in a folder",
-			files:   Files{Config: "svc/slipway.yaml", Root: "svc", App: "svc", RootIgnore: []byte("vendor\n"), Settings: Read([]byte("lint: {config: ../lint.yml}\nregistry: {ca: ca.pem}"))},
-			include: []string{".golangci.json", ".golangci.toml", ".golangci.yaml", ".golangci.yml", "lint.yml", "svc", "svc/.dockerignore", "svc/ca.pem", "svc/slipway.yaml"},
-			exclude: []string{".git", "**/.slipway", "svc/vendor", "!svc/slipway.yaml", "!svc/.dockerignore", "!svc/.dockerignore"},
+			name:    "odd names",
+			files:   Files{Config: "a [b]/slipway.yaml", Root: "a [b]", App: "a [b]"},
+			include: above(`a \[b]`, "a [b]/.dockerignore", "a [b]/.trivyignore", "a [b]/.trivyignore.yaml", "a [b]/slipway.yaml"),
+			folders: []string{"a [b]"},
 		},
 	}
 }
@@ -93,27 +118,112 @@ func layouts() []layout {
 func TestFiltersFollowTheApp(t *testing.T) {
 	for _, tc := range layouts() {
 		t.Run(tc.name, func(t *testing.T) {
-			f, err := tc.files.Build()
+			check := tc.files.Check()
+			if want := slices.Sorted(slices.Values(tc.include)); !slices.Equal(check.Include, want) {
+				t.Errorf("include\n got %q\nwant %q", check.Include, want)
+			}
+			hidden, err := tc.files.Hidden([]string{"web/dist"})
 			if err != nil {
 				t.Fatal(err)
 			}
-			built := slices.Clone(tc.include)
-			if built != nil { // not everything
-				for _, file := range append(tc.policies, ".trivyignore", ".trivyignore.yaml") {
-					built = append(built, path.Join(tc.files.Root, file))
+			if !slices.Equal(hidden, tc.hidden) {
+				t.Errorf("hidden\n got %q\nwant %q", hidden, tc.hidden)
+			}
+			if got := tc.files.Folders(); !slices.Equal(got, tc.folders) {
+				t.Errorf("folders: got %q, want %q", got, tc.folders)
+			}
+			if got := tc.files.Outside(); !slices.Equal(got, tc.outside) {
+				t.Errorf("outside: got %q, want %q", got, tc.outside)
+			}
+			for _, f := range []Filter{check, tc.files.Ignored(), tc.files.Deploy()} {
+				for _, never := range []string{".git", "**/.git/**", "**/.slipway"} {
+					if !slices.Contains(f.Exclude, never) {
+						t.Errorf("%q lacks %s", f.Exclude, never)
+					}
 				}
-				slices.Sort(built)
-			}
-			if !slices.Equal(f.Include, built) {
-				t.Errorf("include\n got %q\nwant %q", f.Include, built)
-			}
-			if !slices.Equal(f.Exclude, tc.exclude) {
-				t.Errorf("exclude\n got %q\nwant %q", f.Exclude, tc.exclude)
-			}
-			if check := tc.files.Check(); !slices.Equal(check.Include, tc.include) || len(check.Exclude) != 2+len(tc.hidden) {
-				t.Errorf("lint and tests must see hidden files too: %q", check)
+				if key := tc.files.Settings.Sign.Key; key != "" && !slices.Contains(f.Exclude, path.Join(tc.files.Root, key)) {
+					t.Errorf("%q lacks the private key", f.Exclude)
+				}
 			}
 		})
+	}
+}
+
+// Of the files that git ignores, those are uploaded that the go command compiles, that
+// slipway.yaml names, and that the caller wants.
+func TestIgnored(t *testing.T) {
+	f := Files{
+		Config: "svc/slipway.yaml", Root: "svc", App: "svc", Further: []string{"svc/testdata/big"},
+		Modules:  map[string][]byte{"svc": []byte("module m\n\nreplace a => ../lib\n")},
+		Settings: Read([]byte("scan: {vex: [vex.json]}\nlint: {config: lint.yml}\nregistry: {ca: ../../ca.pem}\n")),
+	}
+	include := f.Ignored().Include
+	for _, want := range []string{"svc/testdata/big", "svc/vex.json", "svc/lint.yml", "svc/slipway.yaml", "svc/**/*.go", "lib/**/*.go", "svc/**/*.[sS]", "lib/**/go.mod"} {
+		if !slices.Contains(include, want) {
+			t.Errorf("%q lacks %s", include, want)
+		}
+	}
+	for _, p := range include {
+		if strings.HasPrefix(p, "..") || p == "." {
+			t.Errorf("%s leaves the folders of the app", p)
+		}
+	}
+}
+
+// Git's configuration, logs and hooks are never uploaded.
+func TestGit(t *testing.T) {
+	for base, want := range map[string][]string{
+		".git": {".git/HEAD", ".git/objects", ".git/modules/svc/index", ".git/modules/svc/**/objects", ".git/modules/lib/HEAD"},
+		".":    {"HEAD", "objects", "modules/svc/index"},
+	} {
+		f := Files{App: "svc", Modules: map[string][]byte{"svc": []byte("module m\n\nreplace a => ../lib\n")}}
+		include := f.Git(base).Include
+		for _, name := range want {
+			if !slices.Contains(include, name) {
+				t.Errorf("%q lacks %s", include, name)
+			}
+		}
+		for _, p := range include {
+			for _, secret := range []string{"config", "config.worktree", "hooks", "logs"} {
+				if path.Base(p) == secret || path.Base(p) == "*" || path.Base(p) == "**" {
+					t.Errorf("%s is uploaded", p)
+				}
+			}
+		}
+	}
+}
+
+func TestNeeds(t *testing.T) {
+	for name, tc := range map[string]struct {
+		output string
+		want   []string
+	}{
+		"nothing":         {"", nil},
+		"a tracked file":  {"tracked\tapp/x.txt\n", []string{"app/x.txt"}},
+		"a quoted name":   {"tracked\t\"app/q\\\"[1].txt\"\n", []string{`app/q"\[1].txt`}},
+		"an octal name":   {"tracked\t\"tab\\there\"\n", []string{"tab\there"}},
+		"a pattern":       {"embed\t./web/x.go://go:embed dist *.txt\n", []string{"web/*.txt", "web/dist"}},
+		"all of a folder": {"embed\tx.go://go:embed all:dist\n", []string{"dist"}},
+		"quoted patterns": {"embed\ta/x.go://go:embed \"a b.txt\" `all:c d`  e\r\n", []string{"a/a b.txt", "a/c d", "a/e"}},
+		"a folder to escape": {
+			"embed\t./[a]/x.go://go:embed [b]\n", []string{`\[a]/[b]`},
+		},
+		"a pattern that leaves":  {"embed\tx.go://go:embed ../x /y\n", nil},
+		"a half quotation":       {"embed\tx.go://go:embed a \"b\n", []string{`"b`, "a"}},
+		"a link":                 {"link\tapp/x.go\t../shared/x.go\n", []string{"shared/x.go"}},
+		"links that leave":       {"link\tx\t/etc/passwd\nlink\ty\t../../y\n", nil},
+		"a name that is negated": {"tracked\t!x\n", []string{`\!x`}},
+		"something else":         {"warning: x\n", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := Needs(tc.output); !slices.Equal(got, tc.want) {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+	many := strings.Repeat("tracked\tdocs/a/x\ntracked\tdocs/b/y\n", maxTracked)
+	if got, want := Needs(many), []string{"docs/a", "docs/b"}; !slices.Equal(got, want) {
+		t.Errorf("of many files: got %q, want %q", got, want)
 	}
 }
 
@@ -127,14 +237,18 @@ func TestReadKeepsWhatItCan(t *testing.T) {
 	}
 }
 
-// No ignore file and no slipway.yaml may stop the module with a panic.
+// No file of a repository may stop the module with a panic.
 func FuzzFilters(f *testing.F) {
-	f.Add([]byte("a\n!b\n/c/\n"), []byte("app: {dir: x}"), []byte("module m\nreplace a => ../b\n"))
-	f.Fuzz(func(t *testing.T, ignore, config, module []byte) {
-		files := Files{Config: "slipway.yaml", Root: ".", App: "x", Ignore: ignore, Module: module, Settings: Read(config)}
-		if _, err := files.Build(); err != nil {
+	f.Add([]byte("a\n!b\n/c/\n"), []byte("app: {dir: x}"), []byte("module m\nreplace a => ../b\n"), []byte("go 1.26\nuse ./x\n"), "embed\tx.go://go:embed y\n")
+	f.Fuzz(func(t *testing.T, ignore, config, module, work []byte, output string) {
+		files := Files{
+			Config: "slipway.yaml", Root: ".", App: "x", Ignore: ignore, Settings: Read(config),
+			Workspace: ".", Work: work, Modules: map[string][]byte{"x": module},
+		}
+		if _, err := files.Hidden(Needs(output)); err != nil {
 			t.Skip(err)
 		}
 		files.Check()
+		files.Git(".git")
 	})
 }
