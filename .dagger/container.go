@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"dagger/slipway/advice"
 	"dagger/slipway/internal/dagger"
 	"dagger/slipway/references"
 )
@@ -85,7 +86,7 @@ func (s *Slipway) modules(ctx context.Context) (*dagger.Container, error) {
 	c := s.golang()
 	if s.Netrc != nil {
 		// Slipway itself is compiled without it, or it would be compiled again.
-		c = c.WithMountedSecret("/root/.netrc", s.Netrc)
+		c = c.WithMountedSecret(advice.NetrcFile, s.Netrc)
 	}
 	variables, err := s.variables(ctx)
 	if err != nil {
@@ -95,8 +96,8 @@ func (s *Slipway) modules(ctx context.Context) (*dagger.Container, error) {
 		c = c.WithSecretVariable(proxyVariable, proxy)
 	}
 	return c.
-		WithDirectory("/src", pins).
-		WithWorkdir(path.Join("/src", s.App)).
+		WithDirectory(advice.SourceDir, pins).
+		WithWorkdir(path.Join(advice.SourceDir, s.App)).
 		// The step that needs a module which cannot be downloaded reports it better.
 		WithExec([]string{"go", "mod", "download"}, dagger.ContainerWithExecOpts{Expect: dagger.ReturnTypeAny}), nil
 }
@@ -112,15 +113,15 @@ func (s *Slipway) stage(ctx context.Context, tree *dagger.Directory) (*dagger.Co
 
 func (s *Slipway) on(c *dagger.Container, tree *dagger.Directory) *dagger.Container {
 	return c.
-		WithMountedDirectory("/src", tree).
-		WithWorkdir(path.Join("/src", s.Root))
+		WithMountedDirectory(advice.SourceDir, tree).
+		WithWorkdir(path.Join(advice.SourceDir, s.Root))
 }
 
 // flags are the flags that every call of the program has.
 func (s *Slipway) flags() []string {
 	flags := []string{"--progress", "plain"}
 	if s.Config != "" {
-		flags = append(flags, "--config", path.Join("/src", s.Config))
+		flags = append(flags, "--config", path.Join(advice.SourceDir, s.Config))
 	}
 	return flags
 }
@@ -143,7 +144,7 @@ type stamp struct {
 
 // revision finds commit and time, in a step by itself: what follows depends on them
 // and not on the history that they were read from.
-func (s *Slipway) revision(ctx context.Context) (stamp, error) {
+func (s *Slipway) revision(ctx context.Context, function string) (stamp, error) {
 	if s.Commit != "" {
 		commit, dirty := strings.CutSuffix(s.Commit, "-dirty")
 		return stamp{Revision: commit, Dirty: dirty, Time: time.Unix(0, 0)}, nil
@@ -162,11 +163,11 @@ func (s *Slipway) revision(ctx context.Context) (stamp, error) {
 		c = c.WithExec(append([]string{"sh", "-c", configure, "sh"}, s.folders()...))
 	}
 	out, err := c.
-		WithWorkdir(path.Join("/src", s.Root)).
+		WithWorkdir(path.Join(advice.SourceDir, s.Root)).
 		WithExec(append([]string{"slipway", "source", "-o", "json"}, s.stageFlags()...)).
 		Stdout(ctx)
 	if err != nil {
-		return stamp{}, explain(err)
+		return stamp{}, s.explain(function, err)
 	}
 	var v stamp
 	if err := json.Unmarshal([]byte(out), &v); err != nil {
@@ -204,8 +205,8 @@ done
 git ls-files --deleted -z -- . "$@" | git update-index -z --skip-worktree --stdin || true`
 
 // stamped adds revision and time to a call of the program.
-func (s *Slipway) stamped(ctx context.Context, c *dagger.Container, args []string) (*dagger.Container, []string, error) {
-	v, err := s.revision(ctx)
+func (s *Slipway) stamped(ctx context.Context, function string, c *dagger.Container, args []string) (*dagger.Container, []string, error) {
+	v, err := s.revision(ctx, function)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -518,6 +518,20 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				}
 			}
 			return (*Slipway).Deploy(&parent, ctx, env, image, tags, yes, gitTag, test, noRollback, noWaitLock)
+		case "History":
+			var parent Slipway
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var env string
+			if inputArgs["env"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["env"]), &env)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg env", err))
+				}
+			}
+			return (*Slipway).History(&parent, ctx, env)
 		case "License":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)

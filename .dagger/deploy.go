@@ -34,14 +34,14 @@ func (s *Slipway) Plan(
 	c = c.WithExec(slices.Concat([]string{"slipway", "plan"}, s.stageFlags(), args, []string{"--image", image}), dagger.ContainerWithExecOpts{Expect: dagger.ReturnTypeAny})
 	code, err := c.ExitCode(ctx)
 	if err != nil {
-		return "", explain(err)
+		return "", s.explain("plan", err)
 	}
 	if code != 0 && code != exitChanges {
 		said, err := c.Stderr(ctx)
 		if err != nil {
 			return "", err
 		}
-		return "", errors.New(lines(said))
+		return "", errors.New(s.lines("plan", said))
 	}
 	return c.Stdout(ctx)
 }
@@ -92,7 +92,7 @@ func (s *Slipway) Deploy(
 	// +optional
 	noWaitLock bool,
 ) (*Report, error) {
-	o := rollout{env: env, image: image, tags: tags, gitTag: gitTag}
+	o := rollout{function: "deploy", env: env, image: image, tags: tags, gitTag: gitTag}
 	for _, f := range []struct {
 		name string
 		on   bool
@@ -106,6 +106,7 @@ func (s *Slipway) Deploy(
 
 // rollout holds the options of a deployment.
 type rollout struct {
+	function   string // of the module, which was called
 	env, image string
 	tags       []string
 	gitTag     string
@@ -115,7 +116,7 @@ type rollout struct {
 func (s *Slipway) deploy(ctx context.Context, o rollout) (*Report, error) {
 	if o.image == "" {
 		var err error
-		if o.image, err = s.shipped(ctx, o.tags); err != nil {
+		if o.image, err = s.shipped(ctx, o.function, o.tags); err != nil {
 			return nil, err
 		}
 	}
@@ -127,11 +128,11 @@ func (s *Slipway) deploy(ctx context.Context, o rollout) (*Report, error) {
 	if o.gitTag != "" {
 		args = append(args, "--git-tag", o.gitTag)
 	}
-	c, args, err = s.stamped(ctx, c, args)
+	c, args, err = s.stamped(ctx, o.function, c, args)
 	if err != nil {
 		return nil, err
 	}
-	return s.gate(ctx, "deploy", c, append(args, "--image", o.image)...)
+	return s.gate(ctx, o.function, "deploy", c, append(args, "--image", o.image)...)
 }
 
 // Run everything from lint to a signed image, and with --env deploy it.
@@ -159,9 +160,9 @@ func (s *Slipway) Ship(
 	gitTag string,
 ) (string, error) {
 	if env == "" {
-		return s.shipped(ctx, tags)
+		return s.shipped(ctx, "ship", tags)
 	}
-	o := rollout{env: env, tags: tags, gitTag: gitTag}
+	o := rollout{function: "ship", env: env, tags: tags, gitTag: gitTag}
 	if yes {
 		o.flags = []string{"--yes"}
 	}
@@ -176,15 +177,15 @@ func (s *Slipway) Ship(
 }
 
 // shipped runs everything up to a signed image, and returns its reference.
-func (s *Slipway) shipped(ctx context.Context, tags []string) (string, error) {
+func (s *Slipway) shipped(ctx context.Context, function string, tags []string) (string, error) {
 	g, gctx := errgroup.WithContext(ctx)
-	for _, gate := range []func(context.Context) (*Report, error){
-		s.Lint, s.Test,
-		func(ctx context.Context) (*Report, error) { return s.License(ctx, nil) },
-		func(ctx context.Context) (*Report, error) { return s.Scan(ctx, nil, false, false, nil, nil) },
+	for _, gate := range []func(context.Context, string) (*Report, error){
+		s.lint, s.test,
+		func(ctx context.Context, function string) (*Report, error) { return s.license(ctx, function, nil) },
+		func(ctx context.Context, function string) (*Report, error) { return s.scan(ctx, function, nil) },
 	} {
 		g.Go(func() error {
-			r, err := gate(gctx)
+			r, err := gate(gctx, function)
 			if err != nil {
 				return err
 			}
@@ -194,11 +195,11 @@ func (s *Slipway) shipped(ctx context.Context, tags []string) (string, error) {
 	if err := g.Wait(); err != nil {
 		return "", err
 	}
-	image, err := s.push(ctx, s.Registry.Address, tags, request{})
+	image, err := s.push(ctx, s.Registry.Address, tags, request{function: function})
 	if err != nil {
 		return "", err
 	}
-	return s.sign(ctx, image, false, request{})
+	return s.sign(ctx, image, false, request{function: function})
 }
 
 // Show what is released, and the state of its pods.
@@ -213,6 +214,20 @@ func (s *Slipway) Status(
 	env string,
 ) (string, error) {
 	return s.inspect(ctx, env, "status")
+}
+
+// Show the revisions of a release, to one of which rollback can go back.
+//
+//	dagger call history --env prod
+//	dagger call with-cluster --kubeconfig file:$HOME/.kube/config history --env prod
+//
+// +cache="never"
+func (s *Slipway) History(
+	ctx context.Context,
+	// Environment of slipway.yaml.
+	env string,
+) (string, error) {
+	return s.inspect(ctx, env, "history")
 }
 
 // Roll back to a revision, by default the newest good one before the current.
@@ -270,7 +285,7 @@ func (s *Slipway) inspect(ctx context.Context, env, command string, more ...stri
 	}
 	out, err := c.WithExec(slices.Concat([]string{"slipway", command}, more, s.flags(), cluster, args)).Stdout(ctx)
 	if err != nil {
-		return "", explain(err)
+		return "", s.explain(command, err)
 	}
 	return out, nil
 }

@@ -19,7 +19,7 @@ import (
 //
 //	dagger call build as-service up --ports 8080:8080
 //	dagger call build terminal
-//	dagger call build --upx export --path order-service.tar
+//	dagger call build --upx export --path .slipway/order-service.tar
 func (s *Slipway) Build(
 	ctx context.Context,
 	// Platforms to build for. Default: those of slipway.yaml, or linux/amd64 and
@@ -37,7 +37,7 @@ func (s *Slipway) Build(
 	// +optional
 	version string,
 ) (*dagger.Container, error) {
-	return s.container(ctx, request{platforms, upx, base, version})
+	return s.container(ctx, request{"build", platforms, upx, base, version})
 }
 
 // container is the built image as a container: of an image for several platforms,
@@ -80,8 +80,11 @@ func (s *Slipway) Serve(
 	// +optional
 	env []string,
 ) (*dagger.Service, error) {
-	c, err := s.container(ctx, request{})
+	c, err := s.container(ctx, request{function: "serve"})
 	if err != nil {
+		return nil, err
+	}
+	if err := s.startServices(ctx, "serve"); err != nil {
 		return nil, err
 	}
 	c = c.With(s.withServices)
@@ -119,7 +122,7 @@ func (s *Slipway) BuildLayout(
 	// +optional
 	version string,
 ) (*dagger.Directory, error) {
-	built, err := s.build(ctx, request{platforms, upx, base, version})
+	built, err := s.build(ctx, request{"build-layout", platforms, upx, base, version})
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +162,7 @@ func (s *Slipway) Publish(
 	// +optional
 	version string,
 ) (string, error) {
-	return s.push(ctx, cmp.Or(address, s.Registry.Address), tags, request{platforms, upx, base, version})
+	return s.push(ctx, cmp.Or(address, s.Registry.Address), tags, request{"publish", platforms, upx, base, version})
 }
 
 func (s *Slipway) push(ctx context.Context, address string, tags []string, r request) (string, error) {
@@ -182,14 +185,14 @@ func (s *Slipway) push(ctx context.Context, address string, tags []string, r req
 	if address != "" {
 		args = append(args, "--repository", address)
 	}
-	return reference(ctx, c, args)
+	return s.reference(ctx, r.function, c, args)
 }
 
 // reference runs the program and returns the reference of the image in its report.
-func reference(ctx context.Context, c *dagger.Container, args []string) (string, error) {
+func (s *Slipway) reference(ctx context.Context, function string, c *dagger.Container, args []string) (string, error) {
 	out, err := c.WithExec(append(args, "-o", "json")).Stdout(ctx)
 	if err != nil {
-		return "", explain(err)
+		return "", s.explain(function, err)
 	}
 	var report struct {
 		Reference string `json:"reference"`
@@ -202,6 +205,7 @@ func reference(ctx context.Context, c *dagger.Container, args []string) (string,
 
 // request is what a build is asked for in addition to slipway.yaml.
 type request struct {
+	function  string // of the module, which was called
 	platforms []string
 	upx       bool
 	base      string
@@ -216,7 +220,7 @@ func (s *Slipway) build(ctx context.Context, r request) (*dagger.Container, erro
 	args = append(args, "-o", "oci:/image/layout")
 	c, err = c.WithExec(append([]string{"sh", "-c", `"$@" && tar -C /image/layout -cf /image/oci.tar .`, "sh"}, args...)).Sync(ctx)
 	if err != nil {
-		return nil, explain(err)
+		return nil, s.explain(r.function, err)
 	}
 	return c, nil
 }
@@ -249,7 +253,7 @@ func (s *Slipway) prepare(ctx context.Context, command string, r request) (*dagg
 	if m := s.images().Mirror; m != "" {
 		args = append(args, "--mirror", m)
 	}
-	return s.stamped(ctx, c, args)
+	return s.stamped(ctx, r.function, c, args)
 }
 
 // install is a script that installs a program in a Debian container that lacks it. It

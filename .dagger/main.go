@@ -12,7 +12,7 @@
 // Examples:
 //
 //	dagger call lint
-//	dagger call test report export --path reports
+//	dagger call test report export --path .slipway/reports
 //	dagger call build as-service up --ports 8080:8080
 //	dagger call build-layout export --path .slipway/image
 //	dagger call scan
@@ -26,9 +26,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"path"
 
 	"golang.org/x/sync/errgroup"
 
+	"dagger/slipway/advice"
 	"dagger/slipway/internal/dagger"
 	"dagger/slipway/references"
 	"dagger/slipway/scope"
@@ -205,7 +207,7 @@ func (s *Slipway) upload(ctx context.Context, repo repository, files scope.Files
 		WithExec(append([]string{"sh", "-c", scope.Examine, "sh"}, s.folders()...)).
 		Stdout(ctx)
 	if err != nil {
-		return nil, explain(err)
+		return nil, s.explain("", err)
 	}
 	needs := scope.Needs(out)
 	if len(needs) > 0 {
@@ -232,11 +234,11 @@ func (s *Slipway) sync(ctx context.Context, dirs ...*dagger.Directory) error {
 
 // versioned is a container with the source and what there is of its history.
 func (s *Slipway) versioned(c *dagger.Container) *dagger.Container {
-	c = c.WithMountedDirectory("/src", s.Checked)
+	c = c.WithMountedDirectory(advice.SourceDir, s.Checked)
 	if s.Git != nil {
-		c = c.WithMountedDirectory("/src/.git", s.Git)
+		c = c.WithMountedDirectory(path.Join(advice.SourceDir, ".git"), s.Git)
 	}
-	return c.WithWorkdir("/src")
+	return c.WithWorkdir(advice.SourceDir)
 }
 
 // folders returns the folders of the modules as arguments of programs in /src.

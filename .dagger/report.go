@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"dagger/slipway/advice"
 	"dagger/slipway/internal/dagger"
 )
 
@@ -45,7 +46,7 @@ func (r *Report) Sync(ctx context.Context) (string, error) {
 //
 // In one session with the reports:
 //
-//	dagger -c 'test | report | export reports; test | verdict'
+//	dagger -c 'test | report | export .slipway/reports; test | verdict'
 func (r *Report) Verdict() (string, error) {
 	if err := r.failed(); err != nil {
 		return "", err
@@ -55,12 +56,12 @@ func (r *Report) Verdict() (string, error) {
 
 // The findings of lint or scan in SARIF 2.1.0, for GitHub code scanning.
 //
-//	dagger call lint sarif export --path lint.sarif
+//	dagger call lint sarif export --path .slipway/lint.sarif
 func (r *Report) Sarif() *dagger.File { return r.Report.File(r.Stage + ".sarif") }
 
 // Results of test or scan in JUnit's XML.
 //
-//	dagger call test junit export --path junit.xml
+//	dagger call test junit export --path .slipway/junit.xml
 func (r *Report) Junit() *dagger.File {
 	if r.Stage == "scan" {
 		return r.Report.File("scan-junit.xml")
@@ -70,7 +71,7 @@ func (r *Report) Junit() *dagger.File {
 
 // Coverage in Cobertura's XML.
 //
-//	dagger call test cobertura export --path cobertura.xml
+//	dagger call test cobertura export --path .slipway/cobertura.xml
 func (r *Report) Cobertura() *dagger.File { return r.Report.File("cobertura.xml") }
 
 func (r *Report) failed() error {
@@ -86,17 +87,20 @@ func (r *Report) failed() error {
 //
 //	dagger call lint
 //	dagger call lint text
-//	dagger call lint report export --path reports
+//	dagger call lint report export --path .slipway/reports
 //
 // +check
 // +cache="session"
-func (s *Slipway) Lint(ctx context.Context) (*Report, error) {
+func (s *Slipway) Lint(ctx context.Context) (*Report, error) { return s.lint(ctx, "lint") }
+
+// lint, test, license and scan run a gate for the function that was called.
+func (s *Slipway) lint(ctx context.Context, function string) (*Report, error) {
 	c, err := s.stage(ctx, s.Checked)
 	if err != nil {
 		return nil, err
 	}
 	program := s.pull(s.images().Lint).File("/usr/bin/golangci-lint")
-	return s.gate(ctx, "lint", c.WithMountedFile("/usr/local/bin/golangci-lint", program))
+	return s.gate(ctx, function, "lint", c.WithMountedFile("/usr/local/bin/golangci-lint", program))
 }
 
 // Run the app's tests with the race detector.
@@ -106,30 +110,43 @@ func (s *Slipway) Lint(ctx context.Context) (*Report, error) {
 //
 //	dagger call test
 //	dagger call test text
-//	dagger call test report export --path reports
+//	dagger call test report export --path .slipway/reports
 //
 // +check
 // +cache="session"
-func (s *Slipway) Test(ctx context.Context) (*Report, error) {
+func (s *Slipway) Test(ctx context.Context) (*Report, error) { return s.test(ctx, "test") }
+
+func (s *Slipway) test(ctx context.Context, function string) (*Report, error) {
 	c, err := s.stage(ctx, s.Checked)
 	if err != nil {
 		return nil, err
 	}
-	return s.gate(ctx, "test", c.With(s.withServices))
+	running, stop := context.WithCancelCause(ctx)
+	go func() {
+		if reason := s.unready(running, function); reason != nil {
+			stop(reason)
+		}
+	}()
+	report, err := s.gate(running, function, "test", c.With(s.withServices))
+	if err != nil && ctx.Err() == nil && running.Err() != nil {
+		return nil, context.Cause(running)
+	}
+	stop(nil)
+	return report, err
 }
 
 // Run lint and test at the same time: the gate before a push.
 //
 //	dagger call check
-//	dagger call check report export --path reports
+//	dagger call check report export --path .slipway/reports
 //
 // +cache="session"
 func (s *Slipway) Check(ctx context.Context) (*Report, error) {
 	var reports [2]*Report
 	g, gctx := errgroup.WithContext(ctx)
-	for i, gate := range []func(context.Context) (*Report, error){s.Lint, s.Test} {
+	for i, gate := range []func(context.Context, string) (*Report, error){s.lint, s.test} {
 		g.Go(func() (err error) {
-			reports[i], err = gate(gctx)
+			reports[i], err = gate(gctx, "check")
 			return err
 		})
 	}
@@ -146,41 +163,6 @@ func (s *Slipway) Check(ctx context.Context) (*Report, error) {
 	return all, nil
 }
 
-// withServices binds the services of slipway.yaml to a container.
-func (s *Slipway) withServices(c *dagger.Container) *dagger.Container {
-	for _, name := range s.TestServices {
-		switch name {
-		case "postgres":
-			c = c.WithServiceBinding("postgres", s.postgres()).
-				WithEnvVariable("DATABASE_URL", "postgres://test:test@postgres:5432/testdb?sslmode=disable")
-		case "redis":
-			c = c.WithServiceBinding("redis", s.redis()).
-				WithEnvVariable("REDIS_URL", "redis://redis:6379/0")
-		}
-	}
-	return c
-}
-
-// The credentials are not secret: the servers end with the call.
-func (s *Slipway) postgres() *dagger.Service {
-	return s.pull(s.images().Postgres).
-		WithEnvVariable("POSTGRES_USER", "test").
-		WithEnvVariable("POSTGRES_PASSWORD", "test").
-		WithEnvVariable("POSTGRES_DB", "testdb").
-		WithExposedPort(5432).
-		AsService(dagger.ContainerAsServiceOpts{UseEntrypoint: true})
-}
-
-func (s *Slipway) redis() *dagger.Service {
-	return s.pull(s.images().Redis).
-		WithExposedPort(6379).
-		AsService(dagger.ContainerAsServiceOpts{
-			UseEntrypoint: true,
-			// Without a password, Redis answers only its own machine by default.
-			Args: []string{"redis-server", "--protected-mode", "no"},
-		})
-}
-
 // run is the script that runs a gate. The engine caches a step that passed and forgets
 // a step that failed, together with its files. So a gate that fails runs again on the
 // next call, and leaves its reports in a cache volume, from which gate reads them.
@@ -191,8 +173,14 @@ status=$?
 rm -rf "$kept" && mkdir -p "$kept" && cp -r /reports/. "$kept/"
 exit $status`
 
-// gate runs a stage that judges the source.
-func (s *Slipway) gate(ctx context.Context, stage string, c *dagger.Container, args ...string) (*Report, error) {
+// isGate reports whether the step that failed is a gate that ran, and not a service that it
+// needs. A step that was not started has a negative exit code.
+func isGate(failed *dagger.ExecError) bool {
+	return failed.ExitCode >= 0 && len(failed.Cmd) > 2 && failed.Cmd[2] == run
+}
+
+// gate runs a stage that judges the source, for the function that was called.
+func (s *Slipway) gate(ctx context.Context, function, stage string, c *dagger.Container, args ...string) (*Report, error) {
 	digest, err := s.Checked.Digest(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("reading the source: %w", err)
@@ -203,51 +191,87 @@ func (s *Slipway) gate(ctx context.Context, stage string, c *dagger.Container, a
 		WithMountedCache("/kept", volume).
 		WithExec(slices.Concat([]string{"sh", "-c", run, "sh", stage, kept}, s.stageFlags(), args)).
 		Sync(ctx)
-	var failed *dagger.ExecError
-	switch {
-	case err == nil:
+	if err == nil {
 		r := &Report{Stage: stage, Passed: true, Report: done.Directory("/reports")}
-		if r.Text, err = text(ctx, done); err != nil {
+		if r.Text, err = text(ctx, function, done); err != nil {
 			return nil, err
 		}
 		return r, nil
-	case errors.As(err, &failed) && failed.ExitCode == 1:
-		reports := s.base().
-			WithMountedCache("/kept", volume).
-			WithEnvVariable("SLIPWAY_RUN", nonce()).
-			WithExec([]string{"cp", "-r", path.Join("/kept", kept), "/reports"}).
-			Directory("/reports")
-		return &Report{Stage: stage, Text: failed.Stderr + failed.Stdout, Report: reports, Failure: lines(failed.Stderr)}, nil
 	}
-	return nil, explain(err)
+	failed, isExec := errors.AsType[*dagger.ExecError](err)
+	if !isExec || failed.ExitCode != 1 || !isGate(failed) {
+		if stage == "test" && (isExec && !isGate(failed) || strings.Contains(err.Error(), "service exited before healthcheck")) {
+			if reason := s.unstarted(ctx, function); reason != nil {
+				return nil, reason
+			}
+		}
+		return nil, s.explain(function, err)
+	}
+	reports := s.base().
+		WithMountedCache("/kept", volume).
+		WithEnvVariable("SLIPWAY_RUN", nonce()).
+		WithExec([]string{"cp", "-r", path.Join("/kept", kept), "/reports"}).
+		Directory("/reports")
+	return &Report{
+		Stage: stage, Text: translated(function, failed.Stderr) + failed.Stdout, Report: reports, Failure: s.lines(function, failed.Stderr),
+	}, nil
 }
 
-func text(ctx context.Context, c *dagger.Container) (string, error) {
+func text(ctx context.Context, function string, c *dagger.Container) (string, error) {
 	stderr, err := c.Stderr(ctx)
 	if err != nil {
 		return "", err
 	}
 	stdout, err := c.Stdout(ctx)
-	return stderr + stdout, err
+	return translated(function, stderr) + stdout, err
 }
 
-// explain returns the program's own message as the error, if there is one.
-func explain(err error) error {
-	if failed, ok := errors.AsType[*dagger.ExecError](err); ok {
-		if said := lines(failed.Stderr); said != "" {
-			return errors.New(said)
+// said is the beginning of a line in which the program reports why it failed.
+const said = "slipway: "
+
+// translated returns what the program printed, with the errors in it in the terms of the
+// module. The other lines are output of tests and linters, and stay as they are.
+func translated(function, stderr string) string {
+	var all strings.Builder
+	for line := range strings.Lines(stderr) {
+		if text, isError := strings.CutPrefix(line, said); isError {
+			line = said + advice.Translate(function, text)
 		}
+		all.WriteString(line)
+	}
+	return all.String()
+}
+
+// lines are the lines in which the program reports why it failed, in the terms of the
+// module.
+func (s *Slipway) lines(function, stderr string) string {
+	var all []string
+	for line := range strings.Lines(translated(function, stderr)) {
+		if line, isError := strings.CutPrefix(line, said); isError {
+			all = append(all, strings.TrimSpace(line))
+		}
+	}
+	text := strings.Join(all, "\n")
+	for _, folder := range s.Outside {
+		if strings.Contains(text, folder) {
+			text += fmt.Sprintf(" (%s is outside the repository, and only the repository is uploaded; "+
+				"to upload more, name a folder that has both with --source)", folder)
+			break
+		}
+	}
+	return text
+}
+
+// explain returns the program's own message as the error, if there is one, in the terms
+// of the module. Of an error of the engine it says what to do about it.
+func (s *Slipway) explain(function string, err error) error {
+	if failed, ok := errors.AsType[*dagger.ExecError](err); ok {
+		if why := s.lines(function, failed.Stderr); why != "" {
+			return errors.New(why)
+		}
+	}
+	if text := advice.Engine(err.Error(), s.images().Named()); text != err.Error() {
+		return errors.New(text)
 	}
 	return err
-}
-
-// lines are the lines in which the program reports why it failed.
-func lines(stderr string) string {
-	var said []string
-	for line := range strings.Lines(stderr) {
-		if line, ok := strings.CutPrefix(line, "slipway: "); ok {
-			said = append(said, strings.TrimSpace(line))
-		}
-	}
-	return strings.Join(said, "\n")
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"dagger/slipway/advice"
 	"dagger/slipway/internal/dagger"
 )
 
@@ -100,7 +101,7 @@ func (s *Slipway) WithSigner(
 	return s
 }
 
-// Set how the cluster is reached, for plan, deploy, status, rollback and ship.
+// Set how the cluster is reached, for plan, deploy, status, history, rollback and ship.
 //
 //	dagger call with-cluster --kubeconfig file:$HOME/.kube/config deploy --env prod
 //	dagger call with-cluster --kubeconfig file:kubeconfig --service tcp://127.0.0.1:6443 \
@@ -253,7 +254,7 @@ func (s *Slipway) atRegistry(ctx context.Context, c *dagger.Container) (*dagger.
 		c = c.WithSecretVariable("SLIPWAY_REGISTRY_PASSWORD", r.Password)
 	}
 	if r.DockerConfig != nil {
-		c = c.WithMountedSecret("/root/.docker/config.json", r.DockerConfig)
+		c = c.WithMountedSecret(advice.DockerConfigFile, r.DockerConfig)
 	}
 	return c, args, nil
 }
@@ -273,9 +274,8 @@ func (s *Slipway) atCluster(ctx context.Context, c *dagger.Container, env string
 		return nil, nil, errors.New("there is no kubeconfig: give one with with-cluster --kubeconfig file:$HOME/.kube/config, " +
 			"or set SLIPWAY_KUBECONFIG=file:... in .env")
 	}
-	const file = "/run/secrets/kubeconfig"
-	c = c.WithMountedSecret(file, kubeconfig)
-	args := []string{"--env", env, "--kubeconfig", file}
+	c = c.WithMountedSecret(advice.KubeconfigFile, kubeconfig)
+	args := []string{"--env", env, "--kubeconfig", advice.KubeconfigFile}
 	if s.Cluster.Service != nil {
 		c = c.WithServiceBinding(clusterAlias, s.Cluster.Service)
 		args = append(args, "--cluster-server", clusterAlias)
@@ -287,17 +287,15 @@ func (s *Slipway) atCluster(ctx context.Context, c *dagger.Container, env string
 func (s *Slipway) signing(c *dagger.Container) (*dagger.Container, []string) {
 	var args []string
 	if s.Signer.Key != nil {
-		const file = "/run/secrets/signing-key"
-		c = c.WithMountedSecret(file, s.Signer.Key)
-		args = append(args, "--key", file)
+		c = c.WithMountedSecret(advice.KeyFile, s.Signer.Key)
+		args = append(args, "--key", advice.KeyFile)
 	}
 	if s.Signer.Password != nil {
 		c = c.WithSecretVariable("SLIPWAY_KEY_PASSWORD", s.Signer.Password)
 	}
 	if s.Signer.IdentityToken != nil {
-		const file = "/run/secrets/identity-token"
-		c = c.WithMountedSecret(file, s.Signer.IdentityToken)
-		args = append(args, "--identity-token", file)
+		c = c.WithMountedSecret(advice.TokenFile, s.Signer.IdentityToken)
+		args = append(args, "--identity-token", advice.TokenFile)
 	}
 	return c, args
 }

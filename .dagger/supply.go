@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"dagger/slipway/advice"
 	"dagger/slipway/internal/dagger"
 )
 
@@ -15,7 +16,7 @@ import (
 //
 //	dagger call license
 //	dagger call license --allow MIT,Apache-2.0,BSD-3-Clause text
-//	dagger call license report export --path reports
+//	dagger call license report export --path .slipway/reports
 //
 // +cache="session"
 func (s *Slipway) License(
@@ -25,6 +26,10 @@ func (s *Slipway) License(
 	// +optional
 	allow []string,
 ) (*Report, error) {
+	return s.license(ctx, "license", allow)
+}
+
+func (s *Slipway) license(ctx context.Context, function string, allow []string) (*Report, error) {
 	c, err := s.modules(ctx)
 	if err != nil {
 		return nil, err
@@ -33,11 +38,11 @@ func (s *Slipway) License(
 	for _, id := range allow {
 		args = append(args, "--allow-license", id)
 	}
-	c, args, err = s.stamped(ctx, s.on(s.program(c), s.Built), args)
+	c, args, err = s.stamped(ctx, function, s.on(s.program(c), s.Built), args)
 	if err != nil {
 		return nil, err
 	}
-	return s.gate(ctx, "license", c, args...)
+	return s.gate(ctx, function, "license", c, args...)
 }
 
 // Scan the image and the source for vulnerabilities, secrets and misconfiguration.
@@ -49,7 +54,7 @@ func (s *Slipway) License(
 //
 //	dagger call scan
 //	dagger call scan --fail-on CRITICAL --reachable-only text
-//	dagger call scan report export --path reports
+//	dagger call scan report export --path .slipway/reports
 //	dagger call scan --database mirror.example.com/trivy-db:2
 //
 // +check
@@ -90,16 +95,22 @@ func (s *Slipway) Scan(
 	for _, d := range database {
 		args = append(args, "--db-repository", d)
 	}
+	if databaseLayout != nil {
+		args = append(args, "--db-repository", "oci:"+advice.DatabaseDir)
+	}
+	return s.scan(ctx, "scan", databaseLayout, args...)
+}
+
+func (s *Slipway) scan(ctx context.Context, function string, databaseLayout *dagger.Directory, args ...string) (*Report, error) {
 	c, err := s.modules(ctx)
 	if err != nil {
 		return nil, err
 	}
 	c = s.on(s.scanner(c), s.Built)
 	if databaseLayout != nil {
-		c = c.WithMountedDirectory("/database", databaseLayout)
-		args = append(args, "--db-repository", "oci:/database")
+		c = c.WithMountedDirectory(advice.DatabaseDir, databaseLayout)
 	}
-	c, args, err = s.stamped(ctx, c, args)
+	c, args, err = s.stamped(ctx, function, c, args)
 	if err != nil {
 		return nil, err
 	}
@@ -107,14 +118,14 @@ func (s *Slipway) Scan(
 		args = append(args, "--mirror", m)
 	}
 	// The database changes every day, which the engine cannot see.
-	return s.gate(ctx, "scan", c.WithEnvVariable("SLIPWAY_RUN", nonce()), args...)
+	return s.gate(ctx, function, "scan", c.WithEnvVariable("SLIPWAY_RUN", nonce()), args...)
 }
 
 // List what is in the image: a software bill of materials.
 //
 // The same commit gives the same bytes.
 //
-//	dagger call sbom export --path sbom.spdx.json
+//	dagger call sbom export --path .slipway/sbom.spdx.json
 //	dagger call sbom --format cyclonedx --platform linux/arm64 contents
 func (s *Slipway) Sbom(
 	ctx context.Context,
@@ -139,7 +150,7 @@ func (s *Slipway) Sbom(
 	if !ok {
 		return nil, fmt.Errorf("--format %q is neither spdx-json nor cyclonedx", format)
 	}
-	c, args, err := s.prepare(ctx, "sbom", request{[]string{platform}, upx, base, version})
+	c, args, err := s.prepare(ctx, "sbom", request{"sbom", []string{platform}, upx, base, version})
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +159,7 @@ func (s *Slipway) Sbom(
 		WithExec(append(args, "--as", format), dagger.ContainerWithExecOpts{RedirectStdout: out}).
 		Sync(ctx)
 	if err != nil {
-		return nil, explain(err)
+		return nil, s.explain("sbom", err)
 	}
 	return c.File(out), nil
 }
@@ -181,7 +192,7 @@ func (s *Slipway) Sign(
 	// +optional
 	version string,
 ) (string, error) {
-	return s.sign(ctx, image, onlySignature, request{nil, upx, base, version})
+	return s.sign(ctx, image, onlySignature, request{"sign", nil, upx, base, version})
 }
 
 func (s *Slipway) sign(ctx context.Context, image string, onlySignature bool, r request) (string, error) {
@@ -202,7 +213,7 @@ func (s *Slipway) sign(ctx context.Context, image string, onlySignature bool, r 
 		return "", err
 	}
 	args = append(append(args, signer...), registry...)
-	return reference(ctx, c, append(args, "--image", image))
+	return s.reference(ctx, r.function, c, append(args, "--image", image))
 }
 
 // Verify an image: its signature, its attestations and the age of its scan.
@@ -232,9 +243,9 @@ func (s *Slipway) Verify(
 		args = append(args, "--env", env)
 	}
 	if key != nil {
-		c = c.WithMountedFile("/key.pub", key)
-		args = append(args, "--key", "/key.pub")
+		c = c.WithMountedFile(advice.PublicKeyFile, key)
+		args = append(args, "--key", advice.PublicKeyFile)
 	}
 	args = append(append([]string{"slipway", "verify"}, s.flags()...), args...)
-	return reference(ctx, c, append(args, "--image", image))
+	return s.reference(ctx, "verify", c, append(args, "--image", image))
 }

@@ -27,6 +27,11 @@ func Pinned() Set {
 	}
 }
 
+// Named returns the references by the names that they have in a list.
+func (s Set) Named() map[string]string {
+	return map[string]string{"go": s.Go, "lint": s.Lint, "postgres": s.Postgres, "redis": s.Redis, "mirror": s.Mirror}
+}
+
 // Parse returns the pinned images with those of a list, each NAME=REFERENCE, in
 // their place. A name that is not known and a missing reference are errors.
 func Parse(list []string) (Set, error) {
