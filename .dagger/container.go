@@ -132,6 +132,9 @@ func (s *Slipway) stageFlags() []string {
 	if s.Dir != "" {
 		flags = append(flags, "--dir", s.Dir)
 	}
+	if s.Versioned {
+		flags = append(flags, "--repository-root", advice.SourceDir)
+	}
 	return flags
 }
 
@@ -177,26 +180,47 @@ func (s *Slipway) revision(ctx context.Context, function string) (stamp, error) 
 }
 
 // configure is a script that writes a configuration for the repository in the working
-// folder, of which only some files were uploaded. Its arguments are the folders of the
-// modules.
+// folder, of which only some files were uploaded, and for its submodules. Its arguments
+// are the folders of the modules.
 //
-// The size and the time of a file in git's index come from the caller's machine, and so
-// does the uploaded file. So git takes an unchanged file for unchanged without reading it,
-// also if a filter that is configured only there would be needed to compare it. Tracked
-// files of other folders were not uploaded, and must not look deleted.
-const configure = `sha256='^[0-9a-f]{64}( |$)'
-version=0 extensions=
-if grep -qrE "$sha256" .git/HEAD .git/packed-refs .git/refs 2>/dev/null; then
-	version=1 extensions='[extensions]
+// Files of Git LFS are compared by the pointers that Git LFS would make of them
+// (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md). Tracked files of other
+// folders were not uploaded, and must not look deleted.
+const configure = `tab=$(printf '\t')
+configure() {
+	version=0 extensions=
+	if grep -qrE '^[0-9a-f]{64}( |$)' "$1/HEAD" "$1/packed-refs" "$1/refs" 2>/dev/null; then
+		version=1 extensions='[extensions]
 	objectFormat = sha256'
-fi
-if [ -e .git/reftable ]; then
-	version=1 extensions="${extensions:-[extensions]}
+	fi
+	if [ -e "$1/reftable" ]; then
+		version=1 extensions="${extensions:-[extensions]}
 	refStorage = reftable"
-fi
-printf '[core]\n\trepositoryFormatVersion = %s\n\tcheckStat = minimal\n\ttrustctime = false\n%s\n' \
-	"$version" "$extensions" >.git/config
+	fi
+	printf '[core]\n\trepositoryFormatVersion = %s\n%s\n' "$version" "$extensions" >"$1/config"
+}
+configure .git
 command -v git >/dev/null || exit 0
+cat >/usr/local/bin/lfs-pointer <<'SCRIPT'
+#!/bin/sh
+file=$(mktemp) && cat >"$file"
+if [ ! -s "$file" ] || head -c 100 "$file" | grep -q '^version https://git-lfs'; then
+	cat "$file"
+else
+	sum=$(sha256sum <"$file")
+	printf 'version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize %d\n' "${sum%% *}" "$(wc -c <"$file")"
+fi
+rm "$file"
+SCRIPT
+chmod +x /usr/local/bin/lfs-pointer
+git config --system filter.lfs.clean lfs-pointer
+git -c core.quotePath=false ls-files --stage -- "$@" | sed -n "s/^160000 [^$tab]*$tab//p" | while read -r module; do
+	rm -rf "$module/.git"
+	if [ -e ".git/modules/$module/HEAD" ]; then
+		configure ".git/modules/$module"
+		printf 'gitdir: %s/.git/modules/%s\n' "$PWD" "$module" >"$module/.git"
+	fi
+done
 case $1 in ./.) exit 0 ;; esac
 for dir; do
 	set -- "$@" ":(exclude,literal)${dir#./}"
@@ -222,6 +246,31 @@ func (s *Slipway) stamped(ctx context.Context, function string, c *dagger.Contai
 		epoch = strconv.FormatInt(v.Time.Unix(), 10)
 	}
 	return c.WithEnvVariable("SOURCE_DATE_EPOCH", epoch), args, nil
+}
+
+// attempt runs a command of the program on what a build gets, for the function that was
+// called.
+func (s *Slipway) attempt(ctx context.Context, function string, c *dagger.Container, args []string, opts ...dagger.ContainerWithExecOpts) (*dagger.Container, error) {
+	run := func(c *dagger.Container) (*dagger.Container, error) { return c.WithExec(args, opts...).Sync(ctx) }
+	done, err := run(c)
+	if err != nil {
+		return nil, s.explain(function, s.unhidden(c, err, run))
+	}
+	return done, nil
+}
+
+// unhidden returns a better error for one of the compiler, if there is one. What the ignore
+// file hides is not uploaded to a build. Where it is there, the program hides it too, and
+// says which line of the ignore file hides what is missing.
+func (s *Slipway) unhidden(c *dagger.Container, err error, run func(*dagger.Container) (*dagger.Container, error)) error {
+	failed, ok := errors.AsType[*dagger.ExecError](err)
+	if !s.Hides || !ok || !strings.Contains(failed.Stderr, said+"build: ") {
+		return err
+	}
+	if _, again := run(c.WithMountedDirectory(advice.SourceDir, s.Checked)); again != nil {
+		return again
+	}
+	return err
 }
 
 // nonce keeps the engine from answering a step from its cache.

@@ -67,6 +67,8 @@ func (r Slipway) MarshalJSON() ([]byte, error) {
 		Checked      *dagger.Directory
 		Built        *dagger.Directory
 		Git          *dagger.Directory
+		Hides        bool
+		Versioned    bool
 		Linked       bool
 		Folders      []string
 		Outside      []string
@@ -95,6 +97,8 @@ func (r Slipway) MarshalJSON() ([]byte, error) {
 	concrete.Checked = r.Checked
 	concrete.Built = r.Built
 	concrete.Git = r.Git
+	concrete.Hides = r.Hides
+	concrete.Versioned = r.Versioned
 	concrete.Linked = r.Linked
 	concrete.Folders = r.Folders
 	concrete.Outside = r.Outside
@@ -127,6 +131,8 @@ func (r *Slipway) UnmarshalJSON(bs []byte) error {
 		Checked      *dagger.Directory
 		Built        *dagger.Directory
 		Git          *dagger.Directory
+		Hides        bool
+		Versioned    bool
 		Linked       bool
 		Folders      []string
 		Outside      []string
@@ -159,6 +165,8 @@ func (r *Slipway) UnmarshalJSON(bs []byte) error {
 	r.Checked = concrete.Checked
 	r.Built = concrete.Built
 	r.Git = concrete.Git
+	r.Hides = concrete.Hides
+	r.Versioned = concrete.Versioned
 	r.Linked = concrete.Linked
 	r.Folders = concrete.Folders
 	r.Outside = concrete.Outside

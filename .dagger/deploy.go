@@ -260,7 +260,11 @@ func (s *Slipway) Rollback(
 // deployment is a container that reaches the registry and the cluster of an
 // environment, with the flags for both.
 func (s *Slipway) deployment(ctx context.Context, env string) (*dagger.Container, []string, error) {
-	c, cluster, err := s.atCluster(ctx, s.charted(), env)
+	c, err := s.modules(ctx) // the program asks the go command what the source is
+	if err != nil {
+		return nil, nil, err
+	}
+	c, cluster, err := s.atCluster(ctx, s.charted(c), env)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -268,14 +272,14 @@ func (s *Slipway) deployment(ctx context.Context, env string) (*dagger.Container
 	return c, append(cluster, registry...), err
 }
 
-// charted is a container with the program that deploys, the charts and the values.
-func (s *Slipway) charted() *dagger.Container {
-	return s.on(s.deployer(s.base()), s.Built).WithDirectory(".", s.Deployed)
+// charted adds the program that deploys, the charts and the values to a container.
+func (s *Slipway) charted(c *dagger.Container) *dagger.Container {
+	return s.on(s.deployer(c), s.Built).WithDirectory(".", s.Deployed)
 }
 
 // inspect runs a command of the program that needs no image.
 func (s *Slipway) inspect(ctx context.Context, env, command string, more ...string) (string, error) {
-	c, cluster, err := s.atCluster(ctx, s.charted(), env)
+	c, cluster, err := s.atCluster(ctx, s.charted(s.base()), env)
 	if err != nil {
 		return "", err
 	}

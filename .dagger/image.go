@@ -190,9 +190,13 @@ func (s *Slipway) push(ctx context.Context, address string, tags []string, r req
 
 // reference runs the program and returns the reference of the image in its report.
 func (s *Slipway) reference(ctx context.Context, function string, c *dagger.Container, args []string) (string, error) {
-	out, err := c.WithExec(append(args, "-o", "json")).Stdout(ctx)
+	done, err := s.attempt(ctx, function, c, append(args, "-o", "json"))
 	if err != nil {
-		return "", s.explain(function, err)
+		return "", err
+	}
+	out, err := done.Stdout(ctx)
+	if err != nil {
+		return "", err
 	}
 	var report struct {
 		Reference string `json:"reference"`
@@ -218,11 +222,7 @@ func (s *Slipway) build(ctx context.Context, r request) (*dagger.Container, erro
 		return nil, err
 	}
 	args = append(args, "-o", "oci:/image/layout")
-	c, err = c.WithExec(append([]string{"sh", "-c", `"$@" && tar -C /image/layout -cf /image/oci.tar .`, "sh"}, args...)).Sync(ctx)
-	if err != nil {
-		return nil, s.explain(r.function, err)
-	}
-	return c, nil
+	return s.attempt(ctx, r.function, c, append([]string{"sh", "-c", `"$@" && tar -C /image/layout -cf /image/oci.tar .`, "sh"}, args...))
 }
 
 // prepare returns a container and the call of the program that builds in it.

@@ -51,6 +51,10 @@ type Slipway struct {
 	// +private
 	Git *dagger.Directory // what versioning needs of .git; nil if there is none or it is elsewhere
 	// +private
+	Hides bool // the ignore file hides files from a build
+	// +private
+	Versioned bool // the source is in a git repository
+	// +private
 	Linked bool // .git is elsewhere: a linked work tree or a submodule
 	// +private
 	Folders []string // of the modules that the go command reads, from the repository's root
@@ -113,7 +117,7 @@ func New(
 	// Git's folder, if it is not in the repository, as for a linked work tree or a
 	// submodule: $(git rev-parse --git-common-dir).
 	// +optional
-	// +ignore=["*", "!HEAD", "!index", "!sharedindex.*", "!shallow", "!packed-refs", "!refs/heads", "!refs/replace", "!objects", "!reftable", "!info", "!worktrees/*/HEAD", "!worktrees/*/index", "!modules/**/HEAD", "!modules/**/index", "!modules/**/packed-refs", "!modules/**/refs/heads", "!modules/**/objects"]
+	// +ignore=["*", "!HEAD", "!index", "!sharedindex.*", "!shallow", "!packed-refs", "!refs/heads", "!objects", "!reftable", "!info", "!worktrees/*/HEAD", "!worktrees/*/index", "!worktrees/*/sharedindex.*", "!**/modules/**/HEAD", "!**/modules/**/index", "!**/modules/**/packed-refs", "!**/modules/**/shallow", "!**/modules/**/refs/heads", "!**/modules/**/objects"]
 	gitDir *dagger.Directory,
 	// Files to upload although git ignores them, as patterns from the root of the
 	// repository. Go code, what it embeds, and what slipway.yaml names are uploaded
@@ -169,12 +173,13 @@ func New(
 	}
 	s.TestServices, s.Platforms = files.Settings.Test.Services, files.Settings.App.Platforms
 	s.Repository, s.Packed, s.CGO = files.Settings.Image.Repository, files.Settings.Image.UPX, files.Settings.App.CGO
+	s.Versioned = files.Versioned
 	if files.Versioned && (!s.Linked || gitDir != nil) {
 		if s.Git, err = repo.history(ctx, files, gitDir); err != nil {
 			return nil, err
 		}
 	}
-	needs, err := s.upload(ctx, repo, files)
+	needs, err := s.upload(ctx, repo, files, gitDir)
 	if err != nil {
 		return nil, err
 	}
@@ -182,7 +187,7 @@ func New(
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", scope.IgnoreFile, err)
 	}
-	s.Built = s.Checked.Filter(dagger.DirectoryFilterOpts{Exclude: hidden})
+	s.Built, s.Hides = s.Checked.Filter(dagger.DirectoryFilterOpts{Exclude: hidden}), len(hidden) > 0
 	// The folder may hold nothing of a chart.
 	s.Deployed = repo.files(files.Deploy()).WithNewDirectory(files.Root).Directory(files.Root)
 	return s, nil
@@ -190,7 +195,7 @@ func New(
 
 // upload uploads the source and returns patterns of the files that are needed although
 // git ignores them.
-func (s *Slipway) upload(ctx context.Context, repo repository, files scope.Files) ([]string, error) {
+func (s *Slipway) upload(ctx context.Context, repo repository, files scope.Files, gitDir *dagger.Directory) ([]string, error) {
 	check := files.Check()
 	// Which files are tracked although git ignores them is known from git's index alone.
 	check.Unignored = s.Git != nil
@@ -208,6 +213,9 @@ func (s *Slipway) upload(ctx context.Context, repo repository, files scope.Files
 		Stdout(ctx)
 	if err != nil {
 		return nil, s.explain("", err)
+	}
+	if modules := scope.Submodules(out, files.Link); len(modules) > 0 {
+		s.Git = repo.withSubmodules(s.Git, modules, gitDir)
 	}
 	needs := scope.Needs(out)
 	if len(needs) > 0 {

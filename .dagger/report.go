@@ -187,10 +187,12 @@ func (s *Slipway) gate(ctx context.Context, function, stage string, c *dagger.Co
 	}
 	kept := stage + "-" + digest[strings.LastIndexByte(digest, ':')+1:]
 	volume := dag.CacheVolume("failed-reports")
-	done, err := c.
-		WithMountedCache("/kept", volume).
-		WithExec(slices.Concat([]string{"sh", "-c", run, "sh", stage, kept}, s.stageFlags(), args)).
-		Sync(ctx)
+	judge := func(c *dagger.Container) (*dagger.Container, error) {
+		return c.WithMountedCache("/kept", volume).
+			WithExec(slices.Concat([]string{"sh", "-c", run, "sh", stage, kept}, s.stageFlags(), args)).
+			Sync(ctx)
+	}
+	done, err := judge(c)
 	if err == nil {
 		r := &Report{Stage: stage, Passed: true, Report: done.Directory("/reports")}
 		if r.Text, err = text(ctx, function, done); err != nil {
@@ -198,6 +200,7 @@ func (s *Slipway) gate(ctx context.Context, function, stage string, c *dagger.Co
 		}
 		return r, nil
 	}
+	err = s.unhidden(c, err, judge)
 	failed, isExec := errors.AsType[*dagger.ExecError](err)
 	if !isExec || failed.ExitCode != 1 || !isGate(failed) {
 		if stage == "test" && (isExec && !isGate(failed) || strings.Contains(err.Error(), "service exited before healthcheck")) {

@@ -198,9 +198,10 @@ func (r repository) contents(ctx context.Context, names ...string) (found, error
 // folder of the main one, of a submodule its own.
 func (r repository) history(ctx context.Context, f scope.Files, elsewhere *dagger.Directory) (*dagger.Directory, error) {
 	if elsewhere == nil {
-		return r.files(f.Git(".git")).Directory(".git"), nil
+		return r.files(scope.Git(".git")).Directory(".git"), nil
 	}
-	all := elsewhere.Filter(dagger.DirectoryFilterOpts{Include: f.Git(".").Include})
+	include := scope.Git(".").Include
+	all := elsewhere.Filter(dagger.DirectoryFilterOpts{Include: include})
 	_, at, isLink := strings.Cut(f.Link, "gitdir:")
 	if !isLink {
 		return all, nil
@@ -212,10 +213,29 @@ func (r repository) history(ctx context.Context, f scope.Files, elsewhere *dagge
 		return nil, fmt.Errorf("reading --git-dir: %w", err)
 	}
 	if linked {
-		return all.WithDirectory("/", elsewhere.Directory(own), dagger.DirectoryWithDirectoryOpts{Include: f.Git(".").Include}), nil
+		return all.WithDirectory("/", elsewhere.Directory(own), dagger.DirectoryWithDirectoryOpts{Include: include}), nil
 	}
 	if there, err := all.Exists(ctx, "HEAD"); err != nil || !there {
 		return nil, errors.Join(err, errors.New("--git-dir is not git's folder of this repository: give $(git rev-parse --git-common-dir)"))
 	}
 	return all, nil
+}
+
+// withSubmodules adds git's folders of submodules to that of the repository, each at its
+// path below modules.
+func (r repository) withSubmodules(git *dagger.Directory, modules []scope.Submodule, elsewhere *dagger.Directory) *dagger.Directory {
+	for _, m := range modules {
+		var dir *dagger.Directory
+		switch {
+		case !m.Inside:
+			dir = r.files(scope.Git(m.Dir)).WithNewDirectory(m.Dir).Directory(m.Dir)
+		case elsewhere != nil:
+			dir = elsewhere.Filter(dagger.DirectoryFilterOpts{Include: scope.Git(m.Dir).Include}).WithNewDirectory(m.Dir).Directory(m.Dir)
+		default:
+			at := path.Join(".git", m.Dir)
+			dir = r.files(scope.Git(at)).WithNewDirectory(at).Directory(at)
+		}
+		git = git.WithDirectory(path.Join("modules", m.Path), dir)
+	}
+	return git
 }

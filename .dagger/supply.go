@@ -155,11 +155,9 @@ func (s *Slipway) Sbom(
 		return nil, err
 	}
 	out := "/" + name
-	c, err = s.scanner(c).
-		WithExec(append(args, "--as", format), dagger.ContainerWithExecOpts{RedirectStdout: out}).
-		Sync(ctx)
+	c, err = s.attempt(ctx, "sbom", s.scanner(c), append(args, "--as", format), dagger.ContainerWithExecOpts{RedirectStdout: out})
 	if err != nil {
-		return nil, s.explain("sbom", err)
+		return nil, err
 	}
 	return c.File(out), nil
 }
@@ -200,7 +198,10 @@ func (s *Slipway) sign(ctx context.Context, image string, onlySignature bool, r 
 	var args []string
 	var err error
 	if onlySignature {
-		c, args = s.on(s.signer(s.base()), s.Built), append([]string{"slipway", "sign", "--only-signature"}, s.stageFlags()...)
+		if c, err = s.modules(ctx); err != nil {
+			return "", err
+		}
+		c, args = s.on(s.signer(c), s.Built), append([]string{"slipway", "sign", "--only-signature"}, s.stageFlags()...)
 	} else {
 		if c, args, err = s.prepare(ctx, "sign", r); err != nil {
 			return "", err

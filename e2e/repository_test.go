@@ -1,11 +1,12 @@
 package e2e
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // app is a small app. library is a module that other apps use.
@@ -191,17 +192,14 @@ func allShapes() []shape {
 			return at
 		}, module: gitDir, dirty: true},
 		{name: "submodule", lay: submodule, module: gitDir, commit: "base"},
-		{name: "module in a submodule", lay: func(t *testing.T, s *shapes, dir string) string {
-			s.lay(t, filepath.Join(dir, "lib"), library)
-			s.commitAll(t, filepath.Join(dir, "lib"))
-			repo := filepath.Join(dir, "user")
-			s.lay(t, repo, user)
-			s.lay(t, repo, replace(user["go.mod"], "./third_party/lib"))
-			s.commitAll(t, repo)
-			s.git(t, repo, "submodule", "--quiet", "add", "../lib", "third_party/lib")
-			s.commitAll(t, repo)
-			return repo
-		}},
+		{name: "module in a submodule", lay: usesSubmodule},
+		{name: "module in a submodule, changed", lay: after(usesSubmodule, "user/third_party/lib/lib.go", "package lib\n\nfunc Name() string { return \"other\" }\n"), dirty: true},
+		{name: "module in a submodule of a linked work tree", lay: func(t *testing.T, s *shapes, dir string) string {
+			s.git(t, usesSubmodule(t, s, dir), "worktree", "add", "-q", "--detach", filepath.Join(dir, "linked"))
+			s.git(t, filepath.Join(dir, "linked"), "submodule", "--quiet", "update", "--init")
+			s.lay(t, dir, map[string]string{"linked/third_party/lib/lib.go": "package lib\n\nfunc Name() string { return \"other\" }\n"})
+			return filepath.Join(dir, "linked")
+		}, module: gitDir, dirty: true},
 		{name: "shallow clone", lay: func(t *testing.T, s *shapes, dir string) string {
 			s.git(t, dir, "clone", "-q", "--depth", "1", "file://"+s.base, "shallow")
 			return filepath.Join(dir, "shallow")
@@ -247,7 +245,22 @@ func allShapes() []shape {
 			return filepath.Join(dir, "-dienst ö [1]")
 		}},
 		{name: "go.mod hidden by .dockerignore", lay: ordinary(map[string]string{".dockerignore": "go.mod\n"}), fails: `go\.mod`},
-		{name: "code hidden by .dockerignore", lay: ordinary(map[string]string{".dockerignore": "hidden.go\n*.md\n", "hidden.go": "package broken\n", "README.md": "x\n"})},
+		{name: "code hidden by .dockerignore", lay: ordinary(map[string]string{".dockerignore": "hidden.go\n*.md\n", "hidden.go": "package main\n\nconst name = \"twice\"\n", "README.md": "x\n"})},
+		{name: "an embedded file hidden by .dockerignore", lay: ordinary(map[string]string{
+			".dockerignore": "# no text\n*.txt\n", "x.txt": "x\n", "embed.go": "package main\n\nimport _ \"embed\"\n\n//go:embed x.txt\nvar _ string\n",
+		}), fails: `x\.txt.*\.dockerignore:2`},
+		{name: "a package hidden by .dockerignore", lay: ordinary(map[string]string{
+			".dockerignore": "pkg\n", "pkg/x.go": "package pkg\n", "use.go": "package main\n\nimport _ \"example.com/orders/pkg\"\n",
+		}), fails: `pkg/x\.go.*\.dockerignore:1`},
+		{name: "code through a link", lay: func(t *testing.T, s *shapes, dir string) string {
+			s.lay(t, dir, below("svc", app))
+			s.lay(t, dir, map[string]string{"shared/extra.go": "package main\n\nfunc init() { println(\"linked\") }\n"})
+			if err := os.Symlink("../shared/extra.go", filepath.Join(dir, "svc/extra.go")); err != nil {
+				t.Fatal(err)
+			}
+			s.commitAll(t, dir)
+			return filepath.Join(dir, "svc")
+		}},
 		{name: "200 MB that git ignores", lay: large},
 		{name: "generated code that git ignores", lay: generated},
 		{name: "generated code that git ignores, test", lay: generated, stage: "test"},
@@ -258,26 +271,47 @@ func allShapes() []shape {
 			s.commitAll(t, dir)
 			return dir
 		}, stage: "test"},
-		{name: "a filter that git's configuration names", lay: func(t *testing.T, s *shapes, dir string) string {
-			s.git(t, dir, "init", "-q", "-b", "main")
-			s.git(t, dir, "config", "filter.upper.clean", "tr a-z A-Z")
-			s.git(t, dir, "config", "filter.upper.smudge", "tr A-Z a-z")
-			s.lay(t, dir, app)
-			s.lay(t, dir, map[string]string{".gitattributes": "*.bin filter=upper\n", "x.bin": "content\n"})
-			// Git reads a file again that is as new as the index.
-			old := time.Now().Add(-time.Hour)
-			if err := os.Chtimes(filepath.Join(dir, "x.bin"), old, old); err != nil {
-				t.Fatal(err)
-			}
-			s.commitAll(t, dir)
-			return dir
-		}},
+		{name: "Git LFS", lay: lfs},
 		{name: "no Go module", lay: func(t *testing.T, s *shapes, dir string) string {
 			s.lay(t, dir, map[string]string{"README.md": "nothing\n"})
 			s.commitAll(t, dir)
 			return dir
 		}, fails: `there is no go\.mod`},
 	}
+}
+
+// usesSubmodule makes a repository with an app that uses a module in a submodule, whose
+// name is not its path.
+func usesSubmodule(t *testing.T, s *shapes, dir string) string {
+	t.Helper()
+	s.lay(t, filepath.Join(dir, "lib"), library)
+	s.commitAll(t, filepath.Join(dir, "lib"))
+	repo := filepath.Join(dir, "user")
+	s.lay(t, repo, user)
+	s.lay(t, repo, replace(user["go.mod"], "./third_party/lib"))
+	s.commitAll(t, repo)
+	s.git(t, repo, "submodule", "--quiet", "add", "--name", "the lib", "../lib", "third_party/lib")
+	s.commitAll(t, repo)
+	return repo
+}
+
+// lfs commits a file with the filter of Git LFS, which only the caller has.
+func lfs(t *testing.T, s *shapes, dir string) string {
+	t.Helper()
+	const content = "a large file\n"
+	pointer := fmt.Sprintf("version https://git-lfs.github.com/spec/v1\noid sha256:%x\nsize %d\n", sha256.Sum256([]byte(content)), len(content))
+	clean := filepath.Join(t.TempDir(), "clean")
+	if err := os.WriteFile(clean, []byte("#!/bin/sh\ncat >/dev/null\ncat <<'E'\n"+pointer+"E\n"), 0o755); err != nil { //nolint:gosec // a program
+		t.Fatal(err)
+	}
+	t.Setenv("GIT_CONFIG_COUNT", "1")
+	t.Setenv("GIT_CONFIG_KEY_0", "filter.lfs.clean")
+	t.Setenv("GIT_CONFIG_VALUE_0", clean)
+	s.clone(t, dir, map[string]string{".gitattributes": "*.bin filter=lfs\n", "x.bin": content})
+	if blob := s.git(t, dir, "cat-file", "blob", "HEAD:x.bin"); !strings.HasPrefix(blob, "version https://git-lfs") {
+		t.Fatalf("committed %q", blob)
+	}
+	return dir
 }
 
 // large writes 200 MB that git ignores, and a test that fails where they are. The module

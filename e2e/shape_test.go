@@ -141,7 +141,7 @@ func (s *shapes) runProgram(t *testing.T, dir string, tc shape) outcome {
 		args = []string{tc.stage}
 	}
 	_, stderr, err := s.try(t, dir, s.suite.program, slices.Concat(args, []string{"--progress", "plain"}, tc.program)...)
-	return finish(t, tc, err, stderr, out, `(?m)^slipway: (.*)$`)
+	return finish(t, tc, err, dir, stderr, out, `(?m)^slipway: (.*)$`)
 }
 
 func (s *shapes) runModule(t *testing.T, dir string, tc shape) outcome {
@@ -160,11 +160,11 @@ func (s *shapes) runModule(t *testing.T, dir string, tc shape) outcome {
 		args = append(args, tc.stage)
 	}
 	_, stderr, err := s.try(t, dir, "dagger", args...)
-	return finish(t, tc, err, stderr, out, `(?ms)^Error: (.*)\z`)
+	return finish(t, tc, err, dir, stderr, out, `(?ms)^Error: (.*)\z`)
 }
 
 // finish reads the outcome of a program. The pattern finds the message in what it printed.
-func finish(t *testing.T, tc shape, err error, stderr, out, pattern string) outcome {
+func finish(t *testing.T, tc shape, err error, dir, stderr, out, pattern string) outcome {
 	t.Helper()
 	var o outcome
 	if err != nil {
@@ -175,7 +175,7 @@ func finish(t *testing.T, tc shape, err error, stderr, out, pattern string) outc
 		o.exit = exit.ExitCode()
 		o.message = stderr
 		if m := regexp.MustCompile(pattern).FindStringSubmatch(stderr); m != nil {
-			o.message = strings.TrimSpace(m[1])
+			o.message = strings.ReplaceAll(strings.TrimSpace(m[1]), dir, ".")
 		}
 		return o
 	}

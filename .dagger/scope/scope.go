@@ -174,9 +174,7 @@ func (f Files) Hidden(needs []string) ([]string, error) {
 		}
 		for _, p := range patterns {
 			p, negated := strings.CutPrefix(p, "!")
-			if p = path.Join(ignore.base, p); !inside(f.App, p) {
-				continue // it excludes nothing of the app
-			}
+			p = path.Join(escape(ignore.base), p)
 			if negated {
 				p = "!" + p
 			}
@@ -188,8 +186,10 @@ func (f Files) Hidden(needs []string) ([]string, error) {
 		return nil, nil
 	}
 	kept := []string{f.Config, path.Join(f.App, IgnoreFile), path.Join(f.Root, IgnoreFile)}
-	for _, name := range []string{"go.mod", "go.sum", "vendor/modules.txt"} {
-		kept = append(kept, path.Join(f.App, name))
+	for _, dir := range f.Folders() {
+		for _, name := range []string{"go.mod", "go.sum", "vendor/modules.txt"} {
+			kept = append(kept, path.Join(escape(dir), name))
+		}
 	}
 	for _, file := range append(f.Settings.policies(), f.Settings.Registry.CA) {
 		if file != "" {
@@ -224,24 +224,16 @@ func (f Files) Deploy() Filter {
 
 // Git selects what is needed to read the commit, its time and the changed files. Git's
 // configuration, hooks and logs are not uploaded, because CI systems keep tokens in
-// them. base is git's folder. Submodules in the folders of the app come along.
-func (f Files) Git(base string) Filter {
-	names := []string{
-		"HEAD", "index", "sharedindex.*", "shallow", "packed-refs", "refs/heads", "refs/replace", "objects", "reftable",
+// them. dir is git's folder.
+func Git(dir string) Filter {
+	var f Filter
+	for _, name := range []string{
+		"HEAD", "index", "sharedindex.*", "shallow", "packed-refs", "refs/heads", "objects", "reftable",
 		"info/attributes", "info/exclude", "info/sparse-checkout",
+	} {
+		f.Include = append(f.Include, path.Join(escape(dir), name))
 	}
-	at := []string{base}
-	dirs, _ := f.folders()
-	for _, dir := range dirs {
-		at = append(at, path.Join(base, "modules", escape(dir)), path.Join(base, "modules", escape(dir), "**"))
-	}
-	var include []string
-	for _, dir := range at {
-		for _, name := range names {
-			include = append(include, path.Join(dir, name))
-		}
-	}
-	return Filter{Include: include}
+	return f
 }
 
 // Outside returns the folders that the app's modules name in replace and use directives
@@ -316,21 +308,4 @@ func escape(path string) string {
 		}
 	}
 	return path
-}
-
-// inside reports whether a pattern can match something in dir.
-func inside(dir, pattern string) bool {
-	if dir == "." {
-		return true
-	}
-	parts := strings.Split(pattern, "/")
-	for i, d := range strings.Split(dir, "/") {
-		if i >= len(parts) || parts[i] == "**" {
-			return true
-		}
-		if ok, err := path.Match(parts[i], d); err != nil || !ok {
-			return false
-		}
-	}
-	return true
 }

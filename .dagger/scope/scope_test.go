@@ -49,13 +49,12 @@ func layouts() []layout {
 			},
 		},
 		{
-			// Outside the app the program excludes nothing either.
-			name:    "the ignore file above the app excludes only files of the app",
+			name:    "the ignore file above the app",
 			files:   Files{Config: "slipway.yaml", Root: ".", App: "app", RootIgnore: []byte("lib\n*/tmp\n**/*.md\napp/x\n!app/x/y\n")},
 			include: above(".dockerignore", ".trivyignore", ".trivyignore.yaml", "app", "slipway.yaml"),
 			folders: []string{"app"},
 			hidden: []string{
-				"*/tmp", "**/*.md", "app/x", "!app/x/y",
+				"lib", "*/tmp", "**/*.md", "app/x", "!app/x/y",
 				"!.dockerignore", "!.trivyignore", "!.trivyignore.yaml", "!app/.dockerignore", "!app/go.mod", "!app/go.sum", "!app/vendor/modules.txt",
 				"!slipway.yaml", "!web/dist",
 			},
@@ -172,24 +171,40 @@ func TestIgnored(t *testing.T) {
 
 // Git's configuration, logs and hooks are never uploaded.
 func TestGit(t *testing.T) {
-	for base, want := range map[string][]string{
-		".git": {".git/HEAD", ".git/objects", ".git/modules/svc/index", ".git/modules/svc/**/objects", ".git/modules/lib/HEAD"},
-		".":    {"HEAD", "objects", "modules/svc/index"},
+	include := Git("a[b]/.git").Include
+	for _, want := range []string{`a\[b]/.git/HEAD`, `a\[b]/.git/index`, `a\[b]/.git/objects`, `a\[b]/.git/refs/heads`} {
+		if !slices.Contains(include, want) {
+			t.Errorf("%q lacks %s", include, want)
+		}
+	}
+	for _, p := range include {
+		for _, secret := range []string{"config", "config.worktree", "hooks", "logs", "*", "**"} {
+			if path.Base(p) == secret {
+				t.Errorf("%s is uploaded", p)
+			}
+		}
+	}
+}
+
+func TestSubmodules(t *testing.T) {
+	for name, tc := range map[string]struct {
+		link, output string
+		want         []Submodule
+	}{
+		"none":             {"", "tracked\tx\n", nil},
+		"in a repository":  {"", "submodule\tlib\tgitdir: ../.git/modules/lib\n", []Submodule{{"lib", "modules/lib", true}}},
+		"with a name":      {"", "submodule\ta/b\tgitdir: ../../.git/modules/name\n", []Submodule{{"a/b", "modules/name", true}}},
+		"in a submodule":   {"gitdir: ../.git/modules/s\n", "submodule\tlib\tgitdir: ../../.git/modules/s/modules/lib\n", []Submodule{{"lib", "modules/lib", true}}},
+		"in a linked tree": {"gitdir: /m/.git/worktrees/w\n", "submodule\tlib\tgitdir: ../../m/.git/worktrees/w/modules/lib\n", []Submodule{{"lib", "worktrees/w/modules/lib", true}}},
+		"with its own":     {"", "submodule\tlib\t\n", []Submodule{{"lib", "lib/.git", false}}},
+		"quoted":           {"", "submodule\t\"a\\tb\"\tgitdir: ../.git/modules/x\n", []Submodule{{"a\tb", "modules/x", true}}},
+		"elsewhere":        {"", "submodule\tlib\tgitdir: /opt/lib\nsubmodule\tx\tgitdir: ../.git/../../y\n", nil},
 	} {
-		f := Files{App: "svc", Modules: map[string][]byte{"svc": []byte("module m\n\nreplace a => ../lib\n")}}
-		include := f.Git(base).Include
-		for _, name := range want {
-			if !slices.Contains(include, name) {
-				t.Errorf("%q lacks %s", include, name)
+		t.Run(name, func(t *testing.T) {
+			if got := Submodules(tc.output, tc.link); !slices.Equal(got, tc.want) {
+				t.Errorf("got %+v, want %+v", got, tc.want)
 			}
-		}
-		for _, p := range include {
-			for _, secret := range []string{"config", "config.worktree", "hooks", "logs"} {
-				if path.Base(p) == secret || path.Base(p) == "*" || path.Base(p) == "**" {
-					t.Errorf("%s is uploaded", p)
-				}
-			}
-		}
+		})
 	}
 }
 
@@ -249,6 +264,6 @@ func FuzzFilters(f *testing.F) {
 			t.Skip(err)
 		}
 		files.Check()
-		files.Git(".git")
+		Submodules(output, string(ignore))
 	})
 }
