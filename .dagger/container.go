@@ -264,7 +264,7 @@ func (s *Slipway) attempt(ctx context.Context, function string, c *dagger.Contai
 // says which line of the ignore file hides what is missing.
 func (s *Slipway) unhidden(c *dagger.Container, err error, run func(*dagger.Container) (*dagger.Container, error)) error {
 	failed, ok := errors.AsType[*dagger.ExecError](err)
-	if !s.Hides || !ok || !strings.Contains(failed.Stderr, said+"build: ") {
+	if !s.Hides || !ok || !strings.HasPrefix(advice.Errors("build", failed.Stderr), "build: ") {
 		return err
 	}
 	if _, again := run(c.WithMountedDirectory(advice.SourceDir, s.Checked)); again != nil {

@@ -105,6 +105,7 @@ func New(
 	// The source of the repository, instead of the folder in which dagger is
 	// called: a folder, or a git address such as https://github.com/acme/orders#main.
 	// +optional
+	// +ignore=["**/.git/config", "**/.git/config.worktree", "**/.git/hooks", "**/.git/logs", "**/.git/modules/**/config"]
 	source *dagger.Directory,
 	// Path of slipway.yaml from the current folder; a path that begins with / is from
 	// the root of the repository. Default: the nearest one in the current folder or

@@ -216,7 +216,7 @@ func (s *Slipway) gate(ctx context.Context, function, stage string, c *dagger.Co
 		WithExec([]string{"cp", "-r", path.Join("/kept", kept), "/reports"}).
 		Directory("/reports")
 	return &Report{
-		Stage: stage, Text: translated(function, failed.Stderr) + failed.Stdout, Report: reports, Failure: s.lines(function, failed.Stderr),
+		Stage: stage, Text: advice.Output(function, failed.Stderr) + failed.Stdout, Report: reports, Failure: s.lines(function, failed.Stderr),
 	}, nil
 }
 
@@ -226,40 +226,17 @@ func text(ctx context.Context, function string, c *dagger.Container) (string, er
 		return "", err
 	}
 	stdout, err := c.Stdout(ctx)
-	return translated(function, stderr) + stdout, err
-}
-
-// said is the beginning of a line in which the program reports why it failed.
-const said = "slipway: "
-
-// translated returns what the program printed, with the errors in it in the terms of the
-// module. The other lines are output of tests and linters, and stay as they are.
-func translated(function, stderr string) string {
-	var all strings.Builder
-	for line := range strings.Lines(stderr) {
-		if text, isError := strings.CutPrefix(line, said); isError {
-			line = said + advice.Translate(function, text)
-		}
-		all.WriteString(line)
-	}
-	return all.String()
+	return advice.Output(function, stderr) + stdout, err
 }
 
 // lines are the lines in which the program reports why it failed, in the terms of the
 // module.
 func (s *Slipway) lines(function, stderr string) string {
-	var all []string
-	for line := range strings.Lines(translated(function, stderr)) {
-		if line, isError := strings.CutPrefix(line, said); isError {
-			all = append(all, strings.TrimSpace(line))
-		}
-	}
-	text := strings.Join(all, "\n")
+	text := advice.Errors(function, stderr)
 	for _, folder := range s.Outside {
 		if strings.Contains(text, folder) {
-			text += fmt.Sprintf(" (%s is outside the repository, and only the repository is uploaded; "+
+			return text + fmt.Sprintf(" (%s is outside the repository, and only the repository is uploaded; "+
 				"to upload more, name a folder that has both with --source)", folder)
-			break
 		}
 	}
 	return text

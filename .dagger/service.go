@@ -28,7 +28,7 @@ func (s *Slipway) services() []service {
 	for _, name := range s.TestServices {
 		switch name {
 		case "postgres":
-			all = append(all, service{
+			all = append(all, service{ //nolint:gosec // not a secret
 				name: name,
 				container: s.pull(s.images().Postgres).
 					WithEnvVariable("POSTGRES_USER", "test").

@@ -19,10 +19,10 @@ import (
 func (s *suite) functions(t *testing.T) {
 	out := s.must(t, s.app, "dagger", "-m", s.module, "functions")
 	for _, f := range []string{
-		"build", "build-layout", "check", "deploy", "license", "lint", "plan", "publish", "rollback", "sbom", "scan", "serve", "ship", "sign", "status", "test",
+		"build", "build-layout", "check", "deploy", "history", "license", "lint", "plan", "publish", "rollback", "sbom", "scan", "serve", "ship", "sign", "status", "test",
 		"verify", "with-cluster", "with-commit", "with-modules", "with-registry", "with-signer",
 	} {
-		if !regexp.MustCompile(`(?m)^` + f + ` +\S+ .*\.`).MatchString(out) {
+		if !regexp.MustCompile(`(?m)^` + f + ` +[A-Z].*\.$`).MatchString(out) {
 			t.Errorf("the function %s, or its description, is missing in\n%s", f, out)
 		}
 	}
@@ -150,6 +150,18 @@ func (s *suite) publish(t *testing.T) {
 		}
 		if d, err := remote.Head(ref, remote.WithAuth(&authn.Basic{Username: "ci", Password: planted})); err != nil || d.Digest.String() != digest {
 			t.Errorf("tag %s: %v %v", tag, d, err)
+		}
+	}
+	for address, want := range map[string]string{
+		"":               "there is no repository to push to",
+		host + "/orders": "add with-registry --service tcp://" + host,
+	} {
+		args := []string{"-m", s.module, "--progress", "plain", "call", "publish"}
+		if address != "" {
+			args = append(args, "--address", address)
+		}
+		if stdout, stderr, err := s.try(t, s.app, "dagger", args...); err == nil || stdout != "" || !strings.Contains(stderr, want) {
+			t.Errorf("publish to %q: %v, printed %q\n%s\nwant %s", address, err, stdout, stderr, want)
 		}
 	}
 	_, stderr, err = publish("cmd:echo wrong")

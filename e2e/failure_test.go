@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -36,6 +38,51 @@ func (s *suite) failed(t *testing.T) {
 	}
 	if err := os.RemoveAll(filepath.Join(s.app, "out")); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// findings checks that the last line of a failed lint names the file and the linter.
+func (s *suite) findings(t *testing.T) {
+	defer func() {
+		if err := os.Remove(filepath.Join(s.app, "unused.go")); err != nil {
+			t.Error(err)
+		}
+	}()
+	s.write(t, map[string]string{"unused.go": "package main\n\nfunc unused() {}\n"})
+	_, stderr, err := s.try(t, s.app, "dagger", "-m", s.module, "--progress", "plain", "call", "lint")
+	if err == nil || !regexp.MustCompile(`(?m)^Error: lint: .* unused\.go:3:6: .*\(unused\)`).MatchString(stderr) {
+		t.Errorf("%v\n%s", err, stderr)
+	}
+}
+
+// services checks that a service that does not start, and an image that does not exist,
+// are not taken for failed tests.
+func (s *suite) services(t *testing.T) {
+	defer s.write(t, files)
+	s.write(t, map[string]string{"slipway.yaml": "test: {services: [redis]}\n"})
+	others := map[string]string{}
+	for entry := range strings.SplitSeq(os.Getenv("SLIPWAY_IMAGES"), ",") {
+		if name, reference, ok := strings.Cut(entry, "="); ok {
+			others[name] = reference
+		}
+	}
+	golang := cmp.Or(others["go"], "golang:1.26.8-bookworm") // it has no redis-server
+	for image, want := range map[string]string{
+		golang:              `the service redis did not start: its image ` + regexp.QuoteMeta(golang) + ` ended with status \d+.*--images redis=REFERENCE`,
+		golang + "-nowhere": `failed to resolve image .*--images redis=REFERENCE`,
+	} {
+		images := "redis=" + image
+		for name, reference := range others {
+			if name != "redis" {
+				images += "," + name + "=" + reference
+			}
+		}
+		// The report of a gate that failed has the field passed; a gate that did not run
+		// has no report.
+		stdout, stderr, err := s.try(t, s.app, "dagger", "-m", s.module, "--progress", "plain", "call", "--images", images, "test", "passed")
+		if err == nil || !regexp.MustCompile(`(?m)^Error: .*`+want).MatchString(stderr) {
+			t.Errorf("%s: %v, printed %q\n%s", image, err, stdout, stderr)
+		}
 	}
 }
 

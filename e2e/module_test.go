@@ -48,6 +48,8 @@ func TestModule(t *testing.T) {
 	t.Run("sign and verify", s.sign)
 	t.Run("check passes", func(t *testing.T) { s.must(t, s.app, "dagger", "-m", s.module, "check") })
 	t.Run("a failed test keeps its report", s.failed)
+	t.Run("a failed lint names the file", s.findings)
+	t.Run("a service that does not start", s.services)
 	t.Run("a failure is not cached", s.flaky)
 	t.Run("deploy", s.deploy)
 	t.Run("without slipway.yaml", s.unconfigured)

@@ -301,7 +301,7 @@ func lfs(t *testing.T, s *shapes, dir string) string {
 	const content = "a large file\n"
 	pointer := fmt.Sprintf("version https://git-lfs.github.com/spec/v1\noid sha256:%x\nsize %d\n", sha256.Sum256([]byte(content)), len(content))
 	clean := filepath.Join(t.TempDir(), "clean")
-	if err := os.WriteFile(clean, []byte("#!/bin/sh\ncat >/dev/null\ncat <<'E'\n"+pointer+"E\n"), 0o755); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(clean, []byte("#!/bin/sh\ncat >/dev/null\ncat <<'E'\n"+pointer+"E\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("GIT_CONFIG_COUNT", "1")

@@ -38,7 +38,7 @@ type shape struct {
 
 // shapes builds apps with the program and with the module.
 type shapes struct {
-	suite
+	*suite
 	base    string            // a repository with one commit
 	digests map[string]string // by the name of the commit
 	table   *tabwriter.Writer
@@ -54,14 +54,14 @@ type outcome struct {
 // TestShapes builds apps in repositories of different shapes, once with the slipway
 // program and once with the Dagger module, and compares exit, digest and message.
 func TestShapes(t *testing.T) {
-	s := shapes{digests: map[string]string{}}
+	s := shapes{suite: &suite{}, digests: map[string]string{}}
 	var err error
 	if s.module, err = filepath.Abs(".."); err != nil {
 		t.Fatal(err)
 	}
 	needEngine(t, s.module)
-	s.suite.program = filepath.Join(t.TempDir(), "slipway")
-	s.must(t, s.module, "go", "build", "-o", s.suite.program, "./pipeline/cmd/slipway-core")
+	s.program = filepath.Join(t.TempDir(), "slipway")
+	s.must(t, s.module, "go", "build", "-o", s.program, "./pipeline/cmd/slipway-core")
 	s.base = t.TempDir()
 	s.lay(t, s.base, app)
 	s.commitAll(t, s.base)
@@ -116,7 +116,7 @@ func (s *shapes) compare(t *testing.T, tc shape) {
 // shapes of the same commit gave the same digest.
 func (s *shapes) checkVersion(t *testing.T, dir string, tc shape, digest string) {
 	t.Helper()
-	stdout, stderr, err := s.try(t, dir, s.suite.program, append([]string{"source", "-o", "json"}, tc.program...)...)
+	stdout, stderr, err := s.try(t, dir, s.program, append([]string{"source", "-o", "json"}, tc.program...)...)
 	var source struct{ Dirty bool }
 	if err == nil {
 		err = json.Unmarshal([]byte(stdout), &source)
@@ -140,14 +140,14 @@ func (s *shapes) runProgram(t *testing.T, dir string, tc shape) outcome {
 	if tc.stage != "" {
 		args = []string{tc.stage}
 	}
-	_, stderr, err := s.try(t, dir, s.suite.program, slices.Concat(args, []string{"--progress", "plain"}, tc.program)...)
+	_, stderr, err := s.try(t, dir, s.program, slices.Concat(args, []string{"--progress", "plain"}, tc.program)...)
 	return finish(t, tc, err, dir, stderr, out, `(?m)^slipway: (.*)$`)
 }
 
 func (s *shapes) runModule(t *testing.T, dir string, tc shape) outcome {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "dagger")
-	args := []string{"-m", s.suite.module, "--progress", "plain", "call"}
+	args := []string{"-m", s.module, "--progress", "plain", "call"}
 	if v := os.Getenv("SLIPWAY_IMAGES"); v != "" {
 		args = append(args, "--images", v)
 	}

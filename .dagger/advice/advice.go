@@ -17,7 +17,7 @@ const (
 	SourceDir        = "/src"
 	KubeconfigFile   = "/run/secrets/kubeconfig"
 	KeyFile          = "/run/secrets/signing-key"
-	TokenFile        = "/run/secrets/identity-token"
+	TokenFile        = "/run/secrets/identity-token" //nolint:gosec // a path
 	PublicKeyFile    = "/run/keys/key.pub"
 	DockerConfigFile = "/root/.docker/config.json"
 	NetrcFile        = "/root/.netrc"
@@ -39,6 +39,33 @@ func Translate(function, text string) string {
 		said = append(said, paths(line)+hint(line))
 	}
 	return strings.Join(said, "\n")
+}
+
+// said is the beginning of a line in which the program reports why it failed.
+const said = "slipway: "
+
+// Output translates the errors in what the program printed. The other lines are output of
+// tests and linters, and stay as they are.
+func Output(function, stderr string) string {
+	var all strings.Builder
+	for line := range strings.Lines(stderr) {
+		if text, isError := strings.CutPrefix(line, said); isError {
+			line = said + Translate(function, text)
+		}
+		all.WriteString(line)
+	}
+	return all.String()
+}
+
+// Errors returns the errors in what the program printed, translated, each on a line.
+func Errors(function, stderr string) string {
+	var all []string
+	for line := range strings.Lines(Output(function, stderr)) {
+		if text, isError := strings.CutPrefix(line, said); isError {
+			all = append(all, strings.TrimSpace(text))
+		}
+	}
+	return strings.Join(all, "\n")
 }
 
 // Flag is a flag of the program and what it is in the module. The first of these that

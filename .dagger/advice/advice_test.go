@@ -53,6 +53,21 @@ func TestTranslate(t *testing.T) {
 	}
 }
 
+// Only errors are translated, and not the output of tests and linters.
+func TestOutput(t *testing.T) {
+	const printed = "lint      main.go:3: use of --revision in /src\nslipway: a (pass the commit with --revision)\n\nslipway: b: /src/x.go:1\n"
+	if got, want := Output("build", printed),
+		"lint      main.go:3: use of --revision in /src\nslipway: a (pass the commit with with-commit --revision)\n\nslipway: b: x.go:1\n"; got != want {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	if got, want := Errors("build", printed), "a (pass the commit with with-commit --revision)\nb: x.go:1"; got != want {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	if got := Errors("build", "go: something\n"); got != "" {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestHints(t *testing.T) {
 	const refused = "dial tcp 127.0.0.1:5000: connect: connection refused"
 	for line, want := range map[string]string{
@@ -98,6 +113,9 @@ func TestEveryMessage(t *testing.T) {
 	isFlag := regexp.MustCompile(`(^|[\s("])(--[a-z][a-z-]*)`)
 	_, others := Commands()
 	for _, message := range said {
+		if !strings.Contains(message, "--") && !strings.Contains(message, "slipway ") {
+			continue
+		}
 		for function := range module {
 			if function == "" || strings.HasPrefix(function, "with-") {
 				continue
@@ -193,7 +211,7 @@ func messages(t *testing.T) []string {
 			if ok && slices.Contains([]string{"Inputf", "Gatef", "Failedf", "WithFix", "Errorf", "Warnf", "New"}, f.Sel.Name) {
 				var words []string
 				for _, arg := range call.Args {
-					words = append(words, text0(arg))
+					words = append(words, literal(arg))
 				}
 				all = append(all, strings.Join(words, " "))
 			}
@@ -212,15 +230,15 @@ func messages(t *testing.T) []string {
 	return slices.Compact(all)
 }
 
-// text0 returns the text of a string literal, or of several that are added up.
-func text0(e ast.Expr) string {
+// literal returns the text of a string literal, or of several that are added up.
+func literal(e ast.Expr) string {
 	switch e := e.(type) {
 	case *ast.BasicLit:
 		if s, err := strconv.Unquote(e.Value); err == nil && e.Kind == token.STRING {
 			return s
 		}
 	case *ast.BinaryExpr:
-		return text0(e.X) + text0(e.Y)
+		return literal(e.X) + literal(e.Y)
 	}
 	return ""
 }

@@ -23,9 +23,10 @@ func sources() []string {
 // arguments are the folders of the modules. [Needs] reads its output.
 //
 // It prints the tracked files that are missing, because a file can be tracked although
-// git ignores its name; submodules and what their file .git contains, if it is a file; what
-// go:embed directives name; and links to files that are missing. If there is no git program, no repository or no find program, that part is
-// left out, and the programs that need the files report it.
+// git ignores its name; submodules and what their file .git contains, if it is a file; the
+// directives of Go for embedded files; and links to files that are missing. If there is no
+// git program, no repository or no find program, that part is left out, and the programs
+// that need the files report it.
 const Examine = `tab=$(printf '\t')
 export GIT_LITERAL_PATHSPECS=1
 if [ -e .git ] && command -v git >/dev/null; then
