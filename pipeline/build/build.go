@@ -22,7 +22,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"text/template"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -73,7 +72,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	ldflags, err := linkerFlags(o)
+	configured, err := configuredFlags(o)
 	if err != nil {
 		return Result{}, err
 	}
@@ -86,7 +85,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	g, gctx := errgroup.WithContext(ctx)
 	for i, p := range platforms {
 		g.Go(func() error {
-			c := compiler{Options: o, platform: p, overlay: overlay, ldflags: ldflags}
+			c := compiler{Options: o, platform: p, overlay: overlay, configured: configured}
 			var err error
 			r.Binaries[i], relinked[i], err = c.compile(gctx)
 			return err
@@ -127,40 +126,13 @@ func writeOverlay(o Options) (string, error) {
 	return path, nil
 }
 
-// linkerFlags returns the value of -ldflags: the stamps, then the configured flags.
-func linkerFlags(o Options) (string, error) {
-	stamp := struct{ Version, Commit, Date string }{
-		o.Source.Version, o.Source.Revision, o.Source.Time.Format(time.RFC3339),
-	}
-	flags := []string{
-		"-s", "-w",
-		"-X", "main.version=" + stamp.Version,
-		"-X", "main.commit=" + stamp.Commit,
-		"-X", "main.date=" + stamp.Date,
-	}
-	if o.Settings.CGO {
-		flags = append(flags, "-linkmode", "external", "-extldflags", "'-static'")
-	}
-	for _, text := range o.Settings.LDFlags {
-		t, err := template.New("ldflags").Option("missingkey=error").Parse(text)
-		if err != nil {
-			return "", fault.Inputf("build.ldflags", "app.ldflags: %w", err)
-		}
-		var b strings.Builder
-		if err := t.Execute(&b, stamp); err != nil {
-			return "", fault.Inputf("build.ldflags", "app.ldflags: %w", err)
-		}
-		flags = append(flags, b.String())
-	}
-	return strings.Join(flags, " "), nil
-}
-
 // compiler compiles the app for one platform.
 type compiler struct {
 	Options
 	platform v1.Platform
 	overlay  string
-	ldflags  string
+	// configured holds the flags of app.ldflags.
+	configured []string
 }
 
 // compile compiles the program and reports whether it was linked.
@@ -181,36 +153,10 @@ func (c *compiler) compile(ctx context.Context) (Binary, bool, error) {
 	if err != nil {
 		return Binary{}, false, err
 	}
-	tmp, err := os.MkdirTemp(c.RunDir, "go-")
-	if err != nil {
-		return Binary{}, false, fmt.Errorf("creating a folder for the go command: %w", err)
-	}
 	out := c.Cache.Path(slot, c.Source.Name)
 	before, _ := os.Stat(out) // fails if the program has not been built before
-	args := []string{"build", "-v", "-trimpath", "-buildvcs=false", "-o", out, "-ldflags", c.ldflags}
-	if c.Source.NoVendor {
-		args = append(args, "-mod=readonly") // the overlay hides the folder vendor
-	}
-	if c.overlay != "" {
-		args = append(args, "-overlay", c.overlay)
-	}
-	tags := slices.Clone(c.Settings.Tags)
-	if c.Settings.CGO {
-		tags = append(tags, "netgo", "osusergo") // a static program cannot use the resolver of the C library
-	}
-	if len(tags) > 0 {
-		args = append(args, "-tags", strings.Join(tags, ","))
-	}
-	args = append(args, c.Source.Main)
-	cmd := toolchain.Command(ctx, c.Go.Program, args...)
-	cmd.Dir = c.Source.Dir
-	env = append(env, "GOTMPDIR="+tmp)
-	cmd.Env = env
-	log := &compilerLog{ctx: ctx, platform: c.platform.String()}
-	cmd.Stdout, cmd.Stderr = log, log
-	progress.Statusf(ctx, "compiling %s", c.platform)
-	if err := toolchain.Run(cmd); err != nil {
-		return Binary{}, false, c.explain(ctx, err, log.text())
+	if err := c.build(ctx, env, out); err != nil {
+		return Binary{}, false, err
 	}
 	after, err := os.Stat(out)
 	if err != nil {
