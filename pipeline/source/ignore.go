@@ -75,19 +75,34 @@ func (i *Ignore) relative(file string) string {
 // Reason returns the line that excludes a file, in the form "FILE:LINE (PATTERN)". The
 // path must be absolute. It returns the name of the ignore file if no line does.
 func (i *Ignore) Reason(file string) string {
-	reason, excluded := i.name, false
+	n := i.rule(file)
+	if n < 0 || n >= len(i.lines) {
+		return i.name
+	}
+	return fmt.Sprintf("%s:%d (%s)", i.name, i.lines[n], i.patterns[n])
+}
+
+// rule returns the index of the pattern that excludes a file, or -1 if none does.
+func (i *Ignore) rule(file string) int {
+	rule, excluded := -1, false
 	for n := range i.patterns {
 		m, err := patternmatcher.New(i.patterns[:n+1])
 		if err != nil {
-			return reason
+			return rule
 		}
 		now, err := m.MatchesOrParentMatches(i.relative(file))
-		if err == nil && now && !excluded && n < len(i.lines) {
-			reason = fmt.Sprintf("%s:%d (%s)", i.name, i.lines[n], i.patterns[n])
+		if err == nil && now && !excluded {
+			rule = n
 		}
 		excluded = now
 	}
-	return reason
+	return rule
+}
+
+// excludesAll reports whether the pattern that excludes a file excludes all files.
+func (i *Ignore) excludesAll(file string) bool {
+	n := i.rule(file)
+	return n >= 0 && (i.patterns[n] == "*" || i.patterns[n] == "**")
 }
 
 // Match reports whether a file is excluded. The path must be absolute.

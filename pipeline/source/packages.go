@@ -2,6 +2,7 @@ package source
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -116,32 +117,49 @@ func (s *Source) findConfigured(ctx context.Context, o Options, ignore *Ignore) 
 	if o.Go == nil {
 		return nil
 	}
+	if o.NoMain {
+		ignore = nil // lint and test see all files
+	}
 	packages, err := s.list(ctx, o, "-find", "-json=Dir,Name,GoFiles,CgoFiles,Module", "--", s.Main)
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(packages, func(p listed) bool { return s.isMain(p, ignore) }) {
-		return nil
+	if i := slices.IndexFunc(packages, s.isMain); i >= 0 {
+		return s.checkVisible(packages[i], ignore)
 	}
 	fix := "the module has no main package"
-	if mains, err := s.mains(ctx, o, ignore); err == nil && len(mains) > 0 {
+	mains, err := s.mains(ctx, o, ignore)
+	if err != nil {
+		return err
+	}
+	if len(mains) > 0 {
 		fix = "set app.main in slipway.yaml to one of " + strings.Join(mains, ", ")
 	}
 	return fault.Inputf("source.no-main", "%s is not a main package of %s", s.Main, s.Module).WithFix("%s", fix)
 }
 
-// mains returns the sorted main packages of the module, relative to it.
+// mains returns the sorted main packages of the module that a build sees, relative to it.
+// It returns an error if there are main packages but the ignore file excludes all of them.
 func (s *Source) mains(ctx context.Context, o Options, ignore *Ignore) ([]string, error) {
 	packages, err := s.list(ctx, o, "-find", "-json=Dir,Name,GoFiles,CgoFiles,Module", "--", "./...")
 	if err != nil {
 		return nil, err
 	}
 	var mains []string
+	var excluded error
 	for _, p := range packages {
 		rel, err := filepath.Rel(s.Dir, p.Dir)
-		if err == nil && filepath.IsLocal(rel) && s.isMain(p, ignore) {
-			mains = append(mains, dotted(rel))
+		if err != nil || !filepath.IsLocal(rel) || !s.isMain(p) {
+			continue
 		}
+		if err := s.checkVisible(p, ignore); err != nil {
+			excluded = cmp.Or(excluded, err)
+			continue
+		}
+		mains = append(mains, dotted(rel))
+	}
+	if len(mains) == 0 {
+		return nil, excluded
 	}
 	slices.Sort(mains)
 	return mains, nil
@@ -149,13 +167,17 @@ func (s *Source) mains(ctx context.Context, o Options, ignore *Ignore) ([]string
 
 // isMain reports whether a package is a main package of the module. The pattern ./... also
 // matches other modules of a workspace.
-func (s *Source) isMain(p listed, ignore *Ignore) bool {
-	if p.Name != "main" || p.Module == nil || p.Module.Path != s.Module {
-		return false
+func (s *Source) isMain(p listed) bool {
+	return p.Name == "main" && p.Module != nil && p.Module.Path == s.Module && len(p.GoFiles)+len(p.CgoFiles) > 0
+}
+
+// checkVisible returns an error if the ignore file excludes all files of a main package.
+func (s *Source) checkVisible(p listed, ignore *Ignore) error {
+	files := slices.Concat(p.GoFiles, p.CgoFiles)
+	if slices.ContainsFunc(files, func(name string) bool { return !ignore.Match(filepath.Join(p.Dir, name)) }) {
+		return nil
 	}
-	return slices.ContainsFunc(slices.Concat(p.GoFiles, p.CgoFiles), func(file string) bool {
-		return !ignore.Match(filepath.Join(p.Dir, file))
-	})
+	return s.excludedError(filepath.Join(p.Dir, files[0]), ignore)
 }
 
 // reads returns the links through which the program is built.

@@ -88,7 +88,7 @@ func FuzzList(f *testing.F) {
 		}
 		s := Source{Dir: "/a", Module: "x"}
 		for _, p := range packages {
-			s.isMain(p, nil)
+			s.isMain(p)
 		}
 	})
 }

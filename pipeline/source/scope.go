@@ -139,12 +139,23 @@ func (s *Source) checkExcluded(o Options, ignore *Ignore) error {
 	for _, dir := range s.scope {
 		for _, name := range []string{"go.mod", "go.sum"} {
 			if file := filepath.Join(dir, name); excluded(file) {
-				return fault.Inputf("source.excluded", "%s excludes %s, which the build needs", ignore.Reason(file), s.shown(file)).
-					WithFix("add the line !%s to %s", ignore.relative(file), ignore.name)
+				return s.excludedError(file, ignore)
 			}
 		}
 	}
 	return nil
+}
+
+// excludedError returns the error for a file that the build needs and the ignore file
+// excludes.
+func (s *Source) excludedError(file string, ignore *Ignore) error {
+	e := fault.Inputf("source.excluded", "%s excludes %s, which the build needs", ignore.Reason(file), s.shown(file))
+	if ignore.excludesAll(file) {
+		// Such a file is made for a Dockerfile that copies a finished program. One line
+		// would only lead to the next error.
+		return e.WithFix("the build needs all source files; add the lines !go.mod, !go.sum and !**/*.go to %s, and one for each embedded file", ignore.name)
+	}
+	return e.WithFix("add the line !%s to %s", ignore.relative(file), ignore.name)
 }
 
 // shown returns a path relative to the repository, for messages.
