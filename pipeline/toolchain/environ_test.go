@@ -82,6 +82,29 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
+// TestUnknownSettings: settings of the user that the pinned toolchain does not know do not
+// matter, wherever they are set, because a build does not see them.
+func TestUnknownSettings(t *testing.T) {
+	for _, setting := range []string{"GOEXPERIMENT=nosuch", "GOFIPS140=nosuch", "GOFLAGS=-nosuch", "GOAMD64=v99", "GOOS=nosuch"} {
+		t.Run(setting, func(t *testing.T) {
+			name, value, _ := strings.Cut(setting, "=")
+			t.Setenv(name, value)
+			if _, err := Find(t.Context(), ".", ""); err != nil {
+				t.Errorf("in the environment: %v", err)
+			}
+			t.Setenv(name, "")
+			file := filepath.Join(t.TempDir(), "env")
+			if err := os.WriteFile(file, []byte(setting+"\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			t.Setenv("GOENV", file)
+			if _, err := Find(t.Context(), ".", ""); err != nil {
+				t.Errorf("in the settings of the user: %v", err)
+			}
+		})
+	}
+}
+
 // TestTestInputs: a variable that a test could read makes a difference, and one that
 // differs between two shells does not.
 func TestTestInputs(t *testing.T) {

@@ -136,9 +136,13 @@ func (g *Go) findWorkspace(ctx context.Context, dir string, env []string, vars m
 }
 
 // goEnv returns settings of the go command.
+//
+// The experiments and the FIPS 140 module that the user has selected do not reach the
+// build, and the go command ends with an error if its version does not know them. An
+// empty value would select those of the user's settings file.
 func goEnv(ctx context.Context, program, dir string, env []string, names ...string) (map[string]string, error) {
 	cmd := Command(ctx, program, append([]string{"env", "-json"}, names...)...)
-	cmd.Dir, cmd.Env = dir, env
+	cmd.Dir, cmd.Env = dir, slices.Concat(env, []string{"GOEXPERIMENT=none", "GOFIPS140=off"})
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
