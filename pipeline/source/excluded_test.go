@@ -48,7 +48,7 @@ func TestExcludedModuleFiles(t *testing.T) {
 		"go.mod":        {"# all but Go\n\n**/*.mod\n", "app/.dockerignore:3 (**/*.mod) excludes app/go.mod, which the build needs (add the line !go.mod to app/.dockerignore)", nil},
 		"go.sum":        {"go.sum\n", "app/.dockerignore:1 (go.sum) excludes app/go.sum", nil},
 		"taken back":    {"*\n!go.mod\n!go.sum\n!*.go\ngo.*\n!go.mod\n", "app/.dockerignore:5 (go.*) excludes app/go.sum", nil},
-		"all":           {"*\n!app\n", "app/.dockerignore:1 (*) excludes app/go.mod, which the build needs (the build needs all source files; add the lines !go.mod, !go.sum and !**/*.go to app/.dockerignore", nil},
+		"all":           {"*\n!app\n", "app/.dockerignore:1 (*) excludes app/go.mod, which the build needs (add the lines !go.mod, !go.sum and !**/*.go to app/.dockerignore", nil},
 		"allowed again": {"*\n!go.*\n!*.go\n", "", func(s source.Source) bool { return s.Main == "." && s.NoVendor }},
 		"vendor":        {"vendor\n", "", func(s source.Source) bool { return s.NoVendor }},
 		"in vendor":     {"**/*.md\n", "", func(s source.Source) bool { return !s.NoVendor }},
@@ -89,8 +89,8 @@ func TestExcludedModuleFiles(t *testing.T) {
 func TestExcludedMain(t *testing.T) {
 	files := map[string]string{"go.mod": goMod, "main.go": goMain, "cmd/x/x.go": goMain, "lib/lib.go": "package lib\n"}
 	for name, tt := range map[string]struct{ ignore, main, want string }{
-		"all, no main set":    {"*\n!go.*\n", "", ".dockerignore:1 (*) excludes main.go, which the build needs (the build needs all source files"},
-		"all, main set":       {"*\n!go.*\n", ".", ".dockerignore:1 (*) excludes main.go, which the build needs (the build needs all source files"},
+		"all, no main set":    {"*\n!go.*\n", "", ".dockerignore:1 (*) excludes main.go, which the build needs (add the lines !go.mod, !go.sum and !**/*.go to .dockerignore, and one for each embedded file)"},
+		"all, main set":       {"*\n!go.*\n", ".", ".dockerignore:1 (*) excludes main.go, which the build needs (add the lines !go.mod, !go.sum and !**/*.go to .dockerignore, and one for each embedded file)"},
 		"the one that is set": {"cmd\n", "./cmd/x", ".dockerignore:1 (cmd) excludes cmd/x/x.go, which the build needs (add the line !cmd/x/x.go to .dockerignore)"},
 		"the other one":       {"cmd\n", "", ""},
 		"not a main package":  {"cmd\n", "./lib", "./lib is not a main package of example.com/acme/Orders_v2/v3 (set app.main in slipway.yaml to one of .)"},

@@ -153,7 +153,7 @@ func (s *Source) excludedError(file string, ignore *Ignore) error {
 	if ignore.excludesAll(file) {
 		// Such a file is made for a Dockerfile that copies a finished program. One line
 		// would only lead to the next error.
-		return e.WithFix("the build needs all source files; add the lines !go.mod, !go.sum and !**/*.go to %s, and one for each embedded file", ignore.name)
+		return e.WithFix("add the lines !go.mod, !go.sum and !**/*.go to %s, and one for each embedded file", ignore.name)
 	}
 	return e.WithFix("add the line !%s to %s", ignore.relative(file), ignore.name)
 }
