@@ -26,6 +26,7 @@ import (
 	"golang.org/x/mod/module"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/toolchain"
@@ -120,7 +121,7 @@ func Open(ctx context.Context, o Options) (Source, error) {
 	// Git and the go command take some time, so they are asked at the same time.
 	var changed []string
 	var at commit
-	scope := s.scope
+	scope := slices.Concat(s.scope, s.settings())
 	if len(links) > 0 {
 		scope = nil // they can make it larger
 	}
@@ -387,11 +388,21 @@ func (s *Source) relevant(changed []string, ignore *Ignore) []string {
 	var files []string
 	for _, name := range changed {
 		file := filepath.Join(s.Top, filepath.FromSlash(name))
-		if s.inScope(file) && !ignore.Match(file) && !isBelow(filepath.Join(s.Root, OutputDir), file) {
+		if (s.inScope(file) || slices.Contains(s.settings(), file)) && !ignore.Match(file) && !isBelow(filepath.Join(s.Root, OutputDir), file) {
 			files = append(files, name)
 		}
 	}
 	slices.Sort(files)
+	return files
+}
+
+// settings returns the files that say how the program is built. They can be outside the
+// scope if the module is in a subfolder. The linters and the tests do not read them.
+func (s *Source) settings() []string {
+	files := []string{filepath.Join(s.Root, config.FileName)}
+	if s.rules != nil {
+		files = append(files, filepath.Join(s.rules.base, IgnoreFile))
+	}
 	return files
 }
 

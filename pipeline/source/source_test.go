@@ -264,3 +264,34 @@ func FuzzParseIgnore(f *testing.F) {
 		i.Match(filepath.Join("/src", filepath.FromSlash(file)))
 	})
 }
+
+// TestChangedSettings: slipway.yaml and .dockerignore decide what is built, wherever the
+// module is. The same version must not stand for two images.
+func TestChangedSettings(t *testing.T) {
+	for name, tt := range map[string]struct {
+		dir, file string
+		want      []string
+	}{
+		"slipway.yaml above":    {"app", "slipway.yaml", []string{"slipway.yaml"}},
+		"slipway.yaml":          {"", "app/slipway.yaml", []string{"app/slipway.yaml"}},
+		"not the app's":         {"app", "app/slipway.yaml.orig", []string{"app/slipway.yaml.orig"}},
+		".dockerignore above":   {"app", ".dockerignore", []string{".dockerignore"}},
+		"another file above":    {"app", "Makefile", nil},
+		"another app's setting": {"", "slipway.yaml", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			top := testkit.Repository(t, map[string]string{
+				"app/go.mod": goMod, "app/main.go": goMain, "slipway.yaml": "", "app/slipway.yaml": "", ".dockerignore": "*.md\n",
+			})
+			testkit.Write(t, top, map[string]string{tt.file: "# changed\n"})
+			o := source.Options{Root: top, Dir: tt.dir}
+			if tt.dir == "" {
+				o.Root = filepath.Join(top, "app")
+			}
+			s, err := open(t, o)
+			if err != nil || !slices.Equal(s.Changed, tt.want) || s.Dirty != (tt.want != nil) {
+				t.Errorf("got changed %v, dirty %v, %v", s.Changed, s.Dirty, err)
+			}
+		})
+	}
+}
