@@ -107,7 +107,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	if err != nil && (!exited || status != exitFindings) {
 		// The output so far is kept, because it helps to find the cause.
 		result.Reports, _ = write(o.Reports, map[string][]byte{"lint.txt": text})
-		return result, runError(o, status, logged, err)
+		return result, runError(o, result.Config, status, logged, err)
 	}
 	reports := map[string][]byte{"lint.txt": text}
 	for _, name := range []string{"lint.json", "lint.sarif"} {
@@ -202,8 +202,9 @@ const (
 )
 
 // runError returns the error for a golangci-lint that ended without a result. The
-// status is its exit status and logged is the last error that it logged.
-func runError(o Options, status int, logged string, err error) error {
+// status is its exit status, file is its configuration and logged is the last error that
+// it logged.
+func runError(o Options, file string, status int, logged string, err error) error {
 	switch {
 	case status == exitTimeout || errors.Is(err, context.DeadlineExceeded):
 		return fault.Failedf("lint.timeout", "golangci-lint did not finish within %s", o.Settings.Timeout).
@@ -214,13 +215,25 @@ func runError(o Options, status int, logged string, err error) error {
 	case strings.Contains(logged, "used to build golangci-lint is lower than"):
 		return fault.Inputf("lint.go-version", "golangci-lint cannot check this module: %s", trim(logged)).
 			WithFix("set run.go in the configuration of golangci-lint to the module's Go version, or remove it")
+	case strings.Contains(logged, "unsupported version of the configuration"):
+		return fault.Inputf("lint.config", "%s is not a configuration for golangci-lint v2", o.shown(file)).
+			WithFix("convert it with: golangci-lint migrate --config %s", o.shown(file))
 	case strings.Contains(logged, "can't load config"), strings.Contains(logged, "unknown linters"):
-		return fault.Inputf("lint.config", "the configuration of golangci-lint is invalid: %s", trim(logged)).
-			WithFix("check it with: golangci-lint config verify")
+		return fault.Inputf("lint.config", "the configuration of golangci-lint is invalid: %s: %s", o.shown(file), trim(logged)).
+			WithFix("check it with: golangci-lint config verify --config %s", o.shown(file))
 	case logged != "":
 		return fault.Failedf("lint.failed", "golangci-lint failed: %s", trim(logged))
 	}
 	return fault.Failedf("lint.failed", "golangci-lint failed: %w", err)
+}
+
+// shown returns the path of a configuration relative to the folder of slipway.yaml, for
+// messages.
+func (o Options) shown(file string) string {
+	if rel, err := filepath.Rel(o.Root, file); err == nil && filepath.IsLocal(rel) {
+		return rel
+	}
+	return file
 }
 
 // trim removes the prefixes that golangci-lint adds to every error.

@@ -158,8 +158,14 @@ func runCases() map[string]runCase {
 			reports:  []string{"lint.json", "lint.sarif", "lint.txt"},
 		},
 		"broken configuration": {
-			files: map[string]string{"go.mod": gomod, "main.go": clean, ".golangci.yml": "version: \"2\"\nlinters: [\n"},
-			code:  "lint.config", message: "the configuration of golangci-lint is invalid", reports: []string{"lint.txt"},
+			files:  map[string]string{"go.mod": gomod, "main.go": clean, ".golangci.yml": "version: \"2\"\nlinters: [\n"},
+			change: func(o *Options) { o.Root = o.Dir },
+			code:   "lint.config", message: "the configuration of golangci-lint is invalid: .golangci.yml: ", reports: []string{"lint.txt"},
+		},
+		"configuration of v1": {
+			files:  map[string]string{"go.mod": gomod, "main.go": clean, ".golangci.yml": "run:\n  timeout: 5m\n"},
+			change: func(o *Options) { o.Root = o.Dir },
+			code:   "lint.config", message: ".golangci.yml is not a configuration for golangci-lint v2 (convert it with: golangci-lint migrate --config .golangci.yml)", reports: []string{"lint.txt"},
 		},
 		"unknown linter": {
 			files: map[string]string{
@@ -300,7 +306,7 @@ func TestRunError(t *testing.T) {
 		"unknown": {99, "", "lint.failed", fault.ExitFailed},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := runError(Options{}, tc.status, tc.logged, errors.New("exit status"))
+			err := runError(Options{}, "/x/.golangci.yml", tc.status, tc.logged, errors.New("exit status"))
 			if fault.CodeOf(err) != tc.code || fault.ExitCode(err) != tc.exit {
 				t.Errorf("got %s, exit %d: %v", fault.CodeOf(err), fault.ExitCode(err), err)
 			}
