@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/slipway-ci/slipway/pipeline/deploy"
+	"github.com/slipway-ci/slipway/pipeline/deploy/brief"
 	"github.com/slipway-ci/slipway/pipeline/deploy/release"
 	"github.com/slipway-ci/slipway/pipeline/deploy/rollout"
 )
@@ -105,5 +106,5 @@ func problem(p rollout.Problem) string {
 	if p.Container != "" {
 		subject += ", container " + p.Container
 	}
-	return subject + ": " + p.Message
+	return subject + ": " + brief.Text(p.Message)
 }
