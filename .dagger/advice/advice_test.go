@@ -74,11 +74,12 @@ func TestHints(t *testing.T) {
 		"push: registry 127.0.0.1:5000: " + refused:                  "add with-registry --service tcp://127.0.0.1:5000, or SLIPWAY_SERVICES=tcp://127.0.0.1:5000",
 		"deploy: Get \"https://127.0.0.1:6443/version\": " + refused: "add with-cluster --service tcp://127.0.0.1:5000, or SLIPWAY",
 		"x: " + refused: "add with-registry --service tcp://127.0.0.1:5000 for a registry, with-cluster --service tcp://127.0.0.1:5000 for a cluster",
-		"registry: dial tcp [::1]:5000: connect: connection refused":              "tcp://[::1]:5000",
-		"push: registry localhost:5000: EOF; EOF":                                 "nothing answers at localhost:5000 on your machine",
-		"pulling alpine: dial tcp: lookup registry-1.docker.io: no such host":     "--images mirror=REGISTRY",
-		"push: registry ghcr.io: dial tcp 10.0.0.1:443: i/o timeout":              "",
-		"db: dial tcp 10.0.0.1:5432: connect: connection refused in a test of it": "",
+		"registry: dial tcp [::1]:5000: connect: connection refused":                        "tcp://[::1]:5000",
+		"push: registry localhost:5000: EOF; EOF":                                           "nothing answers at port 5000 of your machine",
+		"deploy: Get \"https://cluster:6443/version?timeout=30s\": EOF (check the network)": "nothing answers at port 6443 of your machine",
+		"pulling alpine: dial tcp: lookup registry-1.docker.io: no such host":               "--images mirror=REGISTRY",
+		"push: registry ghcr.io: dial tcp 10.0.0.1:443: i/o timeout":                        "",
+		"db: dial tcp 10.0.0.1:5432: connect: connection refused in a test of it":           "",
 	} {
 		if got := hint(line); (want == "") != (got == "") || !strings.Contains(got, want) {
 			t.Errorf("%s: got %q, want %q", line, got, want)

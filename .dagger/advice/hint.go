@@ -22,8 +22,10 @@ func hint(line string) string {
 		return fmt.Sprintf(" (%s is an address of the container, not of your machine; to reach your machine, add %s, or SLIPWAY_SERVICES=%s to .env)",
 			net.JoinHostPort(strings.Trim(m[1], "[]"), m[2]), how, address)
 	}
-	if m := regexp.MustCompile(`registry ((?:127\.[0-9.]+|localhost):[0-9]+): EOF`).FindStringSubmatch(line); m != nil {
-		return fmt.Sprintf(" (nothing answers at %s on your machine; check that the registry is running)", m[1])
+	// A service on the caller's machine is reached by its own address or by a name of the
+	// module. If nothing listens there, the engine accepts the connection and closes it.
+	if m := regexp.MustCompile(`\b(?:127\.[0-9.]+|localhost|cluster|registry|port-[0-9]+):([0-9]+)\S*: EOF`).FindStringSubmatch(line); m != nil {
+		return fmt.Sprintf(" (nothing answers at port %s of your machine; check that what should listen there is running)", m[1])
 	}
 	if unreachable(line) && strings.Contains(line, "pull") {
 		return " (" + mirror + ")"
