@@ -169,6 +169,14 @@ func TestIgnored(t *testing.T) {
 	}
 }
 
+// A filter that includes nothing would include everything.
+func TestDeployIsNeverEverything(t *testing.T) {
+	f := Files{Config: "slipway.yaml", Root: ".", App: ".", Settings: Read([]byte("deploy: {chart: ../chart}\n"))}
+	if got, want := f.Deploy().Include, []string{"slipway.yaml"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 // Git's configuration, logs and hooks are never uploaded.
 func TestGit(t *testing.T) {
 	include := Git("a[b]/.git").Include
