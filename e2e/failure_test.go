@@ -71,15 +71,15 @@ func (s *suite) services(t *testing.T) {
 		golang:              `the service redis did not start: its image ` + regexp.QuoteMeta(golang) + ` ended with status \d+.*--images redis=REFERENCE`,
 		golang + "-nowhere": `failed to resolve image .*--images redis=REFERENCE`,
 	} {
-		images := "redis=" + image
+		images := []string{"redis=" + image}
 		for name, reference := range others {
 			if name != "redis" {
-				images += "," + name + "=" + reference
+				images = append(images, name+"="+reference)
 			}
 		}
 		// The report of a gate that failed has the field passed; a gate that did not run
 		// has no report.
-		stdout, stderr, err := s.try(t, s.app, "dagger", "-m", s.module, "--progress", "plain", "call", "--images", images, "test", "passed")
+		stdout, stderr, err := s.try(t, s.app, "dagger", "-m", s.module, "--progress", "plain", "call", "--images", strings.Join(images, ","), "test", "passed")
 		if err == nil || !regexp.MustCompile(`(?m)^Error: .*`+want).MatchString(stderr) {
 			t.Errorf("%s: %v, printed %q\n%s", image, err, stdout, stderr)
 		}
