@@ -87,6 +87,8 @@ func badInputs() map[string]badInput {
 		"plan with a push":                     {helloApp(), []string{"plan", "-o", "registry:127.0.0.1:1/a"}, nil, `-o "registry:127.0.0.1:1/a": plan does not push anything (use slipway publish)`},
 		"scan of an image with an output":      {helloApp(), []string{"scan", "--image", "127.0.0.1:1/a", "-o", "oci:x"}, nil, `-o "oci:x": with --image, scan builds no image`},
 		"deployment of an image with a push":   {helloApp(), []string{"deploy", "--image", "127.0.0.1:1/a", "-o", "registry:127.0.0.1:1/b"}, nil, "is in a registry already"},
+		"allow":                                {helloApp(), []string{"ship", "--allow", "lnt"}, nil, `--allow "lnt" is not a gate (use lint, test, scan or license)`},
+		"allow in a policy":                    {with(map[string]string{"slipway.yaml": "verify: {allow: [sbom]}\n"}), []string{"build"}, nil, "slipway.yaml:1:18: verify.allow.0 is sbom; it must be one of lint, test, scan, license"},
 		"init again":                           {helloApp(), []string{"init"}, nil, "exists already"},
 	}
 }

@@ -116,6 +116,15 @@ func reportsFlag(r *request, f *pflag.FlagSet) {
 	f.StringVar(&r.Reports, "reports", "", "folder `DIR` for reports (default .slipway/reports)")
 }
 
+// allowFlag adds the flag that lets gates fail.
+func allowFlag(r *request, f *pflag.FlagSet) {
+	names := f.StringSlice("allow", nil, "`GATES` whose failure does not stop the run: lint, test, scan, license; recorded in the report and in the provenance")
+	r.overrides = append(r.overrides, func(*config.Config) (err error) {
+		r.Allow, err = ship.ParseAllow(*names)
+		return err
+	})
+}
+
 func testFlags(r *request, f *pflag.FlagSet) {
 	f.Bool("no-race", false, "test without the race detector")
 	r.overrides = append(r.overrides, func(c *config.Config) error {
@@ -202,6 +211,7 @@ func imageFlag(usage string) flagGroup {
 func gateFlags(r *request, f *pflag.FlagSet) {
 	scanFlags(r, f)
 	licenseFlags(r, f)
+	allowFlag(r, f)
 }
 
 // scanFlags adds the flags that determine which findings fail the scan and which database
@@ -268,9 +278,19 @@ func unsignedFlag(r *request, f *pflag.FlagSet) {
 	f.BoolVar(&r.unsigned, "unsigned", false, "push without a signature and attestations")
 }
 
+// acceptFlag adds the flag for gates that may have failed when the image was made.
+func acceptFlag(r *request, f *pflag.FlagSet) {
+	names := f.StringSlice("allow", nil, "`GATES` that may have failed when the image was made: lint, test, scan, license; verify.allow wins")
+	r.overrides = append(r.overrides, func(*config.Config) (err error) {
+		r.Allow, err = ship.ParseAllow(*names)
+		return err
+	})
+}
+
 // policyFlags adds the flags that select the policy that an image is verified against.
 func policyFlags(r *request, f *pflag.FlagSet) {
 	f.StringVar(&r.Environment, "env", "", "`ENVIRONMENT` of slipway.yaml whose policy applies")
+	acceptFlag(r, f)
 	f.StringArrayVar(&r.publicKeys, "key", nil, "public `KEY` that may have signed, instead of those of the policy; repeatable")
 	r.overrides = append(r.overrides, func(c *config.Config) error {
 		if len(r.publicKeys) == 0 {

@@ -47,8 +47,9 @@ func gateCommands() []stageCommand {
 		{
 			name: "check", short: "Run lint and tests: the gate before a push", goals: fixedGoals(ship.Lint, ship.Test),
 			example: `  slipway check
-  slipway check --force               even if nothing changed`,
-			flags: []flagGroup{sourceFlags, verdictFlags},
+  slipway check --force               even if nothing changed
+  slipway check --allow lint          only the tests decide`,
+			flags: []flagGroup{sourceFlags, verdictFlags, allowFlag},
 		},
 		{
 			name: "lint", short: "Run golangci-lint on the app's code", goals: fixedGoals(ship.Lint),
@@ -136,7 +137,7 @@ func imageCommands() []stageCommand {
 the SBOM, the provenance and the scan result. An attestation says how the image
 was made, so the image must be what this source builds: the same commit gives the
 same digest. Signing an image again adds nothing.`,
-			flags: []flagGroup{sourceFlags, reportsFlag, buildFlags, digestFlags, scanFlags, signFlags, accessFlags, imageFlag("the `IMAGE`, as repository@sha256:..."), onlySignatureFlag},
+			flags: []flagGroup{sourceFlags, reportsFlag, buildFlags, digestFlags, scanFlags, allowFlag, signFlags, accessFlags, imageFlag("the `IMAGE`, as repository@sha256:..."), onlySignatureFlag},
 		},
 		{
 			name: "verify", short: "Check an image's signatures, attestations and the age of its scan", goals: fixedGoals(ship.Verify), needsImage: true,
@@ -203,6 +204,7 @@ recovered. Deploying what is already running changes nothing.`,
   slipway ship --env staging          and deploy it there
   slipway ship --repository registry.example.com/acme/orders
   slipway ship --key env://SIGNING_KEY
+  slipway ship --allow lint,scan      begin although these gates fail today
   slipway ship -o json | jq -r .reference`,
 			flags: []flagGroup{sourceFlags, verdictFlags, buildFlags, digestFlags, pushFlags, accessFlags, gateFlags, signFlags, clusterFlags, deployFlags, unsignedFlag},
 		},

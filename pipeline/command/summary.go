@@ -14,6 +14,7 @@ import (
 
 	"github.com/slipway-ci/slipway/pipeline/deploy"
 	"github.com/slipway-ci/slipway/pipeline/display"
+	"github.com/slipway-ci/slipway/pipeline/graph"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/scan"
 	"github.com/slipway-ci/slipway/pipeline/ship"
@@ -50,6 +51,9 @@ func (a *app) printSummary(r ship.Report) {
 			fmt.Fprintf(w, "  %s\t%s  %s\n", b.Format, b.Platform, b.Path)
 		}
 	}
+	if len(r.Allowed) > 0 {
+		fmt.Fprintf(w, "  allowed\t%s\n", allowedText(r))
+	}
 	fmt.Fprintf(w, "  %s\tin %s\n", outcomeText(r.Outcome), seconds(r.Seconds))
 	_ = w.Flush() // an error of standard output cannot be reported anywhere
 }
@@ -64,11 +68,33 @@ func (a *app) printStages(r ship.Report) {
 	for _, s := range r.Stages {
 		text := s.Summary
 		if text == "" {
-			text, _, _ = strings.Cut(s.Reason, "\n")
+			text = reason(s)
 		}
 		fmt.Fprintf(a.stdout, "  %s%-9s %-10s %7s  %s\n", mark(s.Outcome), s.Name, s.Outcome, seconds(s.Seconds), ansi.Truncate(display.Clean(text), maxSummary, "…"))
 	}
 	fmt.Fprintln(a.stdout)
+}
+
+// reason returns the first line of the reason why a stage did not pass.
+func reason(s graph.Result) string {
+	text, _, _ := strings.Cut(s.Reason, "\n")
+	if s.Allowed {
+		text = graph.AllowedText + text
+	}
+	return text
+}
+
+// allowedText returns the gates that failed, which was allowed, and where that is recorded.
+func allowedText(r ship.Report) string {
+	var names []string
+	for _, gate := range r.Allowed {
+		names = append(names, string(gate))
+	}
+	text := strings.Join(names, ", ") + " failed"
+	if r.Attest != nil {
+		text += "; the provenance of the image says so"
+	}
+	return text
 }
 
 // writeImage writes the image: its platforms, where it was written and pushed, and who
@@ -134,7 +160,11 @@ func writeVerified(w io.Writer, r sign.VerifyResult) {
 			fmt.Fprintf(w, "  \tsigned by %s\n", signature)
 		}
 		for _, attestation := range s.Attestations {
-			fmt.Fprintf(w, "  \t%s attested\n", attestation.Type)
+			text := attestation.Type + " attested"
+			if len(attestation.Allowed) > 0 {
+				text += ", with failed gates: " + display.Clean(strings.Join(attestation.Allowed, ", "))
+			}
+			fmt.Fprintf(w, "  \t%s\n", text)
 		}
 		for _, f := range s.Failures {
 			text := strings.TrimPrefix(f.Message, s.Reference+" ")
@@ -158,9 +188,12 @@ func markdown(r ship.Report) string {
 	for _, s := range r.Stages {
 		text := s.Summary
 		if text == "" {
-			text, _, _ = strings.Cut(s.Reason, "\n")
+			text = reason(s)
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", s.Name, s.Outcome, seconds(s.Seconds), strings.ReplaceAll(display.Clean(text), "|", "\\|"))
+	}
+	if len(r.Allowed) > 0 {
+		fmt.Fprintf(&b, "\nallowed: %s\n", allowedText(r))
 	}
 	if r.Deploy != nil {
 		b.WriteString(deploy.Markdown(*r.Deploy))

@@ -73,6 +73,7 @@ type HealthCheck struct {
 type Lint struct {
 	Version string   `json:"version,omitzero" yaml:"version" jsonschema:"pattern=^v[0-9]+[.][0-9]+[.][0-9]+$" jsonschema_description:"The version of golangci-lint to run."`
 	Timeout Duration `json:"timeout,omitzero" yaml:"timeout" jsonschema_description:"The time that golangci-lint may take."`
+	NewFrom string   `json:"newFrom,omitzero" yaml:"newFrom" jsonschema:"pattern=^[^-\\s][^\\s]*$" jsonschema_description:"A git revision, for example origin/main. Only findings in lines that have changed since the commit that it has in common with the checked-out commit fail the gate, as with new-from-merge-base of golangci-lint. Compiler errors always do."`
 	Config  string   `json:"config,omitzero" yaml:"config" jsonschema:"minLength=1" jsonschema_description:"The configuration file of golangci-lint, relative to slipway.yaml. Default: the nearest .golangci.yml in the app's folder or a folder above it, up to the root of the repository."`
 }
 
@@ -149,6 +150,7 @@ type Verify struct {
 	Identities   []Identity `json:"identities,omitzero" yaml:"identities" jsonschema_description:"The trusted identities for keyless signatures. A signature by one of them is enough."`
 	TrustedRoot  string     `json:"trustedRoot,omitzero" yaml:"trustedRoot" jsonschema:"minLength=1" jsonschema_description:"The trusted_root.json of a private Sigstore instance, relative to slipway.yaml. Default: that of the public instance."`
 	Attestations []string   `json:"attestations,omitzero" yaml:"attestations" jsonschema:"uniqueItems=true,enum=sbom,enum=provenance,enum=scan" jsonschema_description:"The attestations that the image must have. Default: those of sign.attestations."`
+	Allow        []string   `json:"allow,omitzero" yaml:"allow" jsonschema:"uniqueItems=true,enum=lint,enum=test,enum=scan,enum=license" jsonschema_description:"The gates that may have failed when the image was made with --allow, according to its provenance. Default: those that --allow of the same command names. In a protected environment there is no default, and this setting of verify above the environments does not apply."`
 	ScanMaxAge   Duration   `json:"scanMaxAge,omitzero" yaml:"scanMaxAge" jsonschema_description:"The maximum age of the attested scan, for example 168h. By default its age is not limited."`
 }
 

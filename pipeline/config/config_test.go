@@ -128,7 +128,7 @@ func invalidFiles() map[string]invalid {
 		},
 		"unknown key that is similar to no other": {
 			"lint:\n  frobnicate: 1\n",
-			`f.yaml:2:3: unknown key "frobnicate" in lint; valid keys: config, timeout, version`,
+			`f.yaml:2:3: unknown key "frobnicate" in lint; valid keys: config, newFrom, timeout, version`,
 		},
 		"key of a nested mapping": {
 			"image:\n  healthCheck:\n    intervall: 3s\n",
@@ -245,6 +245,41 @@ deploy:
 	}
 	if _, err := c.Policy("pord"); fault.ExitCode(err) != fault.ExitInput {
 		t.Errorf("got %v, want an input error", err)
+	}
+}
+
+// What a policy says of gates that may have failed is not inherited by a protected
+// environment. Nil means that it says nothing.
+func TestPolicyOnFailedGates(t *testing.T) {
+	c, err := config.Parse("f.yaml", []byte(`
+verify: {allow: [lint]}
+deploy:
+  environments:
+    staging: {}
+    strict: {verify: {allow: []}}
+    other: {verify: {allow: [test]}}
+    prod: {protected: true}
+    lenient: {protected: true, verify: {allow: [scan]}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string][]string{
+		"": {"lint"}, "staging": {"lint"}, "strict": {}, "other": {"test"}, "prod": {}, "lenient": {"scan"},
+	} {
+		got, err := c.Policy(name)
+		if diff := cmp.Diff(want, got.Allow); err != nil || diff != "" {
+			t.Errorf("%s: %v\n%s", name, err, diff)
+		}
+	}
+	c, err = config.Parse("f.yaml", []byte("deploy: {environments: {dev: {}, prod: {protected: true}}}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, decided := range map[string]bool{"": false, "dev": false, "prod": true} {
+		if got, err := c.Policy(name); err != nil || (got.Allow != nil) != decided {
+			t.Errorf("%s: %v, %v; want a decision: %v", name, got.Allow, err, decided)
+		}
 	}
 }
 

@@ -97,7 +97,8 @@ func (c Config) Environment(name string) (Environment, error) {
 // Policy returns the policy that an image must satisfy before it is deployed to an
 // environment. An empty name stands for the policy that applies to all environments.
 // Settings that are absent from the environment are taken from verify, and those that
-// are absent from verify are taken from sign.
+// are absent from verify are taken from sign. If Allow is nil, nothing is decided about
+// it.
 func (c Config) Policy(environment string) (Verify, error) {
 	v := c.Verify
 	if environment != "" {
@@ -119,6 +120,10 @@ func (c Config) Policy(environment string) (Verify, error) {
 		}
 		if own.ScanMaxAge != 0 {
 			v.ScanMaxAge = own.ScanMaxAge
+		}
+		// What a protected environment accepts must be written down for it.
+		if own.Allow != nil || e.Protected {
+			v.Allow = append([]string{}, own.Allow...)
 		}
 	}
 	if v.Attestations == nil {

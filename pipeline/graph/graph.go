@@ -35,6 +35,11 @@ type Step struct {
 	// steps.
 	Verdict bool
 
+	// Allow reports whether the run goes on as if the step had passed although it
+	// has failed with err. It is not called if the step was cancelled or has
+	// panicked. A nil Allow never permits that.
+	Allow func(err error) bool
+
 	// Check returns an error if the step cannot run, for example because no key
 	// is configured. [Preflight] calls the checks of all steps before any step
 	// starts. A nil Check always passes.

@@ -412,3 +412,59 @@ func TestSkipped(t *testing.T) {
 		t.Error(err, diff)
 	}
 }
+
+// A failure that a step allows is in its result. It cancels nothing, and the steps after
+// it start.
+func TestAllowedFailure(t *testing.T) {
+	allow := func(want bool) func(error) bool {
+		return func(err error) bool { return want && fault.CodeOf(err) == "gate.closed" }
+	}
+	panics := func(context.Context) (graph.Outcome, error) { panic("nil pointer") }
+	tests := []struct {
+		name string
+		gate graph.Step
+		want string // outcomes of the gate, of a step beside it and of one after it
+		err  bool
+	}{
+		{"allowed", graph.Step{Run: fails, Allow: allow(true)}, "failed, then passed and passed", false},
+		{"refused", graph.Step{Run: fails, Allow: allow(false)}, "failed, then cancelled and cancelled", true},
+		{"another error", graph.Step{Run: func(context.Context) (graph.Outcome, error) { return graph.Outcome{}, errors.New("x") }, Allow: allow(true)}, "failed, then cancelled and cancelled", true},
+		{"a panic", graph.Step{Run: panics, Allow: func(error) bool { return true }}, "failed, then cancelled and cancelled", true},
+		{"passed", graph.Step{Run: passes, Allow: allow(true)}, "passed, then passed and passed", false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.gate.Name = "gate"
+			steps := []graph.Step{
+				tt.gate,
+				{Name: "beside", After: []graph.Name{"gate"}, Run: passes},
+				{Name: "after", Needs: []graph.Name{"beside"}, After: []graph.Name{"gate"}, Run: passes},
+			}
+			var s sink
+			results, err := graph.Run(t.Context(), &s, steps)
+			got := fmt.Sprintf("%s, then %s and %s", results[0].Outcome, results[1].Outcome, results[2].Outcome)
+			if got != tt.want || (err != nil) != tt.err {
+				t.Errorf("%s, %v; want %s", got, err, tt.want)
+			}
+			allowed := tt.name == "allowed"
+			if results[0].Allowed != allowed || allowed && (results[0].Code != "gate.closed" || results[0].Reason != "the gate is closed") {
+				t.Errorf("%+v", results[0])
+			}
+			if last := s.finished("gate"); strings.HasPrefix(last, "allowed: ") != allowed {
+				t.Errorf("the event says %q", last)
+			}
+		})
+	}
+}
+
+// finished returns the text of the event with which a stage ended.
+func (s *sink) finished(stage graph.Name) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.events {
+		if e.Stage == string(stage) && e.Kind == progress.Finished {
+			return e.Text
+		}
+	}
+	return ""
+}

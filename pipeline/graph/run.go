@@ -25,6 +25,7 @@ type Result struct {
 	Summary string           `json:"summary,omitempty"` // the result in a few words
 	Reason  string           `json:"reason,omitempty"`  // why the step did not run or did not pass
 	Code    string           `json:"code,omitempty"`    // stable code of the error, for machines
+	Allowed bool             `json:"allowed,omitempty"` // the step has failed, which was allowed
 	Seconds float64          `json:"seconds"`
 }
 
@@ -49,7 +50,8 @@ func Preflight(steps []Step) error {
 //
 // The first failure cancels every step that is not a verdict. A step whose dependencies
 // did not pass is not started and counts as cancelled. A step that panics has failed;
-// the other steps keep their results.
+// the other steps keep their results. A failure that the step allows is in its result,
+// but cancels nothing and is not in the error.
 //
 // When all steps have ended, Run returns one result for each step, in the order of steps.
 // Its error joins the errors of the failed steps. If ctx was cancelled, it is the error of
@@ -152,11 +154,15 @@ func execute(ctx context.Context, sink progress.Sink, s Step) (Result, error) {
 		r.Outcome, r.Reason, err = progress.Cancelled, cancelReason(ctx), ctx.Err()
 	case err != nil:
 		r.Outcome, r.Reason, r.Code = progress.Failed, err.Error(), fault.CodeOf(err)
+		r.Allowed = s.Allow != nil && !errors.Is(err, errPanic) && s.Allow(err)
 		err = fmt.Errorf("%s: %w", s.Name, err)
 	case out.Kind == progress.Skipped:
 		r.Reason, r.Summary = out.Summary, ""
 	}
 	text := firstLine(r.Summary + r.Reason)
+	if r.Allowed {
+		text, err = AllowedText+text, nil
+	}
 	span.SetAttributes(attribute.String("slipway.outcome", string(r.Outcome)), attribute.String("slipway.summary", text))
 	if r.Outcome == progress.Failed {
 		span.SetStatus(codes.Error, firstLine(r.Reason))
@@ -164,6 +170,9 @@ func execute(ctx context.Context, sink progress.Sink, s Step) (Result, error) {
 	progress.Emit(ctx, progress.Event{Kind: progress.Finished, Outcome: r.Outcome, Text: text, Duration: took})
 	return r, err
 }
+
+// AllowedText precedes the reason of a failure that was allowed.
+const AllowedText = "allowed: "
 
 // errPanic is wrapped by the error of a step that panicked. The step has failed even if
 // it was cancelled in the meantime.

@@ -47,6 +47,9 @@ type Options struct {
 	Prefix    string   // path of Dir in the repository, prepended to the path of every file
 	Env       []string // additional environment variables, NAME=value
 	BuildTags []string // build tags
+	// Changes is a patch with paths relative to Dir. If it is not nil, only findings in
+	// lines that it adds or changes count, and compiler errors.
+	Changes []byte
 }
 
 // Finding is a problem that a linter found.
@@ -61,9 +64,10 @@ type Finding struct {
 
 // Result is the result of [Run].
 type Result struct {
-	Version  string    `json:"version"`          // of golangci-lint
-	Config   string    `json:"config,omitempty"` // path of the configuration, if there is one
-	Findings []Finding `json:"findings"`         // sorted by file, line, column and linter
+	Version  string    `json:"version"`            // of golangci-lint
+	Config   string    `json:"config,omitempty"`   // path of the configuration, if there is one
+	NewFrom  string    `json:"new_from,omitempty"` // the setting; older findings are not listed
+	Findings []Finding `json:"findings"`           // sorted by file, line, column and linter
 	Seconds  float64   `json:"seconds"`
 	Reports  []string  `json:"reports,omitempty"` // absolute paths of the files written
 }
@@ -77,7 +81,7 @@ type Result struct {
 // golangci-lint fails. If ctx ends, Run returns the error of ctx.
 func Run(ctx context.Context, o Options) (Result, error) {
 	start := time.Now()
-	result := Result{Version: o.Settings.Version, Findings: []Finding{}}
+	result := Result{Version: o.Settings.Version, NewFrom: o.Settings.NewFrom, Findings: []Finding{}}
 	// golangci-lint prints paths without symbolic links, so Dir must not have any.
 	dir, err := filepath.EvalSymlinks(o.Dir)
 	if err != nil {
@@ -156,6 +160,15 @@ func analyse(ctx context.Context, o Options, program, config, out string) (text 
 		"--output.text.path=stdout",
 		"--output.json.path=" + filepath.Join(out, "lint.json"),
 		"--output.sarif.path=" + filepath.Join(out, "lint.sarif"),
+	}
+	if o.Changes != nil {
+		patch := filepath.Join(out, "changes.patch")
+		if err := os.WriteFile(patch, o.Changes, 0o600); err != nil {
+			return nil, "", fmt.Errorf("writing the patch for golangci-lint: %w", err)
+		}
+		// This is what its option new-from-merge-base does, but it would run git, and
+		// with it programs that the repository's own configuration names.
+		args = append(args, "--new-from-patch="+patch)
 	}
 	if len(o.BuildTags) > 0 {
 		args = append(args, "--build-tags="+strings.Join(o.BuildTags, ","))

@@ -189,6 +189,33 @@ func runCases() map[string]runCase {
 			code:     "lint.findings",
 			reports:  []string{"lint.json", "lint.sarif", "lint.txt"},
 		},
+		"nothing has changed": {
+			files:   map[string]string{"go.mod": gomod, "main.go": dirty},
+			change:  func(o *Options) { o.Changes = []byte{} },
+			reports: []string{"lint.json", "lint.sarif", "lint.txt"},
+		},
+		"another line has changed": {
+			files: map[string]string{"go.mod": gomod, "main.go": dirty},
+			change: func(o *Options) {
+				o.Changes = []byte("diff --git a/main.go b/main.go\n--- a/main.go\n+++ b/main.go\n@@ -1 +1,2 @@\n+package main\n+\n")
+			},
+			reports: []string{"lint.json", "lint.sarif", "lint.txt"},
+		},
+		"the line has changed": {
+			files: map[string]string{"go.mod": gomod, "main.go": dirty, "old.go": "package main\n\nimport \"os\"\n\nfunc init() {\n\tos.Remove(\"x\")\n}\n"},
+			change: func(o *Options) {
+				o.Changes = []byte("diff --git a/main.go b/main.go\n--- a/main.go\n+++ b/main.go\n@@ -5,2 +5,3 @@\n func main() {\n+\tos.Remove(\"x\")\n }\n")
+			},
+			findings: finding("main.go"), code: "lint.findings", message: "golangci-lint found 1 problem",
+			reports: []string{"lint.json", "lint.sarif", "lint.txt"},
+		},
+		"does not compile, and nothing has changed": {
+			files:    map[string]string{"go.mod": gomod, "main.go": "package main\n\nfunc main() { x() }\n"},
+			change:   func(o *Options) { o.Changes = []byte{} },
+			findings: []Finding{{Linter: "typecheck", File: "main.go", Line: 3, Column: 15, Text: "undefined: x"}},
+			code:     "lint.findings",
+			reports:  []string{"lint.json", "lint.sarif", "lint.txt"},
+		},
 		"timeout": {
 			files:  map[string]string{"go.mod": gomod, "main.go": clean},
 			change: func(o *Options) { o.Settings.Timeout = config.Duration(time.Nanosecond) },

@@ -41,6 +41,7 @@ func (p *run) attest(ctx context.Context) (graph.Outcome, error) {
 		return graph.Outcome{}, err
 	}
 	var statements []sign.Statement
+	var kinds []string
 	for _, kind := range p.Config.Sign.Attestations {
 		var made []sign.Statement
 		switch kind {
@@ -55,6 +56,9 @@ func (p *run) attest(ctx context.Context) (graph.Outcome, error) {
 			return graph.Outcome{}, err
 		}
 		statements = append(statements, made...)
+		if len(made) > 0 {
+			kinds = append(kinds, kind)
+		}
 	}
 	r, err := p.Signer.Attest(ctx, sign.AttestOptions{Statements: statements, Signer: signer, Remote: client.Options(ctx), Backoff: p.Backoff})
 	if err != nil {
@@ -63,7 +67,7 @@ func (p *run) attest(ctx context.Context) (graph.Outcome, error) {
 	p.report.Attest = &r
 	return graph.Outcome{
 		Kind:    changed(r.Unchanged),
-		Summary: fmt.Sprintf("%s of %d manifests", strings.Join(p.Config.Sign.Attestations, ", "), len(subjects)),
+		Summary: fmt.Sprintf("%s of %d manifests", strings.Join(kinds, ", "), len(subjects)),
 	}, nil
 }
 
@@ -122,6 +126,9 @@ func (p *run) attestProvenance(subjects []sign.Subject) ([]sign.Statement, error
 		algorithm, hex, _ := strings.Cut(base, ":")
 		o.Materials = append(o.Materials, sign.Material{URI: "docker://" + p.report.Image.BaseName, Name: "base", Digest: map[string]string{algorithm: hex}})
 	}
+	if len(p.report.Allowed) > 0 {
+		o.External[sign.AllowedParameter] = p.report.Allowed
+	}
 	predicate, err := sign.Provenance(o)
 	if err != nil {
 		return nil, err
@@ -138,9 +145,17 @@ func (p *run) sourceURI() string {
 	return "git+" + uri
 }
 
-// attestScan returns the statement with the result of the scan.
+// attestScan returns the statement with the result of the scan. There is none if the scan
+// failed without a result, which was allowed.
 func (p *run) attestScan(subjects []sign.Subject) ([]sign.Statement, error) {
 	r := p.report.Scan
+	if r == nil {
+		return nil, nil
+	}
+	verdict := sign.ScanPassed
+	if !r.Passed {
+		verdict = sign.ScanFailed
+	}
 	report, err := json.Marshal(r)
 	if err != nil {
 		return nil, fmt.Errorf("writing the result of the scan: %w", err)
@@ -149,7 +164,7 @@ func (p *run) attestScan(subjects []sign.Subject) ([]sign.Statement, error) {
 	predicate, err := sign.ScanPredicate(sign.ScanOptions{
 		Scanner: "pkg:golang/github.com/aquasecurity/trivy", Version: r.Scanner.Version,
 		Database: r.Database.Source, DatabaseID: r.Database.Digest, Updated: r.Database.UpdatedAt,
-		Finished: r.Time, Verdict: sign.ScanPassed, Report: report,
+		Finished: r.Time, Verdict: verdict, Report: report,
 		Counts: map[string]int{"critical": c.Critical, "high": c.High, "medium": c.Medium, "low": c.Low, "unknown": c.Unknown},
 	})
 	if err != nil {

@@ -11,34 +11,70 @@ import (
 	"time"
 
 	"github.com/slipway-ci/slipway/pipeline/config"
+	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/graph"
 	"github.com/slipway-ci/slipway/pipeline/lint"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/service"
+	"github.com/slipway-ci/slipway/pipeline/source"
 	"github.com/slipway-ci/slipway/pipeline/test"
 	"github.com/slipway-ci/slipway/pipeline/toolchain"
 )
 
 func (p *run) lint(ctx context.Context) (graph.Outcome, error) {
-	key, err := p.verdictKey("lint", p.Config.Lint, p.lintConfigs())
+	changes, err := p.lintChanges(ctx)
 	if err != nil {
 		return graph.Outcome{}, err
+	}
+	given := []any{p.lintConfigs()}
+	if changes != nil {
+		given = append(given, sha256.Sum256(changes))
+	}
+	key, err := p.verdictKey("lint", p.Config.Lint, given)
+	if err != nil {
+		return graph.Outcome{}, err
+	}
+	summary := "no findings"
+	if p.Config.Lint.NewFrom != "" {
+		summary = "no new findings since " + p.Config.Lint.NewFrom
 	}
 	var v verdict[lint.Result]
 	if p.loadVerdict(&v, key) && allExist(v.Result.Reports) {
 		p.report.Lint = &v.Result
-		return graph.Outcome{Kind: progress.Unchanged, Summary: "no findings " + v.age()}, nil
+		return graph.Outcome{Kind: progress.Unchanged, Summary: summary + " " + v.age()}, nil
 	}
 	r, err := lint.Run(ctx, lint.Options{
 		Root: p.Root, Dir: p.source.Dir, Go: p.toolchain, Settings: p.Config.Lint, CacheDir: string(p.Cache),
-		Reports: p.Reports, Prefix: p.prefix(), BuildTags: p.Config.App.Tags, Env: toolchain.Environ(p.Config.App.Env),
+		Reports: p.Reports, Prefix: p.prefix(), BuildTags: p.Config.App.Tags, Env: toolchain.Environ(p.Config.App.Env), Changes: changes,
 	})
 	p.report.Lint = &r
 	if err != nil {
 		return graph.Outcome{}, err
 	}
 	p.storeVerdict(ctx, verdict[lint.Result]{time.Now(), r}, key)
-	return graph.Outcome{Kind: progress.Passed, Summary: "no findings"}, nil
+	return graph.Outcome{Kind: progress.Passed, Summary: summary}, nil
+}
+
+// lintChanges returns the patch whose lines count for the setting lint.newFrom, or nil if
+// all lines count.
+func (p *run) lintChanges(ctx context.Context) ([]byte, error) {
+	revision := p.Config.Lint.NewFrom
+	if revision == "" {
+		return nil, nil
+	}
+	repository, err := source.OpenRepository(ctx, p.source.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if repository == nil {
+		return nil, fault.Inputf("lint.new-from", "lint.newFrom is %s, but %s is not in a git repository", revision, p.source.Dir).
+			WithFix("remove lint.newFrom from slipway.yaml, or lint in a clone that has the folder .git")
+	}
+	patch, err := repository.Since(ctx, p.source.Dir, revision)
+	if patch == nil {
+		patch = []byte{} // nothing has changed
+	}
+	return patch, err
 }
 
 // lintConfigs returns the hashes of all files from which golangci-lint may read its

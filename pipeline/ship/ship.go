@@ -40,6 +40,10 @@ type Options struct {
 	Config config.Config // with defaults for all settings that slipway.yaml does not set
 	Goals  []graph.Name  // the steps to run; the steps that they need are added
 	Force  bool          // run lint and tests even if nothing changed
+	// Allow lists the gates whose failure does not stop the run, out of [Allowable]. If the
+	// run verifies the image, and the policy does not accept an image that was made
+	// although a gate failed, that gate is not allowed to fail.
+	Allow []graph.Name
 
 	Version  string // version to stamp; default: derived from the commit
 	Revision string // commit to stamp, if there is no .git folder
@@ -83,6 +87,7 @@ type Report struct {
 	Source    *source.Source       `json:"source,omitempty"`
 	Outcome   progress.Outcome     `json:"outcome"`
 	Stages    []graph.Result       `json:"stages"`
+	Allowed   []graph.Name         `json:"allowed,omitempty"` // the gates that failed, which was allowed
 	Lint      *lint.Result         `json:"lint,omitempty"`
 	Test      *test.Result         `json:"test,omitempty"`
 	Build     *build.Result        `json:"build,omitempty"`
@@ -132,6 +137,7 @@ type run struct {
 	signer      func() (sign.Signer, error)
 	deployment  deploy.Options // set by checkDeploy
 
+	allowedMu sync.Mutex // guards report.Allowed while steps run
 	closersMu sync.Mutex
 	closers   []func() error // called in reverse order when the run ends
 
@@ -217,6 +223,9 @@ func (p *run) prepare(ctx context.Context) (err error) {
 		p.report.App, p.report.Source = p.source.Name, &p.source
 	}
 	if err := graph.Preflight(p.steps); err != nil {
+		return err
+	}
+	if err := p.checkAllow(ctx); err != nil {
 		return err
 	}
 	// A folder that no step writes to is not made, because the source may be read-only.

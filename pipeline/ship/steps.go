@@ -44,13 +44,13 @@ func (p *run) pipeline() []graph.Step {
 	}
 	gates := Gates()
 	return []graph.Step{
-		{Name: Lint, Verdict: true, Run: p.lint},
-		{Name: Test, Verdict: true, Run: p.test},
+		{Name: Lint, Verdict: true, Allow: p.allow(Lint), Run: p.lint},
+		{Name: Test, Verdict: true, Allow: p.allow(Test), Run: p.test},
 		{Name: Build, Run: p.build},
 		{Name: Compress, Needs: names{Build}, Run: p.compress},
 		{Name: Image, Needs: names{Compress}, Run: p.image},
-		{Name: Scan, Needs: binary, After: names{Build}, Verdict: true, Check: p.checkScanner, Run: p.scan},
-		{Name: License, Needs: names{Build}, Verdict: true, Run: p.license},
+		{Name: Scan, Needs: binary, After: names{Build}, Verdict: true, Allow: p.allow(Scan), Check: p.checkScanner, Run: p.scan},
+		{Name: License, Needs: names{Build}, Verdict: true, Allow: p.allow(License), Run: p.license},
 		{Name: SBOMs, Needs: names{Image}, Check: p.checkScanner, Run: p.sbom},
 		{Name: Export, Needs: names{Image}, After: gates, Check: p.checkExport, Run: p.export},
 		{Name: Push, Needs: names{Image}, After: gates, Check: p.checkPush, Run: p.push},

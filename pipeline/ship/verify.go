@@ -63,7 +63,7 @@ func (p *run) policy(ctx context.Context) (sign.Policy, error) {
 	}
 	policy := sign.Policy{
 		Identities: v.Identities, TrustedRoot: p.resolve(v.TrustedRoot),
-		Attestations: v.Attestations, ScanMaxAge: time.Duration(v.ScanMaxAge),
+		Attestations: v.Attestations, ScanMaxAge: time.Duration(v.ScanMaxAge), Allow: p.acceptedGates(v.Allow),
 	}
 	for _, k := range v.Keys {
 		policy.Keys = append(policy.Keys, sign.Key{Ref: p.resolve(k)})

@@ -25,6 +25,7 @@ const (
 	CodeForeign       = "verify.foreign-attestation"
 	CodeScanExpired   = "verify.scan-expired"
 	CodeScanFailed    = "verify.scan-failed"
+	CodeAllowed       = "verify.allowed" // a gate failed, and the run went on
 	CodeNotFound      = "verify.image-not-found"
 )
 
@@ -40,6 +41,11 @@ type Policy struct {
 	Attestations []string      // required types: sbom, provenance, scan
 	ScanMaxAge   time.Duration // of the latest attested scan; 0 for no limit
 	RequireLog   bool          // signatures by keys must be in the transparency log, too
+	// Allow lists the gates that may have failed in the run that made the image,
+	// according to its provenance: lint, test, scan, license. It counts only if
+	// provenance is required. With scan, an attested scan may have failed, or be
+	// missing.
+	Allow []string
 }
 
 // VerifyOptions is the input of [Verify].
@@ -100,6 +106,7 @@ type Attestation struct {
 	Signature
 	Time    time.Time `json:"time,omitzero"`     // according to the predicate
 	Verdict string    `json:"verdict,omitempty"` // of a scan
+	Allowed []string  `json:"allowed,omitempty"` // of a provenance; see [AllowedOf]
 
 	Predicate json.RawMessage `json:"-"`
 }

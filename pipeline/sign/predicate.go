@@ -123,6 +123,33 @@ func Provenance(o ProvenanceOptions) (json.RawMessage, error) {
 	return data, nil
 }
 
+// AllowedParameter is the external parameter of a provenance that lists the gates that
+// failed although the image was made.
+const AllowedParameter = "allowed"
+
+// AllowedOf returns the gates that, according to a provenance, failed in the run that made
+// the image, because it allowed that. It is empty for the provenance of other programs. If
+// the list cannot be read, AllowedOf returns a gate that no policy allows.
+func AllowedOf(predicate []byte) []string {
+	var p struct {
+		BuildDefinition struct {
+			ExternalParameters map[string]json.RawMessage `json:"externalParameters"`
+		} `json:"buildDefinition"`
+	}
+	if json.Unmarshal(predicate, &p) != nil {
+		return []string{"unknown"}
+	}
+	text, ok := p.BuildDefinition.ExternalParameters[AllowedParameter]
+	if !ok {
+		return nil
+	}
+	var gates []string
+	if json.Unmarshal(text, &gates) != nil {
+		return []string{"unknown"}
+	}
+	return gates
+}
+
 // instant returns t in whole seconds of UTC, or nil if t is zero.
 func instant(t time.Time) *time.Time {
 	if t.IsZero() {

@@ -173,27 +173,62 @@ func (p *policy) verify(ctx context.Context, st *store, sub sign.Subject, o sign
 		r.Attestations = append(r.Attestations, a)
 	}
 	for _, want := range o.Policy.Attestations {
-		var newest *sign.Attestation
-		for i, a := range r.Attestations {
-			if a.Type == want && (newest == nil || a.Time.After(newest.Time)) {
-				newest = &r.Attestations[i]
-			}
-		}
+		newest := newestOf(r.Attestations, want)
 		switch {
-		case newest != nil && want == sign.TypeScan:
+		case newest == nil && want == sign.TypeScan && allows(o.Policy, r.Attestations):
+		case newest == nil && rejections[want] != nil:
+			fail(rejections[want])
+		case newest == nil && rejections[""] != nil:
+			fail(rejections[""])
+		case newest == nil:
+			fail(reject(sign.CodeMissing, "has no attestation of type %s", want))
+		case want == sign.TypeScan:
 			if rejected := checkScan(*newest, o, &r); rejected != nil {
 				fail(rejected)
 			}
-		case newest != nil:
-		case rejections[want] != nil:
-			fail(rejections[want])
-		case rejections[""] != nil:
-			fail(rejections[""])
-		default:
-			fail(reject(sign.CodeMissing, "has no attestation of type %s", want))
+		case want == sign.TypeProvenance:
+			if rejected := checkAllowed(r.Attestations, o.Policy); rejected != nil {
+				fail(rejected)
+			}
 		}
 	}
 	return r, nil
+}
+
+// newestOf returns the newest attestation of a type, or nil if there is none.
+func newestOf(all []sign.Attestation, want string) (newest *sign.Attestation) {
+	for i, a := range all {
+		if a.Type == want && (newest == nil || a.Time.After(newest.Time)) {
+			newest = &all[i]
+		}
+	}
+	return newest
+}
+
+// checkAllowed checks that the policy allows the gates that failed when the image was
+// made. If several trusted runs have made the same image, one of them is enough, because
+// the gates judge what the image is made of.
+func checkAllowed(all []sign.Attestation, p sign.Policy) *rejection {
+	var refused []string
+	for _, a := range all {
+		if a.Type != sign.TypeProvenance {
+			continue
+		}
+		more := slices.DeleteFunc(slices.Clone(a.Allowed), func(gate string) bool { return slices.Contains(p.Allow, gate) })
+		if len(more) == 0 {
+			return nil
+		}
+		refused = more
+	}
+	return reject(sign.CodeAllowed, "was made although these gates failed, which its provenance says and the policy does not allow: %s", sanitize(strings.Join(refused, ", ")))
+}
+
+// allows reports whether the policy accepts an image without an attested scan, because a
+// scan without a result was allowed when the image was made.
+func allows(p sign.Policy, all []sign.Attestation) bool {
+	return slices.Contains(p.Allow, sign.TypeScan) && slices.ContainsFunc(all, func(a sign.Attestation) bool {
+		return a.Type == sign.TypeProvenance && slices.Contains(a.Allowed, sign.TypeScan)
+	})
 }
 
 // clockSkew is the accepted difference between two clocks.
@@ -201,7 +236,7 @@ const clockSkew = 10 * time.Minute
 
 // checkScan checks the verdict and the age of the newest attested scan.
 func checkScan(a sign.Attestation, o sign.VerifyOptions, r *sign.Verified) *rejection {
-	if a.Verdict != "" && a.Verdict != sign.ScanPassed {
+	if a.Verdict != "" && a.Verdict != sign.ScanPassed && !slices.Contains(o.Policy.Allow, sign.TypeScan) {
 		return reject(sign.CodeScanFailed, "has an attested scan of %s that did not pass: %.40q", a.Time.Format(time.RFC3339), a.Verdict)
 	}
 	age := o.Now.Sub(a.Time)
@@ -286,8 +321,11 @@ func (p *policy) attestation(ctx context.Context, c candidate, d name.Digest) (s
 		return a, reject(sign.CodeForeign, "has the %s of another image", label)
 	}
 	a.Time = sign.TimeOf(st.PredicateType, st.Predicate)
-	if a.Type == sign.TypeScan {
+	switch a.Type {
+	case sign.TypeScan:
 		a.Verdict = sign.VerdictOf(st.Predicate)
+	case sign.TypeProvenance:
+		a.Allowed = sign.AllowedOf(st.Predicate)
 	}
 	return a, nil
 }

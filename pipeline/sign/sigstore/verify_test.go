@@ -85,7 +85,7 @@ func TestVerifyRejections(t *testing.T) {
 	ours, theirs := keyPair(t, "ours"), keyPair(t, "theirs")
 	cases := slices.Concat(
 		[]verifyCase{{name: "valid", prepare: func(t *testing.T, i testImage) { i.complete(t) }}},
-		signerCases(ours, theirs), damagedSignatureCases(ours), registryCases(), attestationCases(theirs), scanCases(),
+		signerCases(ours, theirs), damagedSignatureCases(ours), registryCases(), attestationCases(theirs), scanCases(), allowedCases(),
 	)
 	for _, tt := range cases {
 		for backend, handler := range registries() {
