@@ -19,6 +19,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/deploy"
 	"github.com/slipway-ci/slipway/pipeline/display"
+	"github.com/slipway-ci/slipway/pipeline/sandbox"
 	"github.com/slipway-ci/slipway/pipeline/scan"
 	"github.com/slipway-ci/slipway/pipeline/sign"
 	"github.com/slipway-ci/slipway/pipeline/trace"
@@ -44,6 +45,9 @@ type Program struct {
 // Main runs the program with the arguments of the process and exits. SIGINT and SIGTERM
 // cancel the run.
 func (p Program) Main() {
+	if len(os.Args) > 1 && os.Args[1] == sandbox.Argument {
+		os.Exit(sandbox.Enter(os.Args[2:]))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	go func() {
 		<-ctx.Done()

@@ -17,6 +17,7 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/deploy/cluster"
 	"github.com/slipway-ci/slipway/pipeline/fault"
+	"github.com/slipway-ci/slipway/pipeline/sandbox"
 	"github.com/slipway-ci/slipway/pipeline/scan"
 	"github.com/slipway-ci/slipway/pipeline/scan/trivy"
 	"github.com/slipway-ci/slipway/pipeline/ship"
@@ -28,6 +29,9 @@ import (
 // tested only in a separate process. The value 1 selects the complete program, and core
 // that of slipway-core.
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == sandbox.Argument {
+		os.Exit(sandbox.Enter(os.Args[2:]))
+	}
 	switch os.Getenv("SLIPWAY_TEST_AS_PROGRAM") {
 	case "1":
 		Program{Scanner: func(dir cache.Dir) scan.Scanner { return trivy.New(dir) }, Signer: sigstore.Tool{}, Deployer: cluster.Tool{}}.Main()

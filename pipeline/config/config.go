@@ -86,6 +86,7 @@ type Test struct {
 	Timeout       Duration          `json:"timeout,omitzero" yaml:"timeout" jsonschema_description:"The time that the tests of one package may take."`
 	Services      []string          `json:"services,omitzero" yaml:"services" jsonschema:"uniqueItems=true,enum=postgres,enum=redis" jsonschema_description:"The servers that the tests need. postgres sets DATABASE_URL and redis sets REDIS_URL."`
 	Env           map[string]string `json:"env,omitzero" yaml:"env" jsonschema_description:"The environment variables of the tests. Never put secrets here."`
+	PassEnv       []string          `json:"passEnv,omitzero" yaml:"passEnv" jsonschema:"uniqueItems=true" jsonschema_description:"The variables of the environment that tests and linters see in addition to the usual ones, such as LANG, LD_LIBRARY_PATH and everything that begins with GO or TEST_. Patterns such as ORDERS_* are possible. Slipway's own variables and the secrets that slipway.yaml names are never passed."`
 }
 
 // Scan configures the gate for vulnerabilities, secrets and misconfiguration.

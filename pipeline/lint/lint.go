@@ -42,11 +42,12 @@ type Options struct {
 	// configuration in the home folder is not read, because the result would
 	// differ between machines.
 	Settings  config.Lint
-	CacheDir  string   // slipway's cache folder, for golangci-lint and its results
-	Reports   string   // folder for lint.txt, lint.json and lint.sarif; no reports if empty
-	Prefix    string   // path of Dir in the repository, prepended to the path of every file
-	Env       []string // additional environment variables, NAME=value
-	BuildTags []string // build tags
+	CacheDir  string         // slipway's cache folder, for golangci-lint and its results
+	Reports   string         // folder for lint.txt, lint.json and lint.sarif; no reports if empty
+	Pass      toolchain.Pass // which variables of slipway's environment golangci-lint sees
+	Prefix    string         // path of Dir in the repository, prepended to the path of every file
+	Env       []string       // additional environment variables, NAME=value
+	BuildTags []string       // build tags
 	// Changes is a patch with paths relative to Dir. If it is not nil, only findings in
 	// lines that it adds or changes count, and compiler errors.
 	Changes []byte
@@ -182,7 +183,7 @@ func analyse(ctx context.Context, o Options, program, config, out string) (text 
 	cmd.Dir = o.Dir
 	// The go commands that golangci-lint runs cannot remove their temporary folders
 	// if they are killed, so these folders are created in out, which Run removes.
-	cmd.Env = o.Go.TestEnv(append([]string{"GOLANGCI_LINT_CACHE=" + filepath.Join(o.CacheDir, "golangci-lint"), "TMPDIR=" + out}, o.Env...)...)
+	cmd.Env = o.Go.TestEnv(o.Pass, append([]string{"GOLANGCI_LINT_CACHE=" + filepath.Join(o.CacheDir, "golangci-lint"), "TMPDIR=" + out, "HOME=" + out}, o.Env...)...)
 	stdout := &lines{each: func(line string) {
 		line = o.shorten(line)
 		text = append(append(text, line...), '\n')

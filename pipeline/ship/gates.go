@@ -45,7 +45,7 @@ func (p *run) lint(ctx context.Context) (graph.Outcome, error) {
 	}
 	r, err := lint.Run(ctx, lint.Options{
 		Root: p.Root, Dir: p.source.Dir, Go: p.toolchain, Settings: p.Config.Lint, CacheDir: string(p.Cache),
-		Reports: p.Reports, Prefix: p.prefix(), BuildTags: p.Config.App.Tags, Env: toolchain.Environ(p.Config.App.Env), Changes: changes,
+		Reports: p.Reports, Prefix: p.prefix(), BuildTags: p.Config.App.Tags, Env: toolchain.Environ(p.Config.App.Env), Changes: changes, Pass: p.pass(),
 	})
 	p.report.Lint = &r
 	if err != nil {
@@ -108,7 +108,8 @@ func (p *run) test(ctx context.Context) (graph.Outcome, error) {
 	// A test can read any variable, so the verdict counts only for the same environment.
 	// With another one, the go command still uses the results of the tests that do not
 	// read what differs.
-	environment := sha256.Sum256([]byte(strings.Join(p.toolchain.TestInputs(), "\x00")))
+	pass := p.pass()
+	environment := sha256.Sum256([]byte(strings.Join(p.toolchain.TestInputs(pass), "\x00")))
 	key, err := p.verdictKey("test", p.Config.Test, []any{given, hex.EncodeToString(environment[:])})
 	if err != nil {
 		return graph.Outcome{}, err
@@ -120,7 +121,7 @@ func (p *run) test(ctx context.Context) (graph.Outcome, error) {
 	}
 	r, err := test.Run(ctx, test.Options{
 		Dir: p.source.Dir, Go: p.toolchain, Settings: p.Config.Test, Env: toolchain.Environ(p.Config.App.Env),
-		BuildTags: p.Config.App.Tags, Reports: p.Reports, Prefix: p.prefix(), Force: p.Force,
+		BuildTags: p.Config.App.Tags, Reports: p.Reports, Prefix: p.prefix(), Force: p.Force, Pass: pass, Isolation: p.isolation(),
 	})
 	p.report.Test = &r
 	if err != nil {

@@ -75,6 +75,8 @@ type Options struct {
 	Signer   sign.Tool    // nil in a program that cannot sign
 	Deployer deploy.Tool  // nil in a program that cannot deploy
 	Program  string       // version of slipway; verdicts of other versions are not reused
+	// Executable is the path of this program, which enters the sandbox of the tests.
+	Executable string
 
 	Cache   cache.Dir
 	Reports string // folder for reports; default: .slipway/reports in Root

@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -29,7 +28,7 @@ func (s *Source) Fingerprint(ctx context.Context) (string, error) {
 	var entries []*entry
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
-	for _, dir := range outermost(slices.Concat(s.scope, s.linked)) {
+	for _, dir := range s.Scope() {
 		if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 			entries = append(entries, &entry{dir, "missing"})
 			continue

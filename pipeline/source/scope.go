@@ -174,3 +174,7 @@ func (s *Source) Exclusion(file string) string {
 	}
 	return s.shown(file) + " by " + s.rules.Reason(file)
 }
+
+// Scope returns the folders and files that the app is built from, and those that links in
+// them point to, without those that are below another one.
+func (s *Source) Scope() []string { return outermost(slices.Concat(s.scope, s.linked)) }

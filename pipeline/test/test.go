@@ -43,6 +43,11 @@ type Options struct {
 	BuildTags []string // build tags
 	Args      []string // additional arguments of go test, before the packages
 	Force     bool     // run all tests, even if the go command has cached their results
+	// Pass says which variables of slipway's environment the tests see.
+	Pass toolchain.Pass
+	// Isolation runs the tests in a sandbox. If it is nil, they run in Dir, with all
+	// rights of the user.
+	Isolation *Isolation
 	// Reports is the folder for junit.xml, cobertura.xml, coverage.out and
 	// test.json. If it is empty, no reports are written.
 	Reports string
@@ -122,13 +127,17 @@ func Run(ctx context.Context, o Options) (_ Result, err error) {
 		return empty, fmt.Errorf("creating a temporary folder for the tests: %w", err)
 	}
 	defer os.RemoveAll(tmp)
-	// A go command that is killed cannot remove its temporary folders, so they are
-	// created in tmp.
-	env = slices.Concat(env, services.Env(), []string{"GOTMPDIR=" + tmp})
+	at, err := o.place(ctx, tmp)
+	if err != nil {
+		return empty, err
+	}
+	defer at.free()
+	// What the user has configured for the tests prevails.
+	env = slices.Concat(at.env, env, services.Env())
 
-	profile := filepath.Join(tmp, "coverage.out")
+	profile := filepath.Join(at.run, "coverage.out")
 	w := newWatcher(ctx, o)
-	testErr := o.goTest(ctx, env, profile, filepath.Join(tmp, "test.json"), w)
+	testErr := o.goTest(ctx, at, env, profile, tmp, w)
 	services.Stop()
 	if ctx.Err() != nil {
 		return empty, fmt.Errorf("testing %s: %w", o.Dir, ctx.Err())
@@ -195,10 +204,10 @@ func (o Options) check(ctx context.Context, r Result, w *watcher, testErr error)
 // overtime; the go command itself would wait for another minute.
 const overtime = 5 * time.Second
 
-// goTest runs go test. It passes the events to w and writes them, unchanged, to the
-// file named by events.
-func (o Options) goTest(ctx context.Context, env []string, profile, events string, w *watcher) error {
-	file, err := os.Create(events)
+// goTest runs go test. It passes the events to w and writes them to the file test.json in
+// tmp, where the tests cannot write.
+func (o Options) goTest(ctx context.Context, at place, env []string, profile, tmp string, w *watcher) error {
+	file, err := os.Create(filepath.Join(tmp, "test.json"))
 	if err != nil {
 		return fmt.Errorf("creating a file for the test events: %w", err)
 	}
@@ -219,15 +228,18 @@ func (o Options) goTest(ctx context.Context, env []string, profile, events strin
 	if len(o.BuildTags) > 0 {
 		args = append(args, "-tags="+strings.Join(o.BuildTags, ","))
 	}
-	cmd := toolchain.Command(ctx, o.Go.Program, slices.Concat(args, o.Args, o.Settings.Packages)...)
-	cmd.Dir = o.Dir
-	cmd.Env = o.Go.TestEnv(env...)
+	cmd, err := at.command(ctx, tmp, o.Go.TestEnv(o.Pass, env...), o.Go.Program, slices.Concat(args, o.Args, o.Settings.Packages)...)
+	if err != nil {
+		return err
+	}
 	// With these pipes instead of StdoutPipe, Wait stops waiting for the output after
 	// WaitDelay, in case a test left a process that has inherited the pipe.
 	outR, outW := io.Pipe()
 	errR, errW := io.Pipe()
 	stdout, stderr := &lineSplitter{w: outW}, &lineSplitter{w: errW}
-	cmd.Stdout, cmd.Stderr = io.MultiWriter(file, stdout), stderr
+	events := &renamer{w: io.MultiWriter(file, stdout), from: []byte(at.top), to: []byte(at.from)}
+	messages := &renamer{w: stderr, from: []byte(at.top), to: []byte(at.from)}
+	cmd.Stdout, cmd.Stderr = events, messages
 	progress.Statusf(ctx, "compiling tests")
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("running go test: %w", err)
@@ -249,8 +261,9 @@ func (o Options) goTest(ctx context.Context, env []string, profile, events strin
 		scanned <- err
 	}()
 	err = cmd.Wait()
-	kill()                              // a cancelled go test has ended, but a test that ignores signals has not
-	_, _ = stdout.Write(w.stopTimers()) // fails only if nobody reads the events
+	kill()                                            // a cancelled go test has ended, but a test that ignores signals has not
+	_ = errors.Join(events.flush(), messages.flush()) // these fail only if nobody reads the events
+	_, _ = stdout.Write(w.stopTimers())
 	outW.CloseWithError(stdout.Close())
 	errW.CloseWithError(stderr.Close())
 	if serr := <-scanned; serr != nil {

@@ -95,14 +95,3 @@ func changesBuild(name string) bool {
 	}
 	return strings.HasPrefix(name, "GO") && name == strings.ToUpper(name) && !strings.HasPrefix(name, "GOOGLE")
 }
-
-// isSecret reports whether a variable holds a credential with which slipway
-// signs or pushes.
-func isSecret(name string) bool {
-	switch name {
-	case "SLIPWAY_KEY_PASSWORD", "COSIGN_PASSWORD", "SLIPWAY_REGISTRY_PASSWORD",
-		"SIGSTORE_ID_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_TOKEN", "SIGNING_KEY", "SIGNING_PASSWORD":
-		return true
-	}
-	return false
-}

@@ -40,45 +40,60 @@ func variables(env []string) map[string]string {
 	return all
 }
 
-// TestEnvironment: tests see everything except the go command's settings, what selects a
-// git repository, and secrets. A build sees nothing that could change it.
+// TestEnvironment: tests see what describes the system, what begins with GO, what they are
+// configured to see, and no secrets. A build sees nothing that could change it.
 func TestEnvironment(t *testing.T) {
-	both, onlyTests := []string{"GODEBUG", "HOME_OF_X", "GOOGLE_CLOUD_PROJECT", "GOMAXPROCS"}, []string{
+	pass := Pass{Names: []string{"ORDERS_*", "GITHUB_TOKEN", "COSIGN_PASSWORD", "SLIPWAY_PULL_PASSWORD"}, Secrets: []string{"ORDERS_DATABASE_PASSWORD", "RELEASE_KEY"}}
+	both := []string{"GOMAXPROCS", "GOOGLE_CLOUD_PROJECT", "LC_ALL", "NO_PROXY"}
+	onlyTests := []string{
 		"GORM_DIALECT", "GOTENBERG_URL", "GO_TEST_ENV", "GOLD", "LD_LIBRARY_PATH", "PKG_CONFIG_PATH", "LIBRARY_PATH", "CPATH", "CFLAGS", "SOURCE_DATE_EPOCH",
 	}
 	neither := []string{"GOAMD64", "GO111MODULE", "CGO_CFLAGS", "CC", "GIT_DIR", "GIT_WORK_TREE", "COSIGN_PASSWORD", "SIGSTORE_ID_TOKEN"}
-	for _, name := range slices.Concat(both, onlyTests, neither) {
+	onlyBuilds := []string{"HOME_OF_X"}
+	never := []string{
+		"SLIPWAY_PULL_PASSWORD", "SLIPWAY_KEY_PASSWORD", "SLIPWAY_CACHE", "ORDERS_DATABASE_PASSWORD", "RELEASE_KEY", "CI_JOB_TOKEN", "KUBECONFIG_TEXT",
+		"GOOGLE_APPLICATION_CREDENTIALS", "GO_REGISTRY_TOKEN", "GITHUB_ENV", "GITHUB_OUTPUT", "AWS_ACCESS_KEY_ID", "REGISTRY_PASSWORD", "SSH_AUTH_SOCK",
+	}
+	passed := []string{"ORDERS_DIALECT", "GITHUB_TOKEN"}
+	for _, name := range slices.Concat(both, onlyTests, neither, onlyBuilds, never, passed) {
 		t.Setenv(name, "planted")
 	}
-	t.Setenv("GODEBUG", "madvdontneed=1")
-	t.Setenv("GOFLAGS", "-mod=mod")
-	t.Setenv("GOEXPERIMENT", "")
-	t.Setenv("GOAMD64", "v3")
-	t.Setenv("GO111MODULE", "on")
+	for name, value := range map[string]string{"GOFLAGS": "-mod=mod", "GOEXPERIMENT": "", "GOAMD64": "v3", "GO111MODULE": "on"} {
+		t.Setenv(name, value)
+	}
 	g, err := Find(t.Context(), ".", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	build, test := variables(g.Env("EXTRA=1")), variables(g.TestEnv("EXTRA=1"))
-	for _, name := range both {
-		if build[name] != os.Getenv(name) || test[name] != os.Getenv(name) {
-			t.Errorf("%s: build %q, test %q", name, build[name], test[name])
+	build, test := variables(g.Env("EXTRA=1")), variables(g.TestEnv(pass, "EXTRA=1"))
+	for _, tt := range []struct {
+		names       []string
+		build, test bool
+	}{
+		{both, true, true},
+		{onlyTests, false, true},
+		{passed, true, true},
+		{neither, false, false},
+		{onlyBuilds, true, false},
+	} {
+		for _, name := range tt.names {
+			if (build[name] != "") != tt.build || (test[name] != "") != tt.test {
+				t.Errorf("%s: build %q, test %q", name, build[name], test[name])
+			}
 		}
 	}
-	for _, name := range onlyTests {
-		if build[name] != "" || test[name] != "planted" {
-			t.Errorf("%s: build %q, test %q", name, build[name], test[name])
-		}
-	}
-	for _, name := range neither {
-		if build[name] != "" || test[name] != "" {
-			t.Errorf("%s: build %q, test %q", name, build[name], test[name])
+	for _, name := range never {
+		if test[name] != "" {
+			t.Errorf("tests see %s", name)
 		}
 	}
 	for _, env := range []map[string]string{build, test} {
 		if env["GOFLAGS"] != "-trimpath" || env["GOENV"] != "off" || env["GOTOOLCHAIN"] != "local" || env["EXTRA"] != "1" || env["GOWORK"] == "" {
 			t.Errorf("settings: %v", env)
 		}
+	}
+	if got := g.Withheld(pass); !slices.Contains(got, "HOME_OF_X") || slices.Contains(got, "LC_ALL") || slices.Contains(got, "RELEASE_KEY") || slices.Contains(got, "SLIPWAY_CACHE") {
+		t.Errorf("withheld: %v", got)
 	}
 }
 
@@ -105,8 +120,25 @@ func TestUnknownSettings(t *testing.T) {
 	}
 }
 
-// TestTestInputs: a variable that a test could read makes a difference, and one that
-// differs between two shells does not.
+// TestProxyWithPassword: tests do not see the credentials of a module proxy.
+func TestProxyWithPassword(t *testing.T) {
+	for proxy, want := range map[string]string{"https://me:top@proxy.example.com": "off", "https://proxy.example.com": "https://proxy.example.com"} {
+		t.Setenv("GOPROXY", proxy)
+		g, err := Find(t.Context(), ".", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := variables(g.TestEnv(Pass{}))["GOPROXY"]; got != want {
+			t.Errorf("GOPROXY=%s, want %s", got, want)
+		}
+		if got := variables(g.Env())["GOPROXY"]; got != proxy {
+			t.Errorf("a build has GOPROXY=%s, want %s", got, proxy)
+		}
+	}
+}
+
+// TestTestInputs: a variable that a test can read makes a difference. One that differs
+// between two shells, or that tests do not see, makes none.
 func TestTestInputs(t *testing.T) {
 	inputs := func(name, value string) string {
 		t.Setenv(name, value)
@@ -114,9 +146,9 @@ func TestTestInputs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return strings.Join(g.TestInputs(), "\n")
+		return strings.Join(g.TestInputs(Pass{Names: []string{"DATABASE_*", "SHLVL"}}), "\n")
 	}
-	for name, same := range map[string]bool{"DATABASE_HOST": false, "GORM_DIALECT": false, "SHLVL": true, "TMUX_PANE": true, "GOAMD64": true} {
+	for name, same := range map[string]bool{"DATABASE_HOST": false, "GORM_DIALECT": false, "SHLVL": true, "OTHER": true, "GOAMD64": true} {
 		if got := inputs(name, "v1") == inputs(name, "v2"); got != same {
 			t.Errorf("%s: the same is %v, want %v", name, got, same)
 		}

@@ -42,7 +42,8 @@ type Go struct {
 	// the user selects another workspace than the one that the go command finds.
 	WorkspaceSet bool
 
-	build, test []string // environments
+	build    []string // environment of builds
+	settings []string // settings of the go command, with PATH
 }
 
 // WorkspaceOff is the value of GOWORK for which the go command uses no workspace.
@@ -109,7 +110,7 @@ func Find(ctx context.Context, dir, pin string, env ...string) (*Go, error) {
 	// settings file. Every build of slipway uses -trimpath.
 	settings = append(settings, "GOENV=off", "GOTOOLCHAIN=local", "GOFLAGS=-trimpath", "GOROOT="+g.Root,
 		"PATH="+filepath.Join(g.Root, "bin")+string(os.PathListSeparator)+os.Getenv("PATH"), "GOWORK="+g.Workspace)
-	g.build, g.test = append(environ(changesBuild), settings...), append(environ(isSetting), settings...)
+	g.build, g.settings = append(environ(changesBuild), settings...), settings
 	return g, nil
 }
 
@@ -170,7 +171,7 @@ func (g *Go) WithWorkspace(file string) *Go {
 	other := *g
 	other.Workspace = file
 	other.build = append(slices.Clone(g.build), "GOWORK="+file)
-	other.test = append(slices.Clone(g.test), "GOWORK="+file)
+	other.settings = append(slices.Clone(g.settings), "GOWORK="+file)
 	return &other
 }
 
@@ -179,25 +180,6 @@ func (g *Go) WithWorkspace(file string) *Go {
 // toolchain, then extra. Entries have the form NAME=value, and later ones override
 // earlier ones.
 func (g *Go) Env(extra ...string) []string { return slices.Concat(g.build, extra) }
-
-// TestEnv is like [Go.Env], for programs that do not make what is released: it has all
-// variables of slipway's environment, except secrets, the go command's own settings, and
-// variables with which git selects a repository.
-func (g *Go) TestEnv(extra ...string) []string { return slices.Concat(g.test, extra) }
-
-// TestInputs returns those variables of [Go.TestEnv] that can make a difference for a
-// test, sorted. Those that describe the shell or the terminal in which slipway runs are
-// left out.
-func (g *Go) TestInputs() []string {
-	return slices.Sorted(func(yield func(string) bool) {
-		for _, kv := range g.test {
-			name, _, _ := strings.Cut(kv, "=")
-			if !describesShell(name) && !yield(kv) {
-				return
-			}
-		}
-	})
-}
 
 // ZoneInfo returns the path of this toolchain's time zone database, which is the
 // pinned source of the zone data in an image.
