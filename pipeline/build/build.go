@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -21,7 +22,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -154,6 +154,10 @@ func (c *compiler) compile(ctx context.Context) (Binary, bool, error) {
 		return Binary{}, false, err
 	}
 	out := c.Cache.Path(slot, c.Source.Name)
+	sum, err := c.kept(slot, out)
+	if err != nil {
+		return Binary{}, false, fmt.Errorf("checking the program for %s of an earlier run: %w", c.platform, err)
+	}
 	before, _ := os.Stat(out) // fails if the program has not been built before
 	if err := c.build(ctx, env, out); err != nil {
 		return Binary{}, false, err
@@ -170,10 +174,17 @@ func (c *compiler) compile(ctx context.Context) (Binary, bool, error) {
 	if err := linkOrCopy(out, b.Path); err != nil {
 		return Binary{}, false, fmt.Errorf("linking the program for %s into the folder of the run: %w", c.platform, err)
 	}
-	if b.SHA256, err = c.sum(slot, b.Path, after); err != nil {
-		return Binary{}, false, fmt.Errorf("hashing the program for %s: %w", c.platform, err)
+	linked := before == nil || !os.SameFile(before, after)
+	if linked { // the go command replaces a program by a new file
+		if sum, err = hashFile(b.Path); err == nil {
+			err = c.Cache.Store(sum, slot, sumFile)
+		}
+		if err != nil {
+			return Binary{}, false, fmt.Errorf("hashing the program for %s: %w", c.platform, err)
+		}
 	}
-	return b, before == nil || !os.SameFile(before, after), nil
+	b.SHA256 = sum
+	return b, linked, nil
 }
 
 // linkOrCopy creates a hard link to a file, or a copy if that fails.
@@ -184,30 +195,34 @@ func linkOrCopy(from, to string) error {
 	return nil
 }
 
-// summed is the cached hash of a program. It is valid as long as the file is the
-// same, because the go command never writes to an existing program, but replaces
-// it with a new file.
-type summed struct {
-	Inode  uint64
-	Size   int64
-	Time   int64
-	SHA256 string
-}
+// sumFile is the entry of a slot with the SHA-256 of the program that is kept there.
+const sumFile = "sum.json"
 
-// sum returns the SHA-256 hash of the program at path. It uses the cached hash of
-// the slot if the file is the same.
-func (c *compiler) sum(slot, path string, fi os.FileInfo) (string, error) {
-	now := summed{Size: fi.Size(), Time: fi.ModTime().UnixNano()}
-	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
-		now.Inode = st.Ino
+// kept returns the hash of the program that an earlier run has left at path, or "" if there
+// is none. A program that is not what that run left is removed: the go command would
+// believe that it is up to date because of an identifier in the program itself.
+func (c *compiler) kept(slot, path string) (string, error) {
+	fi, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
 	}
-	var before summed
-	if c.Cache.Load(&before, slot, "sum.json") {
-		now.SHA256 = before.SHA256
-		if now == before && now.Inode != 0 {
-			return before.SHA256, nil
+	if err != nil {
+		return "", err
+	}
+	var before, now string
+	if c.Cache.Load(&before, slot, sumFile) && fi.Mode().IsRegular() {
+		if now, err = hashFile(path); err != nil {
+			return "", err
 		}
 	}
+	if now == "" || now != before {
+		return "", os.RemoveAll(path)
+	}
+	return now, nil
+}
+
+// hashFile returns the SHA-256 of a file in hex.
+func hashFile(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err
@@ -217,8 +232,7 @@ func (c *compiler) sum(slot, path string, fi os.FileInfo) (string, error) {
 	if _, err := io.Copy(h, f); err != nil {
 		return "", err
 	}
-	now.SHA256 = hex.EncodeToString(h.Sum(nil))
-	return now.SHA256, c.Cache.Store(now, slot, "sum.json")
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // copyProgram copies an executable file.

@@ -9,7 +9,6 @@ package cache
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -158,15 +157,15 @@ func (r *Run) Close() error {
 }
 
 // Load reads a JSON entry into v, which must be a pointer to a zero value, and
-// marks the entry as used. If the entry is missing or damaged, Load leaves v at
-// its zero value and returns false.
+// marks the entry as used. If the entry is missing or damaged, or was not written by
+// Store on this machine, Load leaves v at its zero value and returns false.
 func (d Dir) Load(v any, names ...string) bool {
 	path := d.Path(names...)
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return false
 	}
-	if err := json.Unmarshal(data, v); err != nil {
+	if !decode(filepath.Join(names...), data, v) {
 		reflect.ValueOf(v).Elem().SetZero() // the fields before the damage have been set
 		return false
 	}
@@ -174,11 +173,15 @@ func (d Dir) Load(v any, names ...string) bool {
 	return true
 }
 
-// Store writes v as a JSON entry, atomically.
+// Store writes v as a JSON entry, atomically, with a seal of this machine. On a machine
+// without a home folder that can be written, nothing is kept, and that is no error.
 func (d Dir) Store(v any, names ...string) error {
-	data, err := json.Marshal(v)
+	data, err := encode(filepath.Join(names...), v)
+	if errors.Is(err, errNoKey) {
+		return nil
+	}
 	if err != nil {
-		return fmt.Errorf("encoding a cache entry: %w", err)
+		return err
 	}
 	if _, err := d.Make(filepath.Dir(filepath.Join(names...))); err != nil {
 		return err

@@ -228,7 +228,102 @@ func TestConcurrentRuns(t *testing.T) {
 	}
 }
 
+// home sets an empty home folder, in which the key of the cache is.
+func home(t *testing.T) {
+	t.Helper()
+	t.Setenv("HOME", t.TempDir())
+	t.Setenv("XDG_STATE_HOME", "")
+}
+
+// TestPlantedEntries: an entry counts only if it was written on this machine, under the
+// same name.
+func TestPlantedEntries(t *testing.T) {
+	home(t)
+	dir := cache.Dir(t.TempDir())
+	const good, other = "good", "other"
+	for name, value := range map[string]string{"a.json": good, "b.json": other} {
+		if err := dir.Store(value, "verdicts", name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	entry, err := os.ReadFile(dir.Path("verdicts", "a.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	another, err := os.ReadFile(dir.Path("verdicts", "b.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	loads := func() bool {
+		var v string
+		return dir.Load(&v, "verdicts", "a.json")
+	}
+	for name, planted := range map[string]string{
+		"plain":           `"other"`,
+		"no seal":         `{"value":"other"}`,
+		"changed value":   strings.Replace(string(entry), good, "evil", 1),
+		"another entry":   string(another),
+		"seal of another": strings.Replace(string(another), other, good, 1),
+	} {
+		if err := os.WriteFile(dir.Path("verdicts", "a.json"), []byte(planted), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if loads() {
+			t.Errorf("%s: the entry was believed", name)
+		}
+	}
+	if err := os.WriteFile(dir.Path("verdicts", "a.json"), entry, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if !loads() {
+		t.Error("the own entry was not believed")
+	}
+	home(t) // another machine, to which the cache was restored
+	if loads() {
+		t.Error("an entry of another machine was believed")
+	}
+	if err := dir.Store(good, "verdicts", "a.json"); err != nil || !loads() {
+		t.Errorf("a new entry was not believed: %v", err)
+	}
+}
+
+// TestKey: the key is made once, only the user can read it, and it is not in the cache.
+func TestKey(t *testing.T) {
+	home(t)
+	dir := cache.Dir(t.TempDir())
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			name := strconv.Itoa(i) + ".json"
+			var got int
+			if err := dir.Store(i, name); err != nil || !dir.Load(&got, name) || got != i {
+				t.Errorf("entry %d: got %d, %v", i, got, err)
+			}
+		})
+	}
+	wg.Wait()
+	file := filepath.Join(os.Getenv("HOME"), ".local", "state", "slipway", "cache.key")
+	fi, err := os.Stat(file)
+	if err != nil || fi.Mode().Perm() != 0o600 || fi.Size() != 32 {
+		t.Errorf("got %v, %v", fi, err)
+	}
+	if names, err := os.ReadDir(filepath.Dir(file)); err != nil || len(names) != 1 {
+		t.Errorf("got files %v, %v", names, err)
+	}
+	if err := os.WriteFile(file, []byte("short"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, state := range []string{"", filepath.Join(file, "unusable")} { // a damaged key, and no folder for one
+		t.Setenv("XDG_STATE_HOME", state)
+		var got int
+		if err := dir.Store(1, "x.json"); err != nil || dir.Load(&got, "x.json") {
+			t.Errorf("without a key: got %d, %v", got, err)
+		}
+	}
+}
+
 func TestStoreAndLoad(t *testing.T) {
+	home(t)
 	type value struct {
 		A string
 		N []int
@@ -268,6 +363,7 @@ func TestStoreAndLoad(t *testing.T) {
 // A reader sees a complete entry of one of several concurrent writers, never a
 // mixture.
 func TestStoreIsAtomic(t *testing.T) {
+	home(t)
 	dir, wg := cache.Dir(t.TempDir()), sync.WaitGroup{}
 	text := func(i int) []string {
 		return strings.Split(strings.Repeat(strconv.Itoa(i)+",", 5000), ",")
