@@ -164,6 +164,9 @@ func Run(ctx context.Context, o Options) (_ Result, err error) {
 		progress.Line(ctx, result.CoverageLine)
 	}
 	err = o.check(ctx, result, w, testErr)
+	if names := o.Go.Withheld(o.Pass); err != nil && o.Isolation != nil && len(names) > 0 {
+		progress.Warnf(ctx, "the tests did not see these variables: %s (if they need one, name it in test.passEnv)", strings.Join(names, ", "))
+	}
 	if err != nil && reportErr != nil {
 		progress.Warnf(ctx, "the reports are incomplete: %v", reportErr)
 		return result, err
