@@ -32,14 +32,40 @@ func (s *Slipway) pull(reference string) *dagger.Container {
 // base is a container of the Go image.
 func (s *Slipway) base() *dagger.Container { return s.pull(s.images().Go) }
 
-// golang is a container with Go and the caches that all functions share.
-func (s *Slipway) golang() *dagger.Container {
+// volumes are names of cache volumes. What executes an app's code must not share them with
+// what is released, because it could plant something there.
+type volumes struct {
+	modules string // modules of Go
+	builds  string // packages that the go command has compiled
+	cache   string // slipway's cache
+	state   string // the key with which slipway recognises its own entries of the cache
+	tests   string // packages that the go command has compiled for tests
+}
+
+// released are the volumes of everything that makes, scans, signs or deploys an image.
+func released() volumes {
+	return volumes{modules: "go-mod", builds: "go-build", cache: "slipway", state: "slipway-state"}
+}
+
+// checks are the volumes of lint and test, which execute the app's code.
+func checks() volumes {
+	return volumes{modules: "checks-go-mod", builds: "checks-go-build", cache: "checks-slipway", state: "checks-slipway-state", tests: "checks-go-test"}
+}
+
+// tools are the volumes in which slipway itself is compiled. No app's code sees them.
+func tools() volumes { return volumes{modules: "tools-go-mod", builds: "tools-go-build"} }
+
+// golang is a container with Go and its caches.
+func (s *Slipway) golang(v volumes) *dagger.Container {
 	c := s.base().
 		WithEnvVariable("GOMODCACHE", "/go/pkg/mod").
 		WithEnvVariable("GOCACHE", "/root/.cache/go-build").
 		WithEnvVariable("GOTOOLCHAIN", "auto").
-		WithMountedCache("/go/pkg/mod", dag.CacheVolume("go-mod")).
-		WithMountedCache("/root/.cache/go-build", dag.CacheVolume("go-build"))
+		WithMountedCache("/go/pkg/mod", dag.CacheVolume(v.modules)).
+		WithMountedCache("/root/.cache/go-build", dag.CacheVolume(v.builds))
+	if v.tests != "" {
+		c = c.WithMountedCache("/root/.cache/go-build-slipway-test", dag.CacheVolume(v.tests))
+	}
 	if s.GoProxy != "" {
 		c = c.WithEnvVariable("GOPROXY", s.GoProxy)
 	}
@@ -48,42 +74,43 @@ func (s *Slipway) golang() *dagger.Container {
 
 // program adds the slipway program without scanner and signer, and its cache, to a
 // container.
-func (s *Slipway) program(c *dagger.Container) *dagger.Container {
-	return s.with(c, dag.Tools().Core(s.golang()))
+func (s *Slipway) program(c *dagger.Container, v volumes) *dagger.Container {
+	return s.with(c, dag.Tools().Core(s.golang(tools())), v)
 }
 
 // signer adds the slipway program without its scanner, and its cache, to a
 // container.
 func (s *Slipway) signer(c *dagger.Container) *dagger.Container {
-	return s.with(c, dag.Tools().Signer(s.golang()))
+	return s.with(c, dag.Tools().Signer(s.golang(tools())), released())
 }
 
 // deployer adds the slipway program with what deploys but without its scanner, and
 // its cache, to a container.
 func (s *Slipway) deployer(c *dagger.Container) *dagger.Container {
-	return s.with(c, dag.Tools().Deployer(s.golang()))
+	return s.with(c, dag.Tools().Deployer(s.golang(tools())), released())
 }
 
 // scanner adds the whole slipway program and its cache to a container.
 func (s *Slipway) scanner(c *dagger.Container) *dagger.Container {
-	return s.with(c, dag.Tools().Program(s.golang()))
+	return s.with(c, dag.Tools().Program(s.golang(tools())), released())
 }
 
-func (s *Slipway) with(c *dagger.Container, program *dagger.File) *dagger.Container {
+func (s *Slipway) with(c *dagger.Container, program *dagger.File, v volumes) *dagger.Container {
 	if s.Tools != nil {
 		program = s.Tools.File("/usr/local/bin/slipway")
 	}
 	return c.
 		WithEnvVariable("SLIPWAY_CACHE", "/cache").
-		WithMountedCache("/cache", dag.CacheVolume("slipway")).
+		WithMountedCache("/cache", dag.CacheVolume(v.cache)).
+		WithMountedCache("/root/.local/state", dag.CacheVolume(v.state)).
 		WithMountedFile("/usr/local/bin/slipway", program)
 }
 
 // modules is a container with the app's modules downloaded. It depends on go.mod
 // and go.sum files alone, so a changed source does not repeat the download.
-func (s *Slipway) modules(ctx context.Context) (*dagger.Container, error) {
+func (s *Slipway) modules(ctx context.Context, v volumes) (*dagger.Container, error) {
 	pins := s.Checked.Filter(dagger.DirectoryFilterOpts{Include: []string{"**/go.mod", "**/go.sum", "**/go.work", "**/go.work.sum"}})
-	c := s.golang()
+	c := s.golang(v)
 	if s.Netrc != nil {
 		// Slipway itself is compiled without it, or it would be compiled again.
 		c = c.WithMountedSecret(advice.NetrcFile, s.Netrc)
@@ -95,20 +122,24 @@ func (s *Slipway) modules(ctx context.Context) (*dagger.Container, error) {
 	if proxy := variables[proxyVariable]; proxy != nil {
 		c = c.WithSecretVariable(proxyVariable, proxy)
 	}
-	return c.
+	c = c.
 		WithDirectory(advice.SourceDir, pins).
 		WithWorkdir(path.Join(advice.SourceDir, s.App)).
 		// The step that needs a module which cannot be downloaded reports it better.
-		WithExec([]string{"go", "mod", "download"}, dagger.ContainerWithExecOpts{Expect: dagger.ReturnTypeAny}), nil
+		WithExec([]string{"go", "mod", "download"}, dagger.ContainerWithExecOpts{Expect: dagger.ReturnTypeAny})
+	if v == checks() { // the app's code must not see the credentials
+		c = c.WithoutMount(advice.NetrcFile).WithoutSecretVariable(proxyVariable)
+	}
+	return c, nil
 }
 
 // stage is a container in which the program can run a stage on a tree.
-func (s *Slipway) stage(ctx context.Context, tree *dagger.Directory) (*dagger.Container, error) {
-	c, err := s.modules(ctx)
+func (s *Slipway) stage(ctx context.Context, tree *dagger.Directory, v volumes) (*dagger.Container, error) {
+	c, err := s.modules(ctx, v)
 	if err != nil {
 		return nil, err
 	}
-	return s.on(s.program(c), tree), nil
+	return s.on(s.program(c, v), tree), nil
 }
 
 func (s *Slipway) on(c *dagger.Container, tree *dagger.Directory) *dagger.Container {
@@ -157,11 +188,11 @@ func (s *Slipway) revision(ctx context.Context, function string) (stamp, error) 
 			"add --git-dir $(git rev-parse --git-common-dir) after dagger call, " +
 			"or name the commit with with-commit --revision $(git rev-parse HEAD) --epoch $(git log -1 --format=%ct)")
 	}
-	c, err := s.modules(ctx)
+	c, err := s.modules(ctx, released())
 	if err != nil {
 		return stamp{}, err
 	}
-	c = s.versioned(s.program(c))
+	c = s.versioned(s.program(c, released()))
 	if s.Git != nil {
 		c = c.WithExec(append([]string{"sh", "-c", configure, "sh"}, s.folders()...))
 	}

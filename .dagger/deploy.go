@@ -260,7 +260,7 @@ func (s *Slipway) Rollback(
 // deployment is a container that reaches the registry and the cluster of an
 // environment, with the flags for both.
 func (s *Slipway) deployment(ctx context.Context, env string) (*dagger.Container, []string, error) {
-	c, err := s.modules(ctx) // the program asks the go command what the source is
+	c, err := s.modules(ctx, released()) // the program asks the go command what the source is
 	if err != nil {
 		return nil, nil, err
 	}

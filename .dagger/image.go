@@ -227,7 +227,7 @@ func (s *Slipway) build(ctx context.Context, r request) (*dagger.Container, erro
 
 // prepare returns a container and the call of the program that builds in it.
 func (s *Slipway) prepare(ctx context.Context, command string, r request) (*dagger.Container, []string, error) {
-	c, err := s.stage(ctx, s.Built)
+	c, err := s.stage(ctx, s.Built, released())
 	if err != nil {
 		return nil, nil, err
 	}

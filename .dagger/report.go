@@ -95,7 +95,7 @@ func (s *Slipway) Lint(ctx context.Context) (*Report, error) { return s.lint(ctx
 
 // lint, test, license and scan run a gate for the function that was called.
 func (s *Slipway) lint(ctx context.Context, function string) (*Report, error) {
-	c, err := s.stage(ctx, s.Checked)
+	c, err := s.stage(ctx, s.Checked, checks())
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +117,7 @@ func (s *Slipway) lint(ctx context.Context, function string) (*Report, error) {
 func (s *Slipway) Test(ctx context.Context) (*Report, error) { return s.test(ctx, "test") }
 
 func (s *Slipway) test(ctx context.Context, function string) (*Report, error) {
-	c, err := s.stage(ctx, s.Checked)
+	c, err := s.stage(ctx, s.Checked, checks())
 	if err != nil {
 		return nil, err
 	}

@@ -30,7 +30,7 @@ func (s *Slipway) License(
 }
 
 func (s *Slipway) license(ctx context.Context, function string, allow []string) (*Report, error) {
-	c, err := s.modules(ctx)
+	c, err := s.modules(ctx, released())
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +38,7 @@ func (s *Slipway) license(ctx context.Context, function string, allow []string) 
 	for _, id := range allow {
 		args = append(args, "--allow-license", id)
 	}
-	c, args, err = s.stamped(ctx, function, s.on(s.program(c), s.Built), args)
+	c, args, err = s.stamped(ctx, function, s.on(s.program(c, released()), s.Built), args)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +102,7 @@ func (s *Slipway) Scan(
 }
 
 func (s *Slipway) scan(ctx context.Context, function string, databaseLayout *dagger.Directory, args ...string) (*Report, error) {
-	c, err := s.modules(ctx)
+	c, err := s.modules(ctx, released())
 	if err != nil {
 		return nil, err
 	}
@@ -198,7 +198,7 @@ func (s *Slipway) sign(ctx context.Context, image string, onlySignature bool, r 
 	var args []string
 	var err error
 	if onlySignature {
-		if c, err = s.modules(ctx); err != nil {
+		if c, err = s.modules(ctx, released()); err != nil {
 			return "", err
 		}
 		c, args = s.on(s.signer(c), s.Built), append([]string{"slipway", "sign", "--only-signature"}, s.stageFlags()...)

@@ -70,12 +70,6 @@ func TestHostileTests(t *testing.T) {
 	files["slipway.yaml"] = "test: {race: false}\nsign: {key: env://RELEASE_KEY}\ndeploy: {environments: {prod: {secrets: {orders: {password: ORDERS_DATABASE}}}}}\n"
 	dir := testkit.Repository(t, files)
 	p := newProgram(t, dir)
-	for _, name := range []string{
-		"SLIPWAY_KEY_PASSWORD", "SLIPWAY_REGISTRY_PASSWORD", "SLIPWAY_PULL_PASSWORD", "ORDERS_DATABASE", "RELEASE_KEY", "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
-		"GITHUB_TOKEN", "CI_JOB_TOKEN", "KUBECONFIG_TEXT", "REGISTRY_PASSWORD", "GITHUB_ENV", "AWS_SECRET_ACCESS_KEY", "GO_REGISTRY_TOKEN",
-	} {
-		p.env = append(p.env, name+"=TOP-secret")
-	}
 	p.report(t, "build", "--platforms", "linux/amd64")
 	var targets []string
 	for _, pattern := range []string{"build/*/hello", "build/*/sum.json", "layers/*.json", "blobs/sha256/*", "build", "verdicts", "tools"} {
@@ -94,6 +88,12 @@ func TestHostileTests(t *testing.T) {
 		filepath.Join(home, ".ssh", "authorized_keys"), filepath.Join(home, ".local", "state", "slipway", "cache.key"),
 		p.variable("GOMODCACHE"), p.variable("GOCACHE"), filepath.Join(os.TempDir(), "planted"))
 	testkit.Write(t, dir, map[string]string{"hostile_test.go": hostileTest(targets...)})
+	for _, name := range []string{
+		"SLIPWAY_KEY_PASSWORD", "SLIPWAY_REGISTRY_PASSWORD", "SLIPWAY_PULL_PASSWORD", "ORDERS_DATABASE", "RELEASE_KEY", "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
+		"GITHUB_TOKEN", "CI_JOB_TOKEN", "KUBECONFIG_TEXT", "REGISTRY_PASSWORD", "GITHUB_ENV", "AWS_SECRET_ACCESS_KEY", "GO_REGISTRY_TOKEN",
+	} {
+		p.env = append(p.env, name+"=TOP-secret")
+	}
 	e := p.run(t, "test", "--progress", "plain")
 	if e.code != fault.ExitFailed || !strings.Contains(e.stderr, "REACHED THE END") || strings.Contains(e.stderr, "SUCCESS") || strings.Contains(e.stderr, "cannot write") {
 		t.Errorf("exit %d\n%s", e.code, e.stderr)
