@@ -117,7 +117,7 @@ func TestPoisonedProgram(t *testing.T) {
 	if bytes.Equal(program, poisoned) {
 		t.Fatal("the program does not contain the text")
 	}
-	if err := os.WriteFile(kept[0], poisoned, 0o755); err != nil { //nolint:gosec // it is a program
+	if err := os.WriteFile(kept[0], poisoned, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if again := p.report(t, "build", "--platforms", "linux/amd64"); again.Digest != honest.Digest {

@@ -85,7 +85,24 @@ func TestMirror(t *testing.T) {
 		t.Errorf("a file that has not changed was copied again: %v", err)
 	}
 
-	// What a program has left in the copy does not stay.
+	secret := plant(t, to)
+	update()
+	want("app/a/a.go: changed", "app/new.go: n")
+	if got := listing(t, secret); !slices.Equal(got, []string{"key: secret"}) {
+		t.Errorf("through a planted link: %v", got)
+	}
+
+	if err := os.Remove(filepath.Join(from, "app", "new.go")); err != nil {
+		t.Fatal(err)
+	}
+	update()
+	want("app/a/a.go: changed")
+}
+
+// plant leaves in the copy what must not stay there: files, a changed file with its size and
+// modification time restored, and a link to the folder that it returns.
+func plant(t *testing.T, to string) string {
+	t.Helper()
 	secret := testkit.Tree(t, map[string]string{"key": "secret"})
 	a := filepath.Join(to, "app", "a", "a.go")
 	fi, err := os.Stat(a)
@@ -105,15 +122,5 @@ func TestMirror(t *testing.T) {
 	if err := os.Symlink(secret, filepath.Join(to, "lib")); err != nil {
 		t.Fatal(err)
 	}
-	update()
-	want("app/a/a.go: changed", "app/new.go: n")
-	if got := listing(t, secret); !slices.Equal(got, []string{"key: secret"}) {
-		t.Errorf("through a planted link: %v", got)
-	}
-
-	if err := os.Remove(filepath.Join(from, "app", "new.go")); err != nil {
-		t.Fatal(err)
-	}
-	update()
-	want("app/a/a.go: changed")
+	return secret
 }

@@ -44,7 +44,7 @@ func (p *run) isolation() *test.Isolation {
 		"KUBECONFIG", "DOCKER_CONFIG", "NETRC", "GNUPGHOME", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE",
 		"GOOGLE_APPLICATION_CREDENTIALS", "AZURE_FEDERATED_TOKEN_FILE", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "REGISTRY_AUTH_FILE",
 	} {
-		for _, path := range strings.Split(os.Getenv(name), string(os.PathListSeparator)) {
+		for path := range strings.SplitSeq(os.Getenv(name), string(os.PathListSeparator)) {
 			if path != "" {
 				i.Hidden = append(i.Hidden, path)
 			}

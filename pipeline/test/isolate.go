@@ -94,7 +94,7 @@ func (o Options) isolated(ctx context.Context, run string, env []string) (_ plac
 		progress.Warnf(ctx, "the next run copies all files again: %v", err)
 	}
 	p.dir = sandbox.Inside(i.Top, p.top, o.Dir)
-	p.env = append(env, "GOCACHE="+gocache, "GOPROXY=off", "GOWORK="+sandbox.Inside(i.Top, p.top, o.Go.Workspace))
+	p.env = slices.Concat(env, []string{"GOCACHE=" + gocache, "GOPROXY=off", "GOWORK=" + sandbox.Inside(i.Top, p.top, o.Go.Workspace)})
 	hidden := append([]string{string(i.Cache), os.TempDir(), area}, i.Hidden...)
 	read := append(sandbox.Except(hidden...), o.Go.Root, o.Go.ModCache, i.Top)
 	read = append(read, filepath.SplitList(os.Getenv("PATH"))...)
