@@ -163,7 +163,7 @@ func (c *cluster) failing(t *testing.T) {
 func (c *cluster) rollBack(t *testing.T) {
 	c.want(t, "is already running", "deploy", "--env", "test", "--image", c.image, "text")
 	c.want(t, "rolled back, revision 4", "rollback", "--env", "test", "--revision", "1")
-	c.want(t, `(?m)^ *4 .*`, "history", "--env", "test")
+	c.want(t, `(?m)^\* +4 `, "history", "--env", "test")
 	c.refuse(t, "dagger call history", "rollback", "--env", "test", "--revision", "99")
 }
 
