@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -194,7 +195,7 @@ func (s *Slipway) revision(ctx context.Context, function string) (stamp, error) 
 	}
 	c = s.versioned(s.program(c, released()))
 	if s.Git != nil {
-		c = c.WithExec(append([]string{"sh", "-c", configure, "sh"}, s.folders()...))
+		c = c.WithExec(append([]string{"sh", "-c", configure, "sh"}, arguments(slices.Concat(s.Folders, s.Above))...))
 	}
 	out, err := c.
 		WithWorkdir(path.Join(advice.SourceDir, s.Root)).
@@ -212,7 +213,7 @@ func (s *Slipway) revision(ctx context.Context, function string) (stamp, error) 
 
 // configure is a script that writes a configuration for the repository in the working
 // folder, of which only some files were uploaded, and for its submodules. Its arguments
-// are the folders of the modules.
+// are the folders of the modules and the files that were uploaded.
 //
 // Files of Git LFS are compared by the pointers that Git LFS would make of them
 // (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md). Tracked files of other

@@ -71,6 +71,7 @@ func (r Slipway) MarshalJSON() ([]byte, error) {
 		Versioned    bool
 		Linked       bool
 		Folders      []string
+		Above        []string
 		Outside      []string
 		Dir          string
 		Deployed     *dagger.Directory
@@ -101,6 +102,7 @@ func (r Slipway) MarshalJSON() ([]byte, error) {
 	concrete.Versioned = r.Versioned
 	concrete.Linked = r.Linked
 	concrete.Folders = r.Folders
+	concrete.Above = r.Above
 	concrete.Outside = r.Outside
 	concrete.Dir = r.Dir
 	concrete.Deployed = r.Deployed
@@ -135,6 +137,7 @@ func (r *Slipway) UnmarshalJSON(bs []byte) error {
 		Versioned    bool
 		Linked       bool
 		Folders      []string
+		Above        []string
 		Outside      []string
 		Dir          string
 		Deployed     *dagger.Directory
@@ -169,6 +172,7 @@ func (r *Slipway) UnmarshalJSON(bs []byte) error {
 	r.Versioned = concrete.Versioned
 	r.Linked = concrete.Linked
 	r.Folders = concrete.Folders
+	r.Above = concrete.Above
 	r.Outside = concrete.Outside
 	r.Dir = concrete.Dir
 	r.Deployed = concrete.Deployed

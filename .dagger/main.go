@@ -59,6 +59,8 @@ type Slipway struct {
 	// +private
 	Folders []string // of the modules that the go command reads, from the repository's root
 	// +private
+	Above []string // files outside of them that determine what is built
+	// +private
 	Outside []string // those of them that are outside the repository
 	// +private
 	Dir string // the app's folder from Root, if the caller names it
@@ -168,7 +170,7 @@ func New(
 	}
 	files.Further = include
 	s.Root, s.App, s.Dir, s.Linked = files.Root, files.App, dir, files.Link != ""
-	s.Folders, s.Outside = files.Folders(), files.Outside()
+	s.Folders, s.Above, s.Outside = files.Folders(), files.Above(), files.Outside()
 	if files.Found {
 		s.Config = files.Config
 	}
@@ -210,7 +212,7 @@ func (s *Slipway) upload(ctx context.Context, repo repository, files scope.Files
 	}
 	s.Checked = s.Checked.WithDirectory("/", compiled)
 	out, err := s.versioned(s.base()).
-		WithExec(append([]string{"sh", "-c", scope.Examine, "sh"}, s.folders()...)).
+		WithExec(append([]string{"sh", "-c", scope.Examine, "sh"}, arguments(s.Folders)...)).
 		Stdout(ctx)
 	if err != nil {
 		return nil, s.explain("", err)
@@ -250,11 +252,12 @@ func (s *Slipway) versioned(c *dagger.Container) *dagger.Container {
 	return c.WithWorkdir(advice.SourceDir)
 }
 
-// folders returns the folders of the modules as arguments of programs in /src.
-func (s *Slipway) folders() []string {
-	var dirs []string
-	for _, dir := range s.Folders {
-		dirs = append(dirs, "./"+dir) // a name may begin with a dash
+// arguments returns paths of the repository as arguments of programs in its root. A name
+// may begin with a dash.
+func arguments(paths []string) []string {
+	var all []string
+	for _, p := range paths {
+		all = append(all, "./"+p)
 	}
-	return dirs
+	return all
 }

@@ -173,6 +173,14 @@ func allShapes() []shape {
 		{name: "go.work above, broken module, test", lay: after(inWorkspace, "libs/lib/lib.go", "package lib\n\nfunc Name() string { return \"broken\" }\n"), stage: "test", fails: "TestName"},
 		{name: "go.work above, changed module", lay: after(inWorkspace, "libs/lib/lib.go", "package lib\n\nfunc Name() string { return \"other\" }\n"), dirty: true},
 		{name: "go.work above, another folder changed", lay: after(inWorkspace, "other/big.txt", "changed\n"), commit: "workspace"},
+		{name: "go.work above, go.work.sum deleted", lay: func(t *testing.T, s *shapes, dir string) string {
+			s.lay(t, dir, map[string]string{"go.work.sum": ""})
+			at := inWorkspace(t, s, dir)
+			if err := os.Remove(filepath.Join(dir, "go.work.sum")); err != nil {
+				t.Fatal(err)
+			}
+			return at
+		}, dirty: true},
 		{name: "replace ../lib", lay: replaced, commit: "replaced"},
 		{name: "replace ../lib, changed", lay: after(replaced, "libs/lib/lib.go", "package lib\n\nfunc Name() string { return \"other\" }\n"), dirty: true},
 		{name: "replace out of the repository", lay: func(t *testing.T, s *shapes, dir string) string {

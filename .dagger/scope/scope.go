@@ -249,6 +249,17 @@ func (f Files) Folders() []string {
 	return inside
 }
 
+// Above returns the files outside these folders that determine what is built.
+func (f Files) Above() []string {
+	files := []string{f.Config, path.Join(f.Root, IgnoreFile)}
+	if f.Workspace != "" {
+		for _, name := range []string{"go.work", "go.work.sum", "vendor"} {
+			files = append(files, path.Join(f.Workspace, name))
+		}
+	}
+	return files
+}
+
 func (f Files) never() []string {
 	// The contents of a folder .git are never uploaded with the source. A file .git is,
 	// because git reads it in a submodule.
@@ -266,12 +277,7 @@ func (f Files) include() []string {
 	if slices.Contains(dirs, ".") {
 		return nil
 	}
-	include := []string{f.Config, path.Join(f.Root, IgnoreFile), ".gitmodules"}
-	if f.Workspace != "" {
-		for _, name := range []string{"go.work", "go.work.sum", "vendor"} {
-			include = append(include, path.Join(f.Workspace, name))
-		}
-	}
+	include := append(f.Above(), ".gitmodules")
 	for _, file := range append(f.Settings.policies(), f.Settings.Lint.Config, f.Settings.Registry.CA) {
 		if file != "" {
 			include = append(include, path.Join(f.Root, file))
