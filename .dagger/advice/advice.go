@@ -141,9 +141,10 @@ func Flags() []Flag {
 }
 
 // Outside returns the flags of the program that only commands have which the module does
-// not call, and those whose values the module sets itself, so that no caller is told of them.
+// not call, those that the module never gives, and those whose values the module sets itself,
+// so that no caller is told of them.
 func Outside() []string {
-	return []string{"--force", "--help", "--hooks", "--port", "--private", "--progress", "--public", "--reports", "--repository-root"}
+	return []string{"--allow", "--force", "--help", "--hooks", "--port", "--private", "--progress", "--public", "--reports", "--repository-root"}
 }
 
 // phrase is a part of a message that does not become right if its words are translated one
