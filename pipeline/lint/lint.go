@@ -101,6 +101,9 @@ func Run(ctx context.Context, o Options) (Result, error) {
 		return result, fmt.Errorf("creating a folder for the reports of golangci-lint: %w", err)
 	}
 	defer os.RemoveAll(out)
+	if err := toolchain.MakeHome(filepath.Join(out, "home")); err != nil {
+		return result, fmt.Errorf("creating a home folder for golangci-lint: %w", err)
+	}
 
 	progress.Statusf(ctx, "golangci-lint %s", o.Settings.Version)
 	text, logged, err := analyse(ctx, o, program, result.Config, out)
@@ -183,7 +186,7 @@ func analyse(ctx context.Context, o Options, program, config, out string) (text 
 	cmd.Dir = o.Dir
 	// The go commands that golangci-lint runs cannot remove their temporary folders
 	// if they are killed, so these folders are created in out, which Run removes.
-	cmd.Env = o.Go.TestEnv(o.Pass, append([]string{"GOLANGCI_LINT_CACHE=" + filepath.Join(o.CacheDir, "golangci-lint"), "TMPDIR=" + out, "HOME=" + out}, o.Env...)...)
+	cmd.Env = o.Go.TestEnv(o.Pass, append([]string{"GOLANGCI_LINT_CACHE=" + filepath.Join(o.CacheDir, "golangci-lint"), "TMPDIR=" + out, "HOME=" + filepath.Join(out, "home")}, o.Env...)...)
 	stdout := &lines{each: func(line string) {
 		line = o.shorten(line)
 		text = append(append(text, line...), '\n')

@@ -46,16 +46,14 @@ type place struct {
 // place prepares where the tests run. Without isolation that is the source itself.
 func (o Options) place(ctx context.Context, tmp string) (place, error) {
 	run := filepath.Join(tmp, "run")
-	telemetry := filepath.Join(run, "home", ".config", "go", "telemetry")
-	err := errors.Join(os.MkdirAll(telemetry, 0o700), os.Mkdir(filepath.Join(run, "tmp"), 0o700),
-		// The go command would still write there after it has ended.
-		os.WriteFile(filepath.Join(telemetry, "mode"), []byte("off"), 0o600))
+	home := filepath.Join(run, "home")
+	err := errors.Join(toolchain.MakeHome(home), os.Mkdir(filepath.Join(run, "tmp"), 0o700))
 	if err != nil {
 		return place{}, fmt.Errorf("creating a temporary folder for the tests: %w", err)
 	}
 	// A go command that is killed cannot remove its temporary folders, so they are
 	// created in tmp. The tests do not see the home folder of the user.
-	env := []string{"GOTMPDIR=" + run, "TMPDIR=" + filepath.Join(run, "tmp"), "HOME=" + filepath.Join(run, "home")}
+	env := []string{"GOTMPDIR=" + run, "TMPDIR=" + filepath.Join(run, "tmp"), "HOME=" + home}
 	if o.Isolation == nil {
 		return place{dir: o.Dir, env: env, run: run, top: o.Dir, from: o.Dir, free: func() {}}, nil
 	}

@@ -3,6 +3,7 @@ package toolchain
 import (
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -87,6 +88,16 @@ func (g *Go) TestEnv(p Pass, extra ...string) []string {
 		}
 	}
 	return append(env, extra...)
+}
+
+// MakeHome makes a home folder for programs that execute an app's code. The go command
+// writes nothing there after it has ended, so that the folder can be removed.
+func MakeHome(dir string) error {
+	telemetry := filepath.Join(dir, ".config", "go", "telemetry")
+	if err := os.MkdirAll(telemetry, 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(telemetry, "mode"), []byte("off"), 0o600)
 }
 
 // TestInputs returns those variables of [Go.TestEnv] that can make a difference for a
