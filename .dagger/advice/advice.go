@@ -144,7 +144,7 @@ func Flags() []Flag {
 // not call, those that the module never gives, and those whose values the module sets itself,
 // so that no caller is told of them.
 func Outside() []string {
-	return []string{"--allow", "--force", "--help", "--hooks", "--port", "--private", "--progress", "--public", "--reports", "--repository-root"}
+	return []string{"--allow", "--dry-run", "--force", "--help", "--hooks", "--no-lint", "--port", "--private", "--progress", "--public", "--reports", "--repository-root"}
 }
 
 // phrase is a part of a message that does not become right if its words are translated one

@@ -427,23 +427,3 @@ func TestHelpHasExamples(t *testing.T) {
 		}
 	}
 }
-
-func TestInitThenBuild(t *testing.T) {
-	files := helloApp()
-	delete(files, "slipway.yaml")
-	delete(files, ".dockerignore")
-	dir := testkit.Repository(t, files)
-	p := newProgram(t, dir)
-	if e := p.run(t, "init"); e.code != fault.ExitOK || !strings.Contains(e.stdout, "wrote") {
-		t.Fatalf("exit %d\n%s%s", e.code, e.stdout, e.stderr)
-	}
-	testkit.Commit(t, dir)
-	if r := p.report(t, "build", "--platforms", "linux/amd64"); r.Source.Dirty {
-		t.Errorf("the build changed the source tree: %v", r.Source.Changed)
-	}
-	e := p.run(t, "doctor", "-o", "json")
-	var d struct{ Findings []finding }
-	if err := json.Unmarshal([]byte(e.stdout), &d); err != nil || len(d.Findings) < 5 {
-		t.Errorf("doctor: %v\n%s%s", err, e.stdout, e.stderr)
-	}
-}

@@ -2,16 +2,11 @@ package command
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
-	"strings"
 
-	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-ci/slipway/pipeline/cache"
@@ -19,8 +14,6 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/hook"
 	"github.com/slipway-ci/slipway/pipeline/registry/embedded"
-	"github.com/slipway-ci/slipway/pipeline/ship"
-	"github.com/slipway-ci/slipway/pipeline/source"
 )
 
 func (a *app) versionCommand() *cobra.Command {
@@ -80,28 +73,6 @@ func (a *app) registryCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) initCommand() *cobra.Command {
-	var force, hooks bool
-	cmd := &cobra.Command{
-		Use: "init", Short: "Write a slipway.yaml and a .dockerignore for this repository", Args: cobra.NoArgs,
-		Example: `  slipway init
-  slipway init -C services/orders
-  slipway init --hooks                run slipway check before every git push`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := a.requireReportOutput(); err != nil {
-				return err
-			}
-			if hooks {
-				return a.installHook(cmd.Context(), force)
-			}
-			return a.initialize(cmd.Context(), force)
-		},
-	}
-	cmd.Flags().BoolVar(&force, "force", false, "replace an existing slipway.yaml; with --hooks, replace another pre-push hook, which is kept as "+hook.KeptName)
-	cmd.Flags().BoolVar(&hooks, "hooks", false, "only install a git pre-push hook that runs slipway check; git push --no-verify skips it once")
-	return cmd
-}
-
 // installHook installs the hook for the app that slipway check would check in DIR. It
 // does not read the configuration; slipway check reports a malformed one when it runs.
 func (a *app) installHook(ctx context.Context, force bool) error {
@@ -148,80 +119,4 @@ func (a *app) installHook(ctx context.Context, force bool) error {
 	}
 	fmt.Fprintln(a.stdout, "git push now runs slipway check first; skip it once with: git push --no-verify")
 	return nil
-}
-
-func (a *app) initialize(ctx context.Context, force bool) error {
-	dir, err := filepath.Abs(a.dir)
-	if err != nil {
-		return fmt.Errorf("resolving %s: %w", a.dir, err)
-	}
-	target := filepath.Join(dir, config.FileName)
-	if _, err := os.Stat(target); err == nil && !force {
-		return fault.Inputf("init.exists", "%s exists already", target).WithFix("replace it with --force")
-	}
-	o, err := ship.SourceOptions(ctx, dir, config.App{})
-	if err != nil {
-		return err
-	}
-	mains, err := source.Mains(ctx, o)
-	if err != nil {
-		return err
-	}
-	if len(mains) == 0 {
-		return fault.Inputf("source.no-main", "the module in %s has no main package", dir)
-	}
-	pin := ""
-	if o.Go != nil {
-		pin = o.Go.Version
-	}
-	written := map[string]string{target: starterConfig(mains, pin)}
-	ignore := filepath.Join(dir, source.IgnoreFile)
-	if _, err := os.Stat(ignore); errors.Is(err, fs.ErrNotExist) {
-		written[ignore] = "# These files never enter a build, and changing them rebuilds nothing.\n.git\n.slipway\n**/*.md\n"
-	}
-	for file, text := range written {
-		if err := renameio.WriteFile(file, []byte(text), 0o644); err != nil {
-			return fault.Inputf("output.unwritable", "writing %s: %w", file, err)
-		}
-	}
-	var names []string
-	for file := range written {
-		names = append(names, file)
-	}
-	slices.Sort(names)
-	if a.json {
-		a.printJSON(map[string]any{"written": names, "mains": mains})
-		return nil
-	}
-	for _, file := range names {
-		fmt.Fprintln(a.stdout, "wrote", file)
-	}
-	fmt.Fprintln(a.stdout, "next: slipway doctor, then slipway ship")
-	return nil
-}
-
-// starterConfig returns the slipway.yaml that slipway init writes.
-func starterConfig(mains []string, pin string) string {
-	var b strings.Builder
-	b.WriteString("# yaml-language-server: $schema=https://raw.githubusercontent.com/slipway-ci/slipway/main/pipeline/config/schema.json\n")
-	b.WriteString("# Every setting is optional; see docs/configuration.md of slipway.\napp:\n")
-	fmt.Fprintf(&b, "  main: %s\n", mains[0])
-	if len(mains) > 1 {
-		fmt.Fprintf(&b, "  # others: %s\n", strings.Join(mains[1:], ", "))
-	}
-	if pin != "" {
-		fmt.Fprintf(&b, "  toolchain: %s # pinned, so that every machine builds the same digest\n", pin)
-	}
-	b.WriteString(`  # platforms: [linux/amd64, linux/arm64]
-
-# image:
-#   repository: ghcr.io/acme/orders
-#   args: [--config, /etc/app/config.yaml]
-#   env: {TZ: Asia/Shanghai}
-
-# test:
-#   services: [postgres, redis]
-#   coverage: 70
-`)
-	return b.String()
 }

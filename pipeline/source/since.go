@@ -62,6 +62,35 @@ func (r *Repository) Since(ctx context.Context, dir, revision string) ([]byte, e
 	return patch, nil
 }
 
+// MainBranch returns the revision that changes are compared with: the default branch of the
+// remote repository origin, for example origin/main. Without one it returns the hash of the
+// checked-out commit, which every clone with the whole history has. It returns "" if there
+// is no commit yet, or if git is not installed.
+func (r *Repository) MainBranch(ctx context.Context) (string, error) {
+	if r.git == "" {
+		return "", nil
+	}
+	candidates := []string{"origin/main", "origin/master"}
+	head, err := r.git.output(ctx, r.Top, nil, "symbolic-ref", "--quiet", "--short", "refs/remotes/origin/HEAD")
+	if err == nil {
+		candidates = slices.Insert(candidates, 0, strings.TrimSpace(string(head)))
+	}
+	for _, name := range candidates {
+		// A local branch can have the same name.
+		if _, err = r.git.output(ctx, r.Top, nil, "rev-parse", "--verify", "--quiet", "refs/remotes/"+name+"^{commit}"); err == nil {
+			return name, nil
+		}
+	}
+	out, err := r.git.output(ctx, r.Top, nil, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+	if failed, _ := errors.AsType[*gitError](err); failed != nil {
+		return "", nil //nolint:nilerr // there is no commit yet
+	}
+	if err != nil {
+		return "", unreadable("reading the commit of", r.Top, err)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
 // mergeBase returns the hash of the newest commit that the checked-out commit and revision
 // have in common.
 func (r *Repository) mergeBase(ctx context.Context, revision string) (string, error) {

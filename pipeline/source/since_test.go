@@ -141,3 +141,34 @@ func TestSinceOfAHostileRepository(t *testing.T) {
 		t.Error("a program of the repository's configuration was run")
 	}
 }
+
+func TestMainBranch(t *testing.T) {
+	configured(t, "")
+	origin := testkit.Repository(t, ordinary())
+	head := testkit.Git(t, origin, "rev-parse", "HEAD")
+	trunk := testkit.Repository(t, ordinary())
+	testkit.Git(t, trunk, "branch", "-M", "trunk")
+	withoutHead := clone(t, origin)
+	userGit(t, withoutHead, "remote", "set-head", "origin", "--delete")
+	stale := clone(t, trunk)
+	userGit(t, stale, "update-ref", "-d", "refs/remotes/origin/trunk")
+	empty := t.TempDir()
+	userGit(t, empty, "init", "-q", "-b", "main")
+	for name, tt := range map[string]struct{ dir, want string }{
+		"clone":                  {clone(t, origin), "origin/main"},
+		"another default branch": {clone(t, trunk), "origin/trunk"},
+		"default branch unknown": {withoutHead, "origin/main"},
+		"default branch is gone": {stale, head},
+		"no remote":              {origin, head},
+		"no commit":              {empty, ""},
+		"shallow":                {clone(t, origin, "--depth=1"), "origin/main"},
+	} {
+		r, err := source.OpenRepository(t.Context(), tt.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := r.MainBranch(t.Context()); err != nil || got != tt.want {
+			t.Errorf("%s: %q, %v; want %q", name, got, err, tt.want)
+		}
+	}
+}
