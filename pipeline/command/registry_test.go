@@ -67,6 +67,9 @@ func TestRunsBesideARegistry(t *testing.T) {
 			t.Errorf("%s: exit %d\n%s", first.Reference, e.code, e.stderr)
 		}
 	}
+	if second := serveRegistry(t, mine); second == served {
+		t.Errorf("two processes serve %s", second)
+	}
 	e := other.run(t, "publish", "--progress", "plain")
 	if !strings.Contains(e.stderr, "warning: another program, or the registry of another cache, uses 127.0.0.1:5077") {
 		t.Errorf("nothing says that the port is used:\n%s", e.stderr)

@@ -57,19 +57,23 @@ func (a *app) registryCommand() *cobra.Command {
 				return err
 			}
 			folder := dir.Path("registry")
-			ports := embedded.Ports(folder)
+			var server *embedded.Server
 			if cmd.Flags().Changed("port") {
-				ports = []int{port}
+				server, err = embedded.Start(cmd.Context(), folder, port)
+			} else {
+				server, err = embedded.Share(cmd.Context(), folder)
 			}
-			server, err := embedded.Start(cmd.Context(), folder, ports...)
 			if err != nil {
 				return err
 			}
 			fmt.Fprintf(a.stderr, "serving %s on %s until interrupted\n", folder, server.Addr)
+			if server.Name != server.Addr {
+				fmt.Fprintf(a.stderr, "another slipway process serves it on %s, which this one does when that ends\n", server.Name)
+			}
 			return server.Wait(cmd.Context())
 		},
 	}
-	cmd.Flags().IntVar(&port, "port", embedded.Port, "`PORT` to listen on; 0 chooses a free one; by default a second one is tried if another program uses the first")
+	cmd.Flags().IntVar(&port, "port", embedded.Port, "`PORT` to listen on; 0 chooses a free one; if it is not set and another program uses the default, another one is chosen")
 	return cmd
 }
 

@@ -65,26 +65,24 @@ type Server struct {
 	own       bool // false if another process serves the registry
 }
 
-// Start serves the registry with the data in dir on 127.0.0.1, on the first of the ports
-// that no other program uses. Port 0 is any free port. If another slipway process already
-// serves the same data on one of the ports, Start returns its address. It returns a
-// [fault.Input] error if other programs use all ports or dir cannot be created.
-func Start(ctx context.Context, dir string, ports ...int) (*Server, error) {
+// Start serves the registry with the data in dir on 127.0.0.1:port. Port 0 is any
+// free port. If another slipway process already serves the same data on that
+// port, Start returns its address. It returns a [fault.Input] error if another
+// program uses the port or dir cannot be created.
+func Start(ctx context.Context, dir string, port int) (*Server, error) {
 	dir, err := prepare(dir)
 	if err != nil {
 		return nil, err
 	}
-	for _, port := range ports {
-		var ln net.Listener
-		if ln, err = listen(ctx, port); err == nil {
-			return serve(dir, ln) //nolint:contextcheck // the registry runs longer than the call that starts it
-		}
-		if serves(ctx, Host(port), dir) {
-			return &Server{Addr: Host(port), Name: Host(port)}, nil
-		}
+	ln, err := listen(ctx, port)
+	if err == nil {
+		return serve(dir, ln) //nolint:contextcheck // the registry runs longer than the call that starts it
+	}
+	if serves(ctx, Host(port), dir) {
+		return &Server{Addr: Host(port), Name: Host(port)}, nil
 	}
 	return nil, fault.Inputf("registry.port", "starting the embedded registry: %w", err).
-		WithFix("stop the program that uses the port, or choose another with --port")
+		WithFix("stop the program that uses port %d, or choose another with --port", port)
 }
 
 // Share serves the registry for one run, on [Ports]. It never fails because of a port:
