@@ -3,10 +3,7 @@ package license
 import (
 	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -35,27 +32,20 @@ func findFolders(ctx context.Context, o Options, modules []*debug.Module) (map[s
 	if err != nil {
 		return nil, err
 	}
+	known, err := toolchain.Values[struct{ Path, Dir string }](out)
+	if err != nil {
+		return nil, fmt.Errorf("parsing the output of go list: %w", err)
+	}
 	folders := map[string]string{}
-	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
-		var m struct{ Path, Dir string }
-		if err := dec.Decode(&m); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			return nil, fmt.Errorf("parsing the output of go list: %w", err)
-		}
+	for _, m := range known {
 		folders[m.Path] = m.Dir
 	}
-	vendor := ""
+	vendor := toolchain.VendorDir(o.Go.Workspace, o.Dir)
 	for _, m := range modules {
 		if folders[m.Path] != "" {
 			continue
 		}
 		// The go command does not name folders below vendor.
-		if vendor == "" {
-			if vendor, err = vendorFolder(ctx, o); err != nil {
-				return nil, err
-			}
-		}
 		folders[m.Path] = filepath.Join(vendor, filepath.FromSlash(m.Path))
 		if _, err := os.Stat(folders[m.Path]); err != nil {
 			return nil, fault.Failedf("license.unreadable", "looking for the licence of %s %s: neither the module cache nor %s has it", m.Path, m.Version, vendor).
@@ -63,20 +53,6 @@ func findFolders(ctx context.Context, o Options, modules []*debug.Module) (map[s
 		}
 	}
 	return folders, nil
-}
-
-// vendorFolder returns the vendor folder of the app, which is that of its workspace
-// if it has one.
-func vendorFolder(ctx context.Context, o Options) (string, error) {
-	out, err := goCommand(ctx, o, "env", "GOWORK", "GOMOD")
-	if err != nil {
-		return "", err
-	}
-	work, mod, _ := strings.Cut(string(out), "\n")
-	if work != "" && work != "off" {
-		return filepath.Join(filepath.Dir(work), "vendor"), nil
-	}
-	return filepath.Join(filepath.Dir(strings.TrimSpace(mod)), "vendor"), nil
 }
 
 // goCommand runs the go command without a network and returns its output.

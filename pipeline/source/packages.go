@@ -1,13 +1,9 @@
 package source
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -26,48 +22,26 @@ type listed struct {
 	CFiles, CXXFiles, MFiles, HFiles, FFiles, SFiles, SwigFiles, SwigCXXFiles, SysoFiles []string
 }
 
-// list asks the go command for packages, for linux/amd64 with cgo, because that is what
-// most images are built for.
+// list asks the go command for packages.
 func (s *Source) list(ctx context.Context, o Options, args ...string) ([]listed, error) {
-	args = append([]string{"list", "-e"}, args...)
 	if len(o.Tags) > 0 {
-		args = slices.Insert(args, 2, "-tags="+strings.Join(o.Tags, ","))
+		args = append([]string{"-tags=" + strings.Join(o.Tags, ",")}, args...)
 	}
-	cmd := toolchain.Command(ctx, o.Go.Program, args...)
-	cmd.Dir = s.Dir
-	cmd.Env = s.Go.Env(append([]string{"GOOS=linux", "GOARCH=amd64", "CGO_ENABLED=1"}, o.Env...)...)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := toolchain.Run(cmd); err != nil {
+	out, messages, err := s.Go.ListPackages(ctx, s.Dir, o.Env, args...)
+	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 		if _, ran := toolchain.ExitStatus(err); !ran {
 			return nil, fmt.Errorf("running go list: %w", err)
 		}
-		return nil, fault.Inputf("source.packages", "listing the packages of %s: %s", s.Module, goMessage(stderr.String(), err))
+		return nil, fault.Inputf("source.packages", "listing the packages of %s: %s", s.Module, goMessage(messages, err))
 	}
-	packages, err := parseList(&stdout)
+	packages, err := toolchain.Values[listed](out)
 	if err != nil {
 		return nil, fmt.Errorf("reading the output of go list: %w", err)
 	}
 	return packages, nil
-}
-
-// parseList reads the output of go list -json.
-func parseList(r io.Reader) ([]listed, error) {
-	var all []listed
-	for dec := json.NewDecoder(r); ; {
-		var p listed
-		err := dec.Decode(&p)
-		if errors.Is(err, io.EOF) {
-			return all, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, p)
-	}
 }
 
 // goMessage returns the first line of the go command's output that is a message.

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/slipway-ci/slipway/pipeline/toolchain"
 )
 
 func TestParseStatus(t *testing.T) {
@@ -82,7 +84,7 @@ func FuzzList(f *testing.F) {
 	f.Add([]byte(`{"Dir":"/a","Name":"main","GoFiles":["a.go"],"Module":{"Path":"x"}}{"Dir":"/b"}`))
 	f.Add([]byte(`{"Dir":`))
 	f.Fuzz(func(t *testing.T, out []byte) {
-		packages, err := parseList(bytes.NewReader(out))
+		packages, err := toolchain.Values[listed](out)
 		if err != nil {
 			return
 		}

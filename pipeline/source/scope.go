@@ -124,15 +124,11 @@ func (s *Source) add(reason, dir string) {
 // without which nothing can be built, because a docker build would fail as well.
 func (s *Source) checkExcluded(o Options, ignore *Ignore) error {
 	slices.Sort(s.Excluded)
-	parent := s.Dir
-	if s.Workspace != toolchain.WorkspaceOff {
-		parent = filepath.Dir(s.Workspace)
-	}
 	excluded := func(file string) bool {
 		_, found := slices.BinarySearch(s.Excluded, file)
 		return found
 	}
-	s.NoVendor = excluded(filepath.Join(parent, "vendor", "modules.txt"))
+	s.NoVendor = excluded(filepath.Join(toolchain.VendorDir(s.Workspace, s.Dir), "modules.txt"))
 	if o.NoMain {
 		return nil // lint and test see all files
 	}

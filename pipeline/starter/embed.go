@@ -1,9 +1,7 @@
 package starter
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"slices"
 	"strings"
 
@@ -16,21 +14,13 @@ func Embeds(ctx context.Context, o Options, ending string) bool {
 	if o.Go == nil {
 		return false
 	}
-	cmd := toolchain.Command(ctx, o.Go.Program, "list", "-e", "-json=EmbedFiles,TestEmbedFiles,XTestEmbedFiles", "--", "./...")
-	cmd.Dir = o.Dir
-	cmd.Env = o.Go.Env(append([]string{"GOOS=linux", "GOARCH=amd64", "CGO_ENABLED=1"}, o.Env...)...)
-	var out bytes.Buffer
-	cmd.Stdout = &out
-	if err := toolchain.Run(cmd); err != nil {
+	out, _, err := o.Go.ListPackages(ctx, o.Dir, o.Env, "-json=EmbedFiles,TestEmbedFiles,XTestEmbedFiles", "--", "./...")
+	if err != nil {
 		return false
 	}
-	for dec := json.NewDecoder(&out); ; {
-		var p struct{ EmbedFiles, TestEmbedFiles, XTestEmbedFiles []string }
-		if dec.Decode(&p) != nil {
-			return false
-		}
-		if slices.ContainsFunc(slices.Concat(p.EmbedFiles, p.TestEmbedFiles, p.XTestEmbedFiles), func(f string) bool { return strings.HasSuffix(f, ending) }) {
-			return true
-		}
-	}
+	type embedding struct{ EmbedFiles, TestEmbedFiles, XTestEmbedFiles []string }
+	packages, _ := toolchain.Values[embedding](out) // what follows a malformed value is left out
+	return slices.ContainsFunc(packages, func(p embedding) bool {
+		return slices.ContainsFunc(slices.Concat(p.EmbedFiles, p.TestEmbedFiles, p.XTestEmbedFiles), func(f string) bool { return strings.HasSuffix(f, ending) })
+	})
 }

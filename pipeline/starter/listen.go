@@ -1,9 +1,7 @@
 package starter
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -66,22 +64,15 @@ func list(ctx context.Context, o Options) []*program {
 	if o.Go == nil {
 		return nil
 	}
-	args := append([]string{"list", "-e", "-deps", "-json=ImportPath,Dir,Name,GoFiles,CgoFiles,Deps,Module", "--"}, o.Mains...)
-	cmd := toolchain.Command(ctx, o.Go.Program, args...)
-	cmd.Dir = o.Dir
-	cmd.Env = o.Go.Env(append([]string{"GOOS=linux", "GOARCH=amd64", "CGO_ENABLED=1"}, o.Env...)...)
-	var out bytes.Buffer
-	cmd.Stdout = &out
-	if err := toolchain.Run(cmd); err != nil {
+	args := append([]string{"-deps", "-json=ImportPath,Dir,Name,GoFiles,CgoFiles,Deps,Module", "--"}, o.Mains...)
+	out, _, err := o.Go.ListPackages(ctx, o.Dir, o.Env, args...)
+	if err != nil {
 		return nil // the build reports what is wrong with the packages
 	}
+	packages, _ := toolchain.Values[listed](out) // what follows a malformed value is left out
 	byPath := map[string]*program{}
 	var all []*program
-	for dec := json.NewDecoder(&out); ; {
-		var p listed
-		if dec.Decode(&p) != nil {
-			break
-		}
+	for _, p := range packages {
 		if p.Module == nil || p.Module.Path != o.Module {
 			continue
 		}

@@ -165,6 +165,15 @@ func unavailable(ctx context.Context, what string, err error) error {
 		WithFix("install that version or change the toolchain in go.mod or slipway.yaml")
 }
 
+// VendorDir returns the folder vendor of a workspace, or of the module in dir if the
+// workspace is "off" (https://go.dev/ref/mod#vendoring). It need not exist.
+func VendorDir(workspace, dir string) string {
+	if workspace != WorkspaceOff {
+		dir = filepath.Dir(workspace)
+	}
+	return filepath.Join(dir, "vendor")
+}
+
 // WithWorkspace returns a copy of g whose programs use another go.work file, or none if
 // it is "off".
 func (g *Go) WithWorkspace(file string) *Go {
