@@ -176,7 +176,7 @@ func (c *compiler) compile(ctx context.Context) (Binary, bool, error) {
 	}
 	linked := before == nil || !os.SameFile(before, after)
 	if linked { // the go command replaces a program by a new file
-		if sum, err = hashFile(b.Path); err == nil {
+		if sum, err = cache.HashFile(b.Path); err == nil {
 			err = c.Cache.Store(sum, slot, sumFile)
 		}
 		if err != nil {
@@ -211,7 +211,7 @@ func (c *compiler) kept(slot, path string) (string, error) {
 	}
 	var before, now string
 	if c.Cache.Load(&before, slot, sumFile) && fi.Mode().IsRegular() {
-		if now, err = hashFile(path); err != nil {
+		if now, err = cache.HashFile(path); err != nil {
 			return "", err
 		}
 	}
@@ -219,20 +219,6 @@ func (c *compiler) kept(slot, path string) (string, error) {
 		return "", os.RemoveAll(path)
 	}
 	return now, nil
-}
-
-// hashFile returns the SHA-256 of a file in hex.
-func hashFile(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // copyProgram copies an executable file.

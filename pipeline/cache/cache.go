@@ -9,8 +9,11 @@ package cache
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -190,6 +193,20 @@ func (d Dir) Store(v any, names ...string) error {
 		return fmt.Errorf("writing a cache entry: %w", err)
 	}
 	return nil
+}
+
+// HashFile returns the SHA-256 of a file in hex.
+func HashFile(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 func exists(path string) bool {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/graph"
@@ -82,7 +83,7 @@ func (p *run) lintChanges(ctx context.Context) ([]byte, error) {
 func (p *run) lintConfigs() map[string]string {
 	sums := map[string]string{}
 	add := func(file string) {
-		if sum, ok := hashFile(file); ok {
+		if sum, err := cache.HashFile(file); err == nil {
 			sums[file] = sum
 		}
 	}

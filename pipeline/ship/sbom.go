@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/graph"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/scan"
@@ -25,8 +26,8 @@ type SBOM struct {
 
 // intact reports whether the file still exists with the same content.
 func (b SBOM) intact() bool {
-	sum, ok := hashFile(b.Path)
-	return ok && sum == b.SHA256
+	sum, err := cache.HashFile(b.Path)
+	return err == nil && sum == b.SHA256
 }
 
 // sbom writes the SBOMs of the image of every platform in both formats. The documents

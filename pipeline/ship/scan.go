@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/renameio/v2"
 
+	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/graph"
@@ -140,7 +141,7 @@ func (p *run) scanKey(o scan.Options, given []any) (string, error) {
 	}
 	given = append(given, time.Now().UTC().Format(time.DateOnly))
 	for _, name := range slices.Concat([]string{".trivyignore", ".trivyignore.yaml", o.Settings.IgnoreFile}, o.Settings.VEX) {
-		if sum, ok := hashFile(p.resolve(name)); ok { // the scan itself reports a file that cannot be read
+		if sum, err := cache.HashFile(p.resolve(name)); err == nil { // the scan itself reports a file that cannot be read
 			given = append(given, name, sum)
 		}
 	}

@@ -57,13 +57,3 @@ func allExist(files []string) bool {
 		return f == "" || err != nil
 	})
 }
-
-// hashFile returns the SHA-256 of a file in hex. ok is false if the file cannot be read.
-func hashFile(path string) (sum string, ok bool) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return "", false
-	}
-	hash := sha256.Sum256(text)
-	return hex.EncodeToString(hash[:]), true
-}
