@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -221,6 +220,3 @@ func Inside(from, to, path string) string {
 func Below(dir string, paths []string) []string {
 	return slices.DeleteFunc(slices.Clone(paths), func(p string) bool { return !within(dir, p) })
 }
-
-// Original replaces the paths of the copy in a text by those of the original.
-func Original(from, to, text string) string { return strings.ReplaceAll(text, to, from) }

@@ -20,7 +20,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 
 	"github.com/slipway-ci/slipway/pipeline/toolchain"
 )
@@ -120,9 +119,6 @@ func Except(hidden ...string) []string {
 }
 
 func except(dir string, forbidden []string) []string {
-	within := func(parent, path string) bool {
-		return parent == path || strings.HasPrefix(path, strings.TrimSuffix(parent, "/")+"/")
-	}
 	switch {
 	case slices.ContainsFunc(forbidden, func(f string) bool { return within(f, dir) }):
 		return nil
@@ -138,7 +134,8 @@ func except(dir string, forbidden []string) []string {
 		// A link would allow its target, which can be forbidden.
 		if e.Type()&fs.ModeSymlink != 0 {
 			path := filepath.Join(dir, e.Name())
-			if target, err := filepath.EvalSymlinks(path); err == nil && len(except(target, forbidden)) == 1 && except(target, forbidden)[0] == target {
+			target, err := filepath.EvalSymlinks(path)
+			if err == nil && slices.Equal(except(target, forbidden), []string{target}) {
 				allowed = append(allowed, path)
 			}
 			continue
