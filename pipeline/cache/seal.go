@@ -111,3 +111,14 @@ func decode(name string, data []byte, v any) bool {
 	}
 	return json.Unmarshal(s.Value, v) == nil
 }
+
+// MachineKey returns a key of this machine for a purpose, which is not the key of the
+// cache and does not reveal it. The first call makes the key of the machine. It returns
+// an error if there is no place for that, for example no home folder.
+func MachineKey(purpose string) ([]byte, error) {
+	key, err := loadKey(true)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoKey, err)
+	}
+	return seal(key, "purpose", []byte(purpose)), nil
+}

@@ -93,6 +93,18 @@ func (s System) GitTag() string {
 	return ""
 }
 
+// Protected reports whether the run is for a branch or a tag that is protected, so that only
+// reviewed code is in it.
+func (s System) Protected() bool {
+	switch s.Name {
+	case "github":
+		return s.getenv("GITHUB_REF_PROTECTED") == "true"
+	case "gitlab":
+		return s.getenv("CI_COMMIT_REF_PROTECTED") == "true"
+	}
+	return false
+}
+
 // Run returns a description of this run for people, or "" outside CI.
 func (s System) Run() string {
 	switch s.Name {
@@ -153,14 +165,14 @@ func appendTo(file, text string) (err error) {
 // immediately. It writes the output of a stage in a collapsible section when the stage
 // ends, because stages run at the same time.
 func (s System) Display(w io.Writer) display.Display {
-	return &sections{w: w, system: s.Name, output: map[string][]progress.Event{}}
+	return &sections{w: w, system: s, output: map[string][]progress.Event{}}
 }
 
 // sections is a display with one section for every stage.
 type sections struct {
 	mu     sync.Mutex
 	w      io.Writer
-	system string                      // name of the CI system
+	system System
 	output map[string][]progress.Event // output of running stages, by stage
 	status string                      // last status that was written, up to its colon
 }
@@ -182,14 +194,14 @@ func (s *sections) Emit(e progress.Event) {
 	case progress.Status:
 		if key, _, _ := strings.Cut(e.Text, ":"); key != s.status {
 			s.status = key
-			fmt.Fprintf(s.w, "%-8s  %s\n", e.Stage, s.inert(e.Text))
+			fmt.Fprintf(s.w, "%-8s  %s\n", e.Stage, s.system.Inert(e.Text))
 		}
 	case progress.Warned:
-		if s.system == "github" {
+		if s.system.Name == "github" {
 			fmt.Fprintf(s.w, "::warning title=%s::%s\n", e.Stage, data(e.Text))
 			return
 		}
-		fmt.Fprintf(s.w, "%-8s  warning: %s\n", e.Stage, display.Clean(e.Text))
+		fmt.Fprintf(s.w, "%-8s  warning: %s\n", e.Stage, s.system.Inert(e.Text))
 	case progress.Output:
 		s.output[e.Stage] = append(s.output[e.Stage], e)
 	case progress.Finished:
@@ -201,13 +213,13 @@ func (s *sections) Emit(e progress.Event) {
 func (s *sections) write(end progress.Event) {
 	events := s.output[end.Stage]
 	delete(s.output, end.Stage)
-	title := fmt.Sprintf("%-8s  %s", end.Stage, s.inert(display.Finish(end)))
+	title := fmt.Sprintf("%-8s  %s", end.Stage, s.system.Inert(display.Finish(end)))
 	if len(events) == 0 {
 		fmt.Fprintln(s.w, title)
 		return
 	}
 	id, token := "slipway_"+end.Stage, ""
-	if s.system == "github" {
+	if s.system.Name == "github" {
 		fmt.Fprintf(s.w, "::group::%s\n", data(title))
 		// The output of a test must not be executed as commands.
 		token = rand.Text()
@@ -221,10 +233,10 @@ func (s *sections) write(end progress.Event) {
 	}
 	for _, e := range events {
 		if e.File == "" {
-			fmt.Fprintln(s.w, display.Clean(e.Text))
+			fmt.Fprintln(s.w, s.system.Inert(e.Text))
 		}
 	}
-	if s.system == "github" {
+	if s.system.Name == "github" {
 		fmt.Fprintf(s.w, "::%s::\n::endgroup::\n", token)
 		for _, e := range events {
 			if e.File != "" {
@@ -237,17 +249,6 @@ func (s *sections) write(end progress.Event) {
 	fmt.Fprintf(s.w, "\x1b[0Ksection_end:%d:%s\r\x1b[0K\n", end.Time.Unix(), id)
 }
 
-// inert makes a text safe outside a section. GitHub's runner executes commands in the
-// older form ##[name] anywhere in a line
-// (https://github.com/actions/runner, src/Runner.Common/ActionCommand.cs).
-func (s *sections) inert(text string) string {
-	text = display.Clean(text)
-	if s.system == "github" {
-		text = strings.ReplaceAll(text, "##[", "#\u200b#[")
-	}
-	return text
-}
-
 // data escapes a text for the data of a GitHub command, so that the text cannot
 // contain a command.
 func data(s string) string {
@@ -255,7 +256,7 @@ func data(s string) string {
 	for i, line := range lines {
 		lines[i] = display.Clean(line)
 	}
-	s = strings.Join(lines, "\n")
+	s = strings.ReplaceAll(strings.Join(lines, "\n"), "##[", "#\u200b#[")
 	return strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A").Replace(s)
 }
 

@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -17,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-ci/slipway/pipeline/cache"
+	"github.com/slipway-ci/slipway/pipeline/ci"
 	"github.com/slipway-ci/slipway/pipeline/deploy"
 	"github.com/slipway-ci/slipway/pipeline/display"
 	"github.com/slipway-ci/slipway/pipeline/sandbox"
@@ -53,6 +55,10 @@ func (p Program) Main() {
 		<-ctx.Done()
 		stop() // a second signal terminates the process immediately
 	}()
+	// Helm and other libraries write warnings, which can contain texts from outside, to the
+	// log of the process.
+	log.SetFlags(0)
+	log.SetOutput(display.Lines(os.Stderr, ci.Detect(nil).Inert))
 	code := p.run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
@@ -63,10 +69,14 @@ func (p Program) run(ctx context.Context, args []string, stdin io.Reader, stdout
 	if p.Version == "" {
 		p.Version = builtVersion()
 	}
-	a := &app{program: p, stdin: stdin, stdout: stdout, stderr: stderr}
+	system := ci.Detect(nil)
+	out := display.Lines(stdout, system.Inert)
+	a := &app{program: p, stdin: stdin, stdout: stdout, stderr: stderr, out: out, system: system}
 	root := a.root() //nolint:contextcheck // cobra passes the context to the commands
 	root.SetArgs(args)
-	return a.exit(root.ExecuteContext(ctx))
+	err := root.ExecuteContext(ctx)
+	_ = out.Close() // an error of standard output cannot be reported anywhere
+	return a.exit(err)
 }
 
 // builtVersion returns the version that the go command has recorded in the program: that
@@ -84,7 +94,7 @@ func builtVersion() string {
 func (a *app) traced(cmd *cobra.Command) {
 	warn := func(err error) {
 		if err != nil && a.verbose {
-			fmt.Fprintln(a.stderr, "slipway: "+display.Clean(err.Error()))
+			fmt.Fprintln(a.stderr, "slipway: "+a.system.Inert(err.Error()))
 		}
 	}
 	work := cmd.RunE

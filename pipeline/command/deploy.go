@@ -16,6 +16,7 @@ import (
 
 	"github.com/slipway-ci/slipway/pipeline/ci"
 	"github.com/slipway-ci/slipway/pipeline/deploy"
+	"github.com/slipway-ci/slipway/pipeline/display"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/ship"
@@ -59,6 +60,12 @@ func (a *app) checkProtected(ctx context.Context, r *request) error {
 	if s.Dirty && len(changed) == 0 {
 		changed = s.Changed
 	}
+	if repo != nil && len(changed) == 0 {
+		// Git says nothing about ignored files, but what is deployed can depend on them.
+		if changed, err = repo.NotCommitted(ctx, a.deploymentFiles(r)...); err != nil {
+			return err
+		}
+	}
 	tag := cmp.Or(r.gitTag, ci.Detect(nil).GitTag())
 	switch {
 	case repo != nil && tag != "" && !slices.Contains(tags, tag):
@@ -69,7 +76,7 @@ func (a *app) checkProtected(ctx context.Context, r *request) error {
 	}
 	switch {
 	case len(changed) > 0:
-		return fault.Gatef("deploy.protected", "environment %s is protected, and files were changed since the commit: %s", r.Environment, strings.Join(changed, ", ")).
+		return fault.Gatef("deploy.protected", "environment %s is protected, and files were changed since the commit: %s", r.Environment, display.Clean(strings.Join(changed, ", "))).
 			WithFix("commit them, and tag the commit")
 	case tag == "":
 		return fault.Gatef("deploy.protected", "environment %s is protected, and this commit has no tag", r.Environment).
@@ -84,6 +91,16 @@ func (a *app) checkProtected(ctx context.Context, r *request) error {
 	return a.confirm("deploy "+what+" to", r.Environment)
 }
 
+// deploymentFiles returns slipway.yaml, the chart and the values files, as far as they are
+// known.
+func (a *app) deploymentFiles(r *request) []string {
+	files := ship.DeploymentFiles(r.Root, r.Config, r.Environment)
+	if a.settings != "" {
+		files = append(files, a.settings)
+	}
+	return files
+}
+
 // confirm asks the user to type the name of the environment. It returns an error if
 // standard input is not a terminal or the answer is different.
 func (a *app) confirm(what, environment string) error {
@@ -91,7 +108,7 @@ func (a *app) confirm(what, environment string) error {
 	if !ok || !term.IsTerminal(int(in.Fd())) {
 		return fault.Gatef("deploy.protected", "environment %s is protected", environment).WithFix("confirm with --yes")
 	}
-	fmt.Fprintf(a.stderr, "%s %s? Type the environment's name: ", what, environment)
+	fmt.Fprintf(a.stderr, "%s %s? Type the environment's name: ", a.system.Inert(what), environment)
 	answer, err := bufio.NewReader(in).ReadString('\n')
 	if err != nil || strings.TrimSpace(answer) != environment {
 		return fault.Gatef("deploy.protected", "not confirmed; nothing was done")
@@ -119,7 +136,7 @@ type clusterCommand struct {
 	args                cobra.PositionalArgs
 	flags               flagGroup // in addition to clusterFlags; may be nil
 	changes             bool      // whether it changes the cluster, so that protected environments need a confirmation
-	act                 func(ctx context.Context, o deploy.Options, args []string) (report any, text func(), err error)
+	act                 func(ctx context.Context, r *request, o deploy.Options, args []string) (report any, text func(), err error)
 }
 
 func (a *app) clusterCommand(c clusterCommand) *cobra.Command {
@@ -138,7 +155,7 @@ func (a *app) clusterCommand(c clusterCommand) *cobra.Command {
 		ctx := progress.With(cmd.Context(), show, cmd.Name())
 		start := time.Now()
 		progress.Emit(ctx, progress.Event{Kind: progress.Started})
-		report, text, err := c.act(ctx, o, args)
+		report, text, err := c.act(ctx, r, o, args)
 		end := progress.Event{Kind: progress.Finished, Outcome: progress.Passed, Duration: time.Since(start)}
 		if err != nil {
 			end.Outcome, end.Text = progress.Failed, err.Error()
@@ -173,7 +190,7 @@ func (a *app) clusterOptions(c clusterCommand, r *request) (o deploy.Options, er
 	if a.program.Deployer == nil {
 		return o, fault.Inputf("deploy.no-deployer", "this slipway was built without support for deployments").WithFix("use the slipway program")
 	}
-	if err := r.apply(); err != nil {
+	if err := a.complete(r); err != nil {
 		return o, err
 	}
 	if c.changes && !r.yes {
@@ -184,7 +201,6 @@ func (a *app) clusterOptions(c clusterCommand, r *request) (o deploy.Options, er
 			}
 		}
 	}
-	r.Deployment.Run = runName()
 	return ship.DeployOptions(r.Root, r.Config, r.Environment, r.Deployment, nil)
 }
 
@@ -194,17 +210,17 @@ func (a *app) clusterCommands() []clusterCommand {
 		{
 			use: "status", short: "Show what is released and the state of its pods", args: cobra.NoArgs,
 			example: "  slipway status --env prod\n  slipway status --env prod -o json | jq '.result[].state'",
-			act: func(ctx context.Context, o deploy.Options, _ []string) (any, func(), error) {
+			act: func(ctx context.Context, _ *request, o deploy.Options, _ []string) (any, func(), error) {
 				all, err := a.program.Deployer.Status(ctx, o)
-				return all, func() { deploy.WriteStatus(a.stdout, all) }, err
+				return all, func() { deploy.WriteStatus(a.out, all) }, err
 			},
 		},
 		{
 			use: "history", short: "Show the revisions of a release", args: cobra.NoArgs,
 			example: "  slipway history --env prod",
-			act: func(ctx context.Context, o deploy.Options, _ []string) (any, func(), error) {
+			act: func(ctx context.Context, _ *request, o deploy.Options, _ []string) (any, func(), error) {
 				all, err := a.program.Deployer.Status(ctx, o)
-				return all, func() { deploy.WriteHistory(a.stdout, all) }, err
+				return all, func() { deploy.WriteHistory(a.out, all) }, err
 			},
 		},
 		{
@@ -213,15 +229,15 @@ func (a *app) clusterCommands() []clusterCommand {
   slipway rollback --env prod 12`,
 			flags:   rollbackFlags,
 			changes: true,
-			act: func(ctx context.Context, o deploy.Options, args []string) (any, func(), error) {
+			act: func(ctx context.Context, r *request, o deploy.Options, args []string) (any, func(), error) {
 				revision := 0
 				if len(args) == 1 {
 					if _, err := fmt.Sscanf(args[0]+"\n", "%d\n", &revision); err != nil || revision < 1 {
 						return nil, func() {}, fault.Inputf("usage", "%q is not a revision", args[0]).WithFix("slipway history lists them")
 					}
 				}
-				result, err := a.program.Deployer.Rollback(ctx, o, revision)
-				return result, func() { deploy.Write(a.stdout, result) }, err
+				result, err := ship.Rollback(ctx, r.Options, o, revision)
+				return result, func() { deploy.Write(a.out, result) }, err
 			},
 		},
 	}

@@ -65,6 +65,7 @@ spec:
 		".gitignore":  "*.key\n*.pub\n.slipway\n",
 		"slipway.yaml": `app: {platforms: [linux/amd64]}
 scan: {databases: [bundled]}
+sign: {attestations: [provenance]}
 verify: {keys: [release.pub], attestations: []}
 deploy:
   environments:
@@ -218,7 +219,7 @@ func TestDeployWithoutACluster(t *testing.T) {
 	p.env = append(p.env, "KUBECONFIG="+filepath.Join(t.TempDir(), "missing"))
 	generateKeys(t, p, "release", "")
 	image := p.report(t, "publish", "--repository", testkit.Registry(t)+"/acme/hello").Reference
-	p.report(t, "sign", "--image", image, "--only-signature", "--key", "release.key")
+	p.report(t, "sign", "--image", image, "--key", "release.key")
 	for _, tt := range []struct {
 		name string
 		code int

@@ -128,7 +128,7 @@ func (a *app) report(findings []finding) error {
 			if f.Fix != "" {
 				line += " (" + f.Fix + ")"
 			}
-			fmt.Fprintln(a.stdout, line)
+			fmt.Fprintln(a.out, line)
 		}
 	}
 	if missing == 0 {

@@ -45,6 +45,9 @@ type request struct {
 
 	yes    bool
 	gitTag string
+
+	hermetic        bool
+	hermeticDefault func() bool // whether --hermetic was not given; nil if the command does not have it
 }
 
 // flagGroup adds flags that several commands share.

@@ -165,14 +165,14 @@ func (a *app) reportProposal(p proposal, written []string) {
 		return
 	}
 	for _, file := range written {
-		fmt.Fprintln(a.stdout, "wrote", file)
+		fmt.Fprintln(a.out, "wrote", file)
 	}
 	if written == nil {
 		for _, file := range slices.Sorted(maps.Keys(p.files)) {
-			fmt.Fprintf(a.stdout, "# %s\n%s\n", file, p.files[file])
+			fmt.Fprintf(a.out, "# %s\n%s\n", file, p.files[file])
 		}
 	}
-	fmt.Fprintf(a.stdout, "main package %s: it %s\n", mains[0], p.mains[0].Why())
+	fmt.Fprintf(a.out, "main package %s: it %s\n", mains[0], p.mains[0].Why())
 	if len(p.mains) > 1 {
 		var others []string
 		for _, c := range p.mains[1:] {
@@ -182,13 +182,13 @@ func (a *app) reportProposal(p proposal, written []string) {
 			}
 			others = append(others, display.Clean(text))
 		}
-		fmt.Fprintf(a.stdout, "others, for app.main: %s\n", strings.Join(others, ", "))
+		fmt.Fprintf(a.out, "others, for app.main: %s\n", strings.Join(others, ", "))
 	}
 	for _, line := range p.lint.lines() {
-		fmt.Fprintln(a.stdout, line)
+		fmt.Fprintln(a.out, line)
 	}
-	fmt.Fprintln(a.stdout, "a gate that fails today need not stop a run: see --allow in slipway ship --help")
-	fmt.Fprintln(a.stdout, "next: slipway doctor, then slipway ship")
+	fmt.Fprintln(a.out, "a gate that fails today need not stop a run: see --allow in slipway ship --help")
+	fmt.Fprintln(a.out, "next: slipway doctor, then slipway ship")
 }
 
 // config returns the slipway.yaml that slipway init writes.

@@ -97,10 +97,7 @@ func (s statuses) Emit(e progress.Event) {
 
 // quiet returns a sink for runs whose findings are only counted.
 func (a *app) quiet() progress.Sink {
-	if a.progress == "json" {
-		return statuses{display.JSON(a.stderr)}
-	}
-	return statuses{display.Plain(a.stderr, a.verbose)}
+	return statuses{a.plainDisplay()}
 }
 
 // lines returns what slipway init says of the linter.

@@ -62,8 +62,8 @@ func (a *app) keysCommand() *cobra.Command {
 				a.printJSON(k)
 				return nil
 			}
-			fmt.Fprintf(a.stdout, "wrote %s (keep it secret) and %s\nfingerprint %s\n", k.Private, k.Public, k.Fingerprint)
-			fmt.Fprintf(a.stdout, "next: set sign.key: %s and verify.keys: [%s] in slipway.yaml\n", k.Private, k.Public)
+			fmt.Fprintf(a.out, "wrote %s (keep it secret) and %s\nfingerprint %s\n", k.Private, k.Public, k.Fingerprint)
+			fmt.Fprintf(a.out, "next: set sign.key: %s and verify.keys: [%s] in slipway.yaml\n", k.Private, k.Public)
 			return nil
 		},
 	}

@@ -44,6 +44,17 @@ func (a *app) runStages(cmd *cobra.Command, c stageCommand, r *request) error {
 	if err := a.complete(r); err != nil {
 		return err
 	}
+	if a.isHermetic(r) {
+		remove, err := withoutCaches(r)
+		if err != nil {
+			return err
+		}
+		defer func() {
+			if removeErr := remove(); removeErr != nil {
+				fmt.Fprintln(a.stderr, "slipway: warning: "+a.system.Inert(removeErr.Error()))
+			}
+		}()
+	}
 	if slices.ContainsFunc(stages, runsGo) {
 		if err := checkGoCaches(cmd.Context()); err != nil {
 			return err
@@ -71,7 +82,7 @@ func (a *app) runStages(cmd *cobra.Command, c stageCommand, r *request) error {
 		err = r.writeOutputs(report)
 	}
 	if text, printErr := r.document(report); len(text) > 0 && !a.json {
-		_, _ = a.stdout.Write(text) // an error of standard output cannot be reported anywhere
+		_, _ = a.stdout.Write(a.system.InertDocument(text)) // an error of standard output cannot be reported anywhere
 		return errors.Join(err, printErr)
 	}
 	if err == nil && report.Plan != nil && report.Plan.Changes() {

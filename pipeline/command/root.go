@@ -1,6 +1,7 @@
 package command
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,9 +24,12 @@ type app struct {
 	program        Program
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	out            io.Writer // standard output for text, which makes it safe to print
+	system         ci.System
 
 	dir        string
 	configFile string
+	settings   string // the file that load has read; empty if there is none
 	outputs    []string
 	progress   string
 	verbose    bool
@@ -158,25 +162,32 @@ func (a *app) load() (root string, c config.Config, err error) {
 		}
 	}
 	c, err = config.Load(shown)
+	a.settings = file
 	return filepath.Dir(file), c, err
 }
 
 // display returns the display that shows progress as --progress says. By default it
 // depends on the CI system and on whether standard error is a terminal.
 func (a *app) display(stages []string) display.Display {
-	system := ci.Detect(nil)
 	switch {
-	case a.progress == "json":
-		return display.JSON(a.stderr)
-	case a.progress == "plain":
-		return display.Plain(a.stderr, a.verbose)
-	case system.Name != "":
-		return system.Display(a.stderr)
+	case a.progress == "json", a.progress == "plain":
+		return a.plainDisplay()
+	case a.system.Name != "":
+		return a.system.Display(a.stderr)
 	case a.terminal() && !a.verbose:
 		return display.Live(a.stderr, stages)
 	default:
-		return display.Plain(a.stderr, a.verbose)
+		return a.plainDisplay()
 	}
+}
+
+// plainDisplay returns a display that writes lines, in JSON if --progress says so. In CI
+// they go to a log.
+func (a *app) plainDisplay() display.Display {
+	if a.progress == "json" {
+		return display.JSON(display.Lines(a.stderr, func(line string) string { return string(a.system.InertJSON([]byte(line))) }))
+	}
+	return display.Plain(display.Lines(a.stderr, a.system.Inert), a.verbose)
 }
 
 func (a *app) terminal() bool {
@@ -220,7 +231,7 @@ func (a *app) exit(err error) int {
 		fmt.Fprintln(a.stderr, "slipway: interrupted")
 	} else {
 		for line := range strings.Lines(err.Error()) {
-			fmt.Fprintln(a.stderr, "slipway: "+display.Clean(strings.TrimRight(line, "\n")))
+			fmt.Fprintln(a.stderr, "slipway: "+a.system.Inert(strings.TrimRight(line, "\n")))
 		}
 	}
 	var done reported
@@ -231,8 +242,10 @@ func (a *app) exit(err error) int {
 }
 
 func (a *app) printJSON(v any) {
-	enc := json.NewEncoder(a.stdout)
+	var doc bytes.Buffer
+	enc := json.NewEncoder(&doc)
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
-	_ = enc.Encode(v) // an error of standard output cannot be reported anywhere
+	_ = enc.Encode(v)                                      // encoding a report does not fail
+	_, _ = a.stdout.Write(a.system.InertJSON(doc.Bytes())) // an error of standard output cannot be reported anywhere
 }

@@ -31,7 +31,7 @@ func (a *app) versionCommand() *cobra.Command {
 				})
 				return nil
 			}
-			fmt.Fprintln(a.stdout, a.program.describe())
+			fmt.Fprintln(a.out, a.program.describe())
 			return nil
 		},
 	}
@@ -48,6 +48,7 @@ func (p Program) describe() string {
 
 func (a *app) registryCommand() *cobra.Command {
 	var port int
+	var writable bool
 	cmd := &cobra.Command{
 		Use: "registry", Short: "Serve the embedded registry on 127.0.0.1, to pull what was shipped", Args: cobra.NoArgs,
 		Example: "  slipway registry &\n  crane ls 127.0.0.1:5077/orders",
@@ -57,11 +58,15 @@ func (a *app) registryCommand() *cobra.Command {
 				return err
 			}
 			folder := dir.Path("registry")
+			var options []embedded.Option
+			if !writable {
+				options = append(options, embedded.Guarded())
+			}
 			var server *embedded.Server
 			if cmd.Flags().Changed("port") {
-				server, err = embedded.Start(cmd.Context(), folder, port)
+				server, err = embedded.Start(cmd.Context(), folder, port, options...)
 			} else {
-				server, err = embedded.Share(cmd.Context(), folder)
+				server, err = embedded.Share(cmd.Context(), folder, options...)
 			}
 			if err != nil {
 				return err
@@ -74,6 +79,7 @@ func (a *app) registryCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().IntVar(&port, "port", embedded.Port, "`PORT` to listen on; 0 chooses a free one; if it is not set and another program uses the default, another one is chosen")
+	cmd.Flags().BoolVar(&writable, "writable", false, "let every program and every user of this machine push to it; by default only slipway can")
 	return cmd
 }
 
@@ -111,16 +117,16 @@ func (a *app) installHook(ctx context.Context, force bool) error {
 		return nil
 	}
 	if !r.Written {
-		fmt.Fprintln(a.stdout, r.Path, "exists already, nothing to do")
+		fmt.Fprintln(a.out, r.Path, "exists already, nothing to do")
 		return nil
 	}
 	if r.Kept != "" {
-		fmt.Fprintln(a.stdout, "kept the old hook as", r.Kept)
+		fmt.Fprintln(a.out, "kept the old hook as", r.Kept)
 	}
-	fmt.Fprintln(a.stdout, "wrote", r.Path)
+	fmt.Fprintln(a.out, "wrote", r.Path)
 	if r.Shared {
-		fmt.Fprintln(a.stdout, "note: core.hooksPath is outside this repository, so other repositories that use it run the hook too")
+		fmt.Fprintln(a.out, "note: core.hooksPath is outside this repository, so other repositories that use it run the hook too")
 	}
-	fmt.Fprintln(a.stdout, "git push now runs slipway check first; skip it once with: git push --no-verify")
+	fmt.Fprintln(a.out, "git push now runs slipway check first; skip it once with: git push --no-verify")
 	return nil
 }

@@ -51,7 +51,7 @@ func (a *app) sourceCommand() *cobra.Command {
 				a.printJSON(s)
 				return nil
 			}
-			w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
+			w := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
 			for _, line := range [][2]string{
 				{"app", s.Name}, {"module", s.Module}, {"main", s.Main}, {"commit", s.Revision},
 				{"time", s.Time.Format(time.RFC3339)}, {"version", s.Version}, {"changed", strings.Join(s.Changed, ", ")},

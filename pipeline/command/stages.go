@@ -114,7 +114,7 @@ func imageCommands() []stageCommand {
 			example: `  slipway publish --repository ghcr.io/acme/orders
   slipway publish --tag v1.2.3 --tag latest --digest-file digest.txt
   echo "$TOKEN" | slipway publish --username ci --password-stdin`,
-			flags: []flagGroup{sourceFlags, buildFlags, digestFlags, pushFlags, accessFlags},
+			flags: []flagGroup{sourceFlags, buildFlags, digestFlags, pushFlags, accessFlags, hermeticFlag},
 		},
 		{
 			name: "sbom", short: "List what is in the image: a software bill of materials", goals: fixedGoals(ship.SBOMs), builds: true,
@@ -137,7 +137,7 @@ func imageCommands() []stageCommand {
 the SBOM, the provenance and the scan result. An attestation says how the image
 was made, so the image must be what this source builds: the same commit gives the
 same digest. Signing an image again adds nothing.`,
-			flags: []flagGroup{sourceFlags, reportsFlag, buildFlags, digestFlags, scanFlags, allowFlag, signFlags, accessFlags, imageFlag("the `IMAGE`, as repository@sha256:..."), onlySignatureFlag},
+			flags: []flagGroup{sourceFlags, reportsFlag, buildFlags, digestFlags, scanFlags, allowFlag, hermeticFlag, signFlags, accessFlags, imageFlag("the `IMAGE`, as repository@sha256:..."), onlySignatureFlag},
 		},
 		{
 			name: "verify", short: "Check an image's signatures, attestations and the age of its scan", goals: fixedGoals(ship.Verify), needsImage: true,
@@ -186,7 +186,7 @@ build, scan, push, sign and attest.
 
 A release is locked while it is deployed. A release that a dead run left pending is
 recovered. Deploying what is already running changes nothing.`,
-			flags: []flagGroup{sourceFlags, verdictFlags, buildFlags, digestFlags, pushFlags, accessFlags, clusterFlags, deployFlags, gateFlags, signFlags,
+			flags: []flagGroup{sourceFlags, verdictFlags, hermeticFlag, buildFlags, digestFlags, pushFlags, accessFlags, clusterFlags, deployFlags, gateFlags, signFlags,
 				imageFlag("the `IMAGE`, as repository@sha256:... (default: what this source builds)")},
 		},
 		{
@@ -206,7 +206,7 @@ recovered. Deploying what is already running changes nothing.`,
   slipway ship --key env://SIGNING_KEY
   slipway ship --allow lint,scan      begin although these gates fail today
   slipway ship -o json | jq -r .reference`,
-			flags: []flagGroup{sourceFlags, verdictFlags, buildFlags, digestFlags, pushFlags, accessFlags, gateFlags, signFlags, clusterFlags, deployFlags, unsignedFlag},
+			flags: []flagGroup{sourceFlags, verdictFlags, hermeticFlag, buildFlags, digestFlags, pushFlags, accessFlags, gateFlags, signFlags, clusterFlags, deployFlags, unsignedFlag},
 		},
 	}
 }

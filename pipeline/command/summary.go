@@ -29,22 +29,22 @@ const maxSummary = 84
 func (a *app) printSummary(r ship.Report) {
 	a.printStages(r)
 	if r.Scan != nil && len(r.Scan.Findings) > 0 && (!r.Scan.Passed || r.Push == nil && r.Sign == nil) {
-		_ = scan.Write(a.stdout, *r.Scan, scan.Table)
-		fmt.Fprintln(a.stdout)
+		_ = scan.Write(a.out, *r.Scan, scan.Table)
+		fmt.Fprintln(a.out)
 	}
-	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
+	w := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
 	if r.Test != nil && r.Test.CoverageLine != "" {
 		fmt.Fprintf(w, "  coverage\t%s\n", r.Test.CoverageLine)
 	}
 	writeImage(w, r)
 	if r.Deploy != nil {
 		_ = w.Flush()
-		deploy.Write(a.stdout, *r.Deploy)
+		deploy.Write(a.out, *r.Deploy)
 	}
 	if r.Plan != nil {
 		_ = w.Flush()
-		deploy.WritePlan(a.stdout, *r.Plan)
-		fmt.Fprintln(a.stdout)
+		deploy.WritePlan(a.out, *r.Plan)
+		fmt.Fprintln(a.out)
 	}
 	if len(r.SBOMs) > 0 && r.Push == nil && r.Sign == nil {
 		for _, b := range r.SBOMs {
@@ -64,15 +64,16 @@ func (a *app) printStages(r ship.Report) {
 	if f, ok := a.stdout.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		mark = func(o progress.Outcome) string { return display.Mark(o) + " " }
 	}
-	fmt.Fprintf(a.stdout, "\n%s\n\n", title(r))
+	fmt.Fprintf(a.out, "\n%s\n\n", title(r))
 	for _, s := range r.Stages {
 		text := s.Summary
 		if text == "" {
 			text = reason(s)
 		}
-		fmt.Fprintf(a.stdout, "  %s%-9s %-10s %7s  %s\n", mark(s.Outcome), s.Name, s.Outcome, seconds(s.Seconds), ansi.Truncate(display.Clean(text), maxSummary, "…"))
+		// Not to a.out, which removes the colour of the mark.
+		fmt.Fprintf(a.stdout, "  %s%-9s %-10s %7s  %s\n", mark(s.Outcome), s.Name, s.Outcome, seconds(s.Seconds), ansi.Truncate(a.system.Inert(text), maxSummary, "…"))
 	}
-	fmt.Fprintln(a.stdout)
+	fmt.Fprintln(a.out)
 }
 
 // reason returns the first line of the reason why a stage did not pass.
@@ -184,13 +185,13 @@ func seconds(s float64) string {
 // markdown returns the result of a run in Markdown, for the page of the CI run.
 func markdown(r ship.Report) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "### %s\n\n| stage | outcome | time | |\n|---|---|---|---|\n", title(r))
+	fmt.Fprintf(&b, "### %s\n\n| stage | outcome | time | |\n|---|---|---|---|\n", display.Markdown(title(r)))
 	for _, s := range r.Stages {
 		text := s.Summary
 		if text == "" {
 			text = reason(s)
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", s.Name, s.Outcome, seconds(s.Seconds), strings.ReplaceAll(display.Clean(text), "|", "\\|"))
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", s.Name, s.Outcome, seconds(s.Seconds), display.Markdown(text))
 	}
 	if len(r.Allowed) > 0 {
 		fmt.Fprintf(&b, "\nallowed: %s\n", allowedText(r))

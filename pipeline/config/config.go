@@ -93,7 +93,7 @@ type Test struct {
 type Scan struct {
 	Severities    []string   `json:"severities,omitzero" yaml:"severities" jsonschema:"minItems=1,uniqueItems=true,enum=UNKNOWN,enum=LOW,enum=MEDIUM,enum=HIGH,enum=CRITICAL" jsonschema_description:"The severities of findings that fail the gate."`
 	FailOn        ScanFailOn `json:"failOn,omitzero" yaml:"failOn" jsonschema_description:"Narrows down which of those findings fail the gate."`
-	IgnoreFile    string     `json:"ignoreFile,omitzero" yaml:"ignoreFile" jsonschema:"minLength=1" jsonschema_description:"The file that lists findings to ignore, relative to slipway.yaml, in the format of Trivy. An entry followed by exp:2026-12-31 expires on that day. Default: .trivyignore.yaml or .trivyignore in the folder of slipway.yaml, if one exists."`
+	IgnoreFile    string     `json:"ignoreFile,omitzero" yaml:"ignoreFile" jsonschema:"minLength=1" jsonschema_description:"The file that lists findings to ignore, relative to slipway.yaml, in the format of Trivy. An entry followed by exp:2026-12-31 expires on that day. Default: .trivyignore.yaml, .trivyignore.yml or .trivyignore in the folder of slipway.yaml, if one exists."`
 	IgnoreUnfixed bool       `json:"ignoreUnfixed,omitzero" yaml:"ignoreUnfixed" jsonschema_description:"Ignore vulnerabilities for which no fixed version exists yet."`
 	VEX           []string   `json:"vex,omitzero" yaml:"vex" jsonschema:"uniqueItems=true" jsonschema_description:"VEX files in the format of OpenVEX, CSAF or CycloneDX, relative to slipway.yaml."`
 	Secrets       *bool      `json:"secrets,omitzero" yaml:"secrets" jsonschema_description:"Scan the image and the source for secrets."`
@@ -147,12 +147,21 @@ func (k *Keyless) UnmarshalJSON(data []byte) error {
 
 // Verify is a policy that an image must satisfy.
 type Verify struct {
-	Keys         []string   `json:"keys,omitzero" yaml:"keys" jsonschema:"uniqueItems=true" jsonschema_description:"The trusted public keys: files relative to slipway.yaml, env://NAME or KMS keys. A signature by one of them is enough. Default: the public half of sign.key."`
-	Identities   []Identity `json:"identities,omitzero" yaml:"identities" jsonschema_description:"The trusted identities for keyless signatures. A signature by one of them is enough."`
+	Keys         []string   `json:"keys,omitzero" yaml:"keys" jsonschema:"uniqueItems=true,minItems=1" jsonschema_description:"The trusted public keys: files relative to slipway.yaml, env://NAME or KMS keys. A signature by one of them is enough. Default: the public half of sign.key."`
+	Identities   []Identity `json:"identities,omitzero" yaml:"identities" jsonschema:"minItems=1" jsonschema_description:"The trusted identities for keyless signatures. A signature by one of them is enough."`
 	TrustedRoot  string     `json:"trustedRoot,omitzero" yaml:"trustedRoot" jsonschema:"minLength=1" jsonschema_description:"The trusted_root.json of a private Sigstore instance, relative to slipway.yaml. Default: that of the public instance."`
 	Attestations []string   `json:"attestations,omitzero" yaml:"attestations" jsonschema:"uniqueItems=true,enum=sbom,enum=provenance,enum=scan" jsonschema_description:"The attestations that the image must have. Default: those of sign.attestations."`
 	Allow        []string   `json:"allow,omitzero" yaml:"allow" jsonschema:"uniqueItems=true,enum=lint,enum=test,enum=scan,enum=license" jsonschema_description:"The gates that may have failed when the image was made with --allow, according to its provenance. Default: those that --allow of the same command names. In a protected environment there is no default, and this setting of verify above the environments does not apply."`
 	ScanMaxAge   Duration   `json:"scanMaxAge,omitzero" yaml:"scanMaxAge" jsonschema_description:"The maximum age of the attested scan, for example 168h. By default its age is not limited."`
+	Provenance   Provenance `json:"provenance,omitzero" yaml:"provenance" jsonschema_description:"What the provenance of the image must say. A protected environment requires the attestation provenance and all of this by default; others require what is set."`
+}
+
+// Provenance is what a policy requires of the provenance of an image.
+type Provenance struct {
+	Repository string   `json:"repository,omitzero" yaml:"repository" jsonschema:"minLength=1" jsonschema_description:"The URL of the repository that the image was built from. Default in a protected environment: that of this repository, as in image.source."`
+	Ref        string   `json:"ref,omitzero" yaml:"ref" jsonschema:"enum=checkout,enum=any" jsonschema_description:"The commit that the image was built from: checkout for the one that is checked out, or any. Default in a protected environment: checkout, which is the commit of the tag."`
+	Builder    []string `json:"builder,omitzero" yaml:"builder" jsonschema:"minItems=1,uniqueItems=true" jsonschema_description:"Go regular expressions, one of which must match the whole ID of the builder, for example the URL of a workflow. Default in a protected environment: the workflows and runners of this repository, and slipway outside CI."`
+	Clean      *bool    `json:"clean,omitzero" yaml:"clean" jsonschema_description:"Whether the source must have been as committed. Default in a protected environment: true."`
 }
 
 // Identity is a signer that keyless verification trusts. A pattern is a Go regular

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -51,7 +52,16 @@ type Environment struct {
 	History         int                          `json:"history,omitzero" yaml:"history" jsonschema:"minimum=2,maximum=1000" jsonschema_description:"The number of revisions that Helm keeps for rollbacks."`
 	URL             string                       `json:"url,omitzero" yaml:"url" jsonschema:"format=uri" jsonschema_description:"The URL of the environment, for reports."`
 	Protected       bool                         `json:"protected,omitzero" yaml:"protected" jsonschema_description:"Deploy only from a clean tree on a tag, and only after confirmation, either at the terminal or with --yes."`
+	Images          []AllowedImage               `json:"images,omitzero" yaml:"images" jsonschema_description:"The images that the chart may run besides the app, for example that of a sidecar. By default it may run none, because nobody has verified them."`
 	Verify          Verify                       `json:"verify,omitzero" yaml:"verify" jsonschema_description:"The policy of the environment. Settings that are absent from it are taken from verify."`
+}
+
+// AllowedImage allows images that a chart runs besides the app.
+type AllowedImage struct {
+	Image      string     `json:"image,omitzero" yaml:"image" jsonschema:"required,minLength=1" jsonschema_description:"The image: a repository, or repository@sha256:... for a single digest. In a repository with its registry, * stands for any part of a path segment and ** for any number of segments, for example ghcr.io/acme/**."`
+	Keys       []string   `json:"keys,omitzero" yaml:"keys" jsonschema:"uniqueItems=true,minItems=1" jsonschema_description:"The image must be signed by one of these public keys, which are given as in verify.keys."`
+	Identities []Identity `json:"identities,omitzero" yaml:"identities" jsonschema:"minItems=1" jsonschema_description:"The image must be signed by one of these identities."`
+	Tag        bool       `json:"tag,omitzero" yaml:"tag" jsonschema_description:"The chart may give the image by tag. Its registry then decides what runs. By default the chart must give it by digest."`
 }
 
 // UnmarshalJSON takes every setting that is absent from data from
@@ -121,6 +131,7 @@ func (c Config) Policy(environment string) (Verify, error) {
 		if own.ScanMaxAge != 0 {
 			v.ScanMaxAge = own.ScanMaxAge
 		}
+		v.Provenance = v.Provenance.with(own.Provenance)
 		// What a protected environment accepts must be written down for it.
 		if own.Allow != nil || e.Protected {
 			v.Allow = append([]string{}, own.Allow...)
@@ -133,4 +144,13 @@ func (c Config) Policy(environment string) (Verify, error) {
 		v.TrustedRoot = c.Sign.Keyless.TrustedRoot
 	}
 	return v, nil
+}
+
+// with returns the requirements with those of over instead of its own.
+func (p Provenance) with(over Provenance) Provenance {
+	if over.Builder != nil {
+		p.Builder = over.Builder
+	}
+	p.Repository, p.Ref, p.Clean = cmp.Or(over.Repository, p.Repository), cmp.Or(over.Ref, p.Ref), cmp.Or(over.Clean, p.Clean)
+	return p
 }

@@ -8,8 +8,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/bmatcuk/doublestar/v4"
 	"github.com/github/go-spdx/v2/spdxexp/spdxlicenses"
 	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
 // semantics checks what a JSON schema cannot express.
@@ -106,6 +108,11 @@ func (d *document) imageValues(v ImageValues) {
 
 func (d *document) environment(at string, e Environment) {
 	d.policy(at+"/verify", e.Verify)
+	for i, a := range e.Images {
+		place := fmt.Sprintf("%s/images/%d", at, i)
+		d.identities(place+"/identities", a.Identities)
+		d.allowedImage(place, a)
+	}
 	if e.Context != "" && len(e.Clusters) > 0 {
 		d.at(at+"/context", "context and clusters exclude each other")
 	}
@@ -118,14 +125,40 @@ func (d *document) environment(at string, e Environment) {
 	}
 }
 
+// allowedImage checks the pattern of an image that a chart may run.
+func (d *document) allowedImage(at string, a AllowedImage) {
+	repository, digest, single := strings.Cut(a.Image, "@")
+	if _, err := v1.NewHash(digest); single && err != nil {
+		d.at(at+"/image", "images: %s has a malformed digest", a.Image)
+	}
+	if a.Tag && (single || len(a.Keys) > 0 || len(a.Identities) > 0) {
+		d.at(at+"/tag", "images: tag excludes a digest, keys and identities, because a tag can be moved after the check")
+	}
+	if _, err := name.NewRepository(repository); err == nil {
+		return
+	}
+	if host, _, _ := strings.Cut(repository, "/"); !strings.Contains(repository, "*") || !doublestar.ValidatePattern(repository) || !strings.ContainsAny(host, ".:*") {
+		d.at(at+"/image", "images: %q is no repository and no pattern of repositories; write for example ghcr.io/acme/**, without a tag", a.Image)
+	}
+}
+
 // variableName reports whether an environment variable can have that name.
 func variableName(s string) bool { return s != "" && !strings.ContainsAny(s, "= \x00") }
 
-// policy checks that every identity has exactly one issuer and one subject, each as
+// policy checks the identities and the patterns of a policy. Every identity must have has exactly one issuer and one subject, each as
 // a text or as a valid pattern.
 func (d *document) policy(pointer string, v Verify) {
-	for i, id := range v.Identities {
-		at := fmt.Sprintf("%s/identities/%d", pointer, i)
+	d.identities(pointer+"/identities", v.Identities)
+	for i, pattern := range v.Provenance.Builder {
+		if _, err := regexp.Compile(pattern); err != nil {
+			d.at(fmt.Sprintf("%s/provenance/builder/%d", pointer, i), "provenance.builder: %v", err)
+		}
+	}
+}
+
+func (d *document) identities(pointer string, all []Identity) {
+	for i, id := range all {
+		at := fmt.Sprintf("%s/%d", pointer, i)
 		for _, part := range []struct{ name, text, pattern string }{
 			{"issuer", id.Issuer, id.IssuerPattern}, {"subject", id.Subject, id.SubjectPattern},
 		} {

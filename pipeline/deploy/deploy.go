@@ -50,6 +50,14 @@ type Options struct {
 	// has a loopback address.
 	Forward map[string]string
 
+	// VerifyImage verifies an image that the chart runs besides the app with the keys and
+	// identities of the setting that allows it. If it is nil, such images are refused.
+	VerifyImage func(ctx context.Context, image name.Digest, by config.AllowedImage) error `json:"-"`
+	// VerifyApp verifies an image of the app with the policy of the environment, before a
+	// rollback to a revision without a record that it was verified. If it is nil, such
+	// rollbacks are refused.
+	VerifyApp func(ctx context.Context, image name.Digest) error `json:"-"`
+
 	Secrets    []SecretData // written before the release; their values are never printed
 	PullSecret *PullSecret  // the login of the nodes for the registry of the image
 
@@ -162,11 +170,12 @@ type ClusterResult struct {
 	Before      State      `json:"before,omitempty"`
 	Reason      string     `json:"reason,omitempty"` // why it was in that state
 	Action      Action     `json:"action"`
-	Revision    int        `json:"revision,omitempty"`  // the current revision
-	Previous    int        `json:"previous,omitempty"`  // the last good revision before the deployment
-	Tried       int        `json:"tried,omitempty"`     // the revision that failed
-	Workloads   []Workload `json:"workloads,omitempty"` // the workloads of the release
-	Tests       []string   `json:"tests,omitempty"`     // the test hooks that ran
+	Revision    int        `json:"revision,omitempty"`        // the current revision
+	Previous    int        `json:"previous,omitempty"`        // the last good revision before the deployment
+	Tried       int        `json:"tried,omitempty"`           // the revision that failed
+	Workloads   []Workload `json:"workloads,omitempty"`       // the workloads of the release
+	Tests       []string   `json:"tests,omitempty"`           // the test hooks that ran
+	Positions   int        `json:"image_positions,omitempty"` // the places in the manifests whose images were checked
 	Failure     *Failure   `json:"failure,omitempty"`
 	RollbackErr string     `json:"rollback_error,omitempty"` // why the rollback failed
 	Warnings    []string   `json:"warnings,omitempty"`
@@ -264,8 +273,9 @@ type Status struct {
 // Revision is one entry in the history of a release.
 type Revision struct {
 	Revision    int       `json:"revision"`
-	Status      string    `json:"status"` // the status in Helm's storage
-	Good        bool      `json:"good"`   // whether its rollout once succeeded
+	Status      string    `json:"status"`   // the status in Helm's storage
+	Good        bool      `json:"good"`     // whether its rollout once succeeded
+	Verified    bool      `json:"verified"` // whether its images were verified when slipway made it
 	Updated     time.Time `json:"updated"`
 	Chart       string    `json:"chart"`
 	Image       string    `json:"image,omitempty"`

@@ -15,6 +15,7 @@ import (
 	"github.com/jstemmer/go-junit-report/v2/junit"
 
 	"github.com/slipway-ci/slipway/pipeline/deploy/brief"
+	"github.com/slipway-ci/slipway/pipeline/display"
 )
 
 // Summary returns the result as one line of text.
@@ -189,19 +190,19 @@ func Markdown(r Result) string {
 			}
 			pods = append(pods, text)
 		}
-		fmt.Fprintf(&b, "| %s | %s | %d | %s |\n", c.Name, c.Action, c.Revision, strings.Join(pods, ", "))
+		fmt.Fprintf(&b, "| %s | %s | %d | %s |\n", display.Markdown(c.Name), c.Action, c.Revision, display.Markdown(strings.Join(pods, ", ")))
 	}
 	for _, c := range r.Clusters {
 		for _, text := range slices.Concat(c.Notes, c.Warnings) {
-			fmt.Fprintf(&b, "\n- %s", oneLine(text))
+			fmt.Fprintf(&b, "\n- %s", display.Markdown(oneLine(text)))
 		}
 		if len(c.Notes)+len(c.Warnings) > 0 {
 			b.WriteString("\n")
 		}
 		if f := c.Failure; f != nil {
-			fmt.Fprintf(&b, "\n**%s**: %s\n", f.Kind, oneLine(f.Message))
+			fmt.Fprintf(&b, "\n**%s**: %s\n", f.Kind, display.Markdown(oneLine(f.Message)))
 			if text := joined(f.Events, f.Logs); text != "" {
-				fmt.Fprintf(&b, "\n```\n%s\n```\n", strings.ReplaceAll(text, "```", "` ` `"))
+				fmt.Fprintf(&b, "\n```\n%s\n```\n", strings.ReplaceAll(cleanLines(text), "```", "` ` `"))
 			}
 		}
 	}
@@ -209,6 +210,15 @@ func Markdown(r Result) string {
 		fmt.Fprintf(&b, "\n%s\n", r.URL)
 	}
 	return b.String()
+}
+
+// cleanLines makes every line of a text safe to print.
+func cleanLines(text string) string {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		lines[i] = display.Clean(line)
+	}
+	return strings.Join(lines, "\n")
 }
 
 // details returns what a report of the failure contains besides the message.

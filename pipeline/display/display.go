@@ -5,16 +5,13 @@
 package display
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
 	"sync"
 	"time"
-	"unicode"
 
-	"github.com/charmbracelet/x/ansi"
 	"github.com/dustin/go-humanize"
 
 	"github.com/slipway-ci/slipway/pipeline/progress"
@@ -44,21 +41,7 @@ func (j *jsonLines) Emit(e progress.Event) {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	_, _ = fmt.Fprintf(j.w, "%s\n", escapeC1(line)) // if writing fails, there is no other place to report it
-}
-
-// escapeC1 escapes the C1 control characters and DEL, which JSON does not escape and
-// some terminals interpret.
-func escapeC1(line []byte) []byte {
-	var b bytes.Buffer
-	for _, r := range string(line) {
-		if r >= 0x7f && r < 0xa0 {
-			fmt.Fprintf(&b, `\u%04x`, r)
-		} else {
-			b.WriteRune(r)
-		}
-	}
-	return b.Bytes()
+	_, _ = fmt.Fprintf(j.w, "%s\n", EscapeJSON(line)) // if writing fails, there is no other place to report it
 }
 
 func (*jsonLines) Close() {}
@@ -161,15 +144,4 @@ func Seconds(d time.Duration) string {
 	default:
 		return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
 	}
-}
-
-// Clean makes the output of a tool safe to print. It removes escape sequences,
-// control characters except tabs, and characters that change the direction of text.
-func Clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r != '\t' && unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
-			return -1
-		}
-		return r
-	}, ansi.Strip(s))
 }

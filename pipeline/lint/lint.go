@@ -48,6 +48,7 @@ type Options struct {
 	Prefix    string         // path of Dir in the repository, prepended to the path of every file
 	Env       []string       // additional environment variables, NAME=value
 	BuildTags []string       // build tags
+	Isolation *Isolation     // runs golangci-lint in a sandbox; if it is nil, it has all rights of slipway
 	// Changes is a patch with paths relative to Dir. If it is not nil, only findings in
 	// lines that it adds or changes count, and compiler errors.
 	Changes []byte
@@ -182,11 +183,13 @@ func analyse(ctx context.Context, o Options, program, config, out string) (text 
 	} else {
 		args = append(args, "--config="+config)
 	}
-	cmd := toolchain.Command(limited, program, append(args, "./...")...)
-	cmd.Dir = o.Dir
 	// The go commands that golangci-lint runs cannot remove their temporary folders
 	// if they are killed, so these folders are created in out, which Run removes.
-	cmd.Env = o.Go.TestEnv(o.Pass, append([]string{"GOLANGCI_LINT_CACHE=" + filepath.Join(o.CacheDir, "golangci-lint"), "TMPDIR=" + out, "HOME=" + filepath.Join(out, "home")}, o.Env...)...)
+	env := append([]string{"TMPDIR=" + out, "HOME=" + filepath.Join(out, "home")}, o.Env...)
+	cmd, err := o.command(limited, program, config, out, env, append(args, "./...")...)
+	if err != nil {
+		return nil, "", err
+	}
 	stdout := &lines{each: func(line string) {
 		line = o.shorten(line)
 		text = append(append(text, line...), '\n')

@@ -55,16 +55,45 @@ type Client struct {
 	opts Options
 	base *http.Transport
 
-	mu      sync.Mutex
-	servers map[string]string // Options.Servers, and what Route has added
+	mu          sync.Mutex
+	servers     map[string]string // Options.Servers, and what Route has added
+	credentials map[string]string // what Route has added, by address
 }
 
-// Route makes the client connect to server instead of address, both as host:port.
-func (c *Client) Route(address, server string) {
+// Route makes the client connect to server instead of address, both as host:port. Only
+// requests to this server get the credential, if there is one.
+func (c *Client) Route(address, server, credential string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.servers[address] = server
+	if credential != "" {
+		if c.credentials == nil {
+			c.credentials = map[string]string{}
+		}
+		c.credentials[address] = credential
+	}
 }
+
+// credentialed is a transport that adds the credentials of [Client.Route] to requests.
+type credentialed struct {
+	base   http.RoundTripper
+	client *Client
+}
+
+func (c *credentialed) RoundTrip(req *http.Request) (*http.Response, error) {
+	c.client.mu.Lock()
+	credential := c.client.credentials[req.URL.Host]
+	c.client.mu.Unlock()
+	if credential != "" {
+		req = req.Clone(req.Context())
+		req.Header.Set(CredentialHeader, credential)
+	}
+	return c.base.RoundTrip(req)
+}
+
+// CredentialHeader is the header with the credential of the embedded registry. The header
+// Authorization has the credentials of the user, which are for other registries.
+const CredentialHeader = "Slipway-Credential" //nolint:gosec // the name of a header
 
 // server returns the address to connect to for the address of a registry.
 func (c *Client) server(address string) string {
@@ -219,7 +248,7 @@ func (c *Client) pullOptions(ctx context.Context, p v1.Platform) []remote.Option
 }
 
 func (c *Client) transport() http.RoundTripper {
-	return &throttled{base: &stallGuard{base: c.base, limit: c.opts.Stall}}
+	return &throttled{base: &bounded{base: &stallGuard{base: &credentialed{base: c.base, client: c}, limit: c.opts.Stall}}}
 }
 
 // options returns the library's options that every call needs. The library's

@@ -24,6 +24,10 @@ type RemotePlatform struct {
 	Image     v1.Image // read lazily, with the context that was given to Open
 }
 
+// maxManifests is the limit for the manifests in an index. There are about 50 platforms, and
+// each can have several manifests that are no images.
+const maxManifests = 500
+
 // Open finds an image. It resolves a tag once, so all references in the result
 // have a digest. It skips manifests that are for no platform, for example the
 // attestations that BuildKit adds to an index. It does not use mirrors, because
@@ -49,6 +53,9 @@ func (c *Client) Open(ctx context.Context, reference string) (Remote, error) {
 	r := Remote{Reference: ref.Context().Digest(desc.Digest.String())}
 	if !desc.MediaType.IsIndex() {
 		img, err := desc.Image()
+		if err == nil {
+			err = checkSizes(img)
+		}
 		if err != nil {
 			return Remote{}, c.explain(ctx, "reading", ref, err)
 		}
@@ -71,11 +78,17 @@ func (c *Client) Open(ctx context.Context, reference string) (Remote, error) {
 	if err != nil {
 		return Remote{}, fault.Failedf("registry.malformed", "reading %s: %w", r.Reference, err)
 	}
+	if len(manifest.Manifests) > maxManifests {
+		return Remote{}, fault.Failedf("registry.malformed", "reading %s: the index has more than %d manifests", r.Reference, maxManifests)
+	}
 	for _, m := range manifest.Manifests {
 		if m.Platform == nil || m.Platform.OS == "unknown" || !m.MediaType.IsImage() {
 			continue
 		}
 		img, err := idx.Image(m.Digest)
+		if err == nil {
+			err = checkSizes(img)
+		}
 		if err != nil {
 			return Remote{}, c.explain(ctx, fmt.Sprintf("reading the image for %s of", m.Platform), ref, err)
 		}

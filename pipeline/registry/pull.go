@@ -89,7 +89,9 @@ func (c *Client) get(ctx context.Context, ref name.Reference, p v1.Platform) (im
 			if m.Platform != nil && m.Platform.Satisfies(p) {
 				var img v1.Image
 				err := Again(ctx, c.opts.Backoff, connectionLost, func() (err error) {
-					img, err = idx.Image(m.Digest)
+					if img, err = idx.Image(m.Digest); err == nil {
+						err = checkSizes(img)
+					}
 					return err
 				})
 				return image.Base{Image: img, Digest: desc.Digest}, err
@@ -99,6 +101,9 @@ func (c *Client) get(ctx context.Context, ref name.Reference, p v1.Platform) (im
 			WithFix("choose another base image, or one of its platforms: %s", strings.Join(available, ", "))
 	}
 	img, err := desc.Image()
+	if err == nil {
+		err = checkSizes(img)
+	}
 	return image.Base{Image: img, Digest: desc.Digest}, err
 }
 

@@ -238,6 +238,9 @@ func (c *Client) explain(ctx context.Context, doing string, ref name.Reference, 
 			return fault.Failedf("registry.refused", "%s: registry %s responds with status %d: %s", what, host, code, text)
 		}
 	}
+	if errors.Is(err, ErrTooLarge) {
+		return fault.Failedf("registry.malformed", "%s: registry %s: %w", what, host, &causeError{text, err}).WithFix("do not use this image; find out who changed the registry")
+	}
 	if mismatch, ok := errors.AsType[*digestMismatchError](err); ok {
 		return fault.Failedf("registry.digest", "%s: digest mismatch at registry %s: %w", what, host, mismatch).
 			WithFix("check for a proxy between this machine and %s that changes manifests; no tag was set", host)

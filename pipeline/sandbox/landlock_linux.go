@@ -59,9 +59,9 @@ func (p Policy) restrict() error {
 		switch {
 		case err != nil: // it is a dangling link, or was removed
 		case fi.IsDir():
-			rules = append(rules, landlock.RODirs(path))
+			rules = append(rules, landlock.RODirs(path).IgnoreIfMissing()) // another program may remove it now
 		default:
-			rules = append(rules, landlock.ROFiles(path))
+			rules = append(rules, landlock.ROFiles(path).IgnoreIfMissing())
 		}
 	}
 	for _, path := range p.Write {

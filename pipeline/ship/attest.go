@@ -164,7 +164,7 @@ func (p *run) attestScan(subjects []sign.Subject) ([]sign.Statement, error) {
 	predicate, err := sign.ScanPredicate(sign.ScanOptions{
 		Scanner: "pkg:golang/github.com/aquasecurity/trivy", Version: r.Scanner.Version,
 		Database: r.Database.Source, DatabaseID: r.Database.Digest, Updated: r.Database.UpdatedAt,
-		Finished: r.Time, Verdict: verdict, Report: report,
+		Finished: r.Time, Verdict: verdict, Gate: p.scanGate(), Report: report,
 		Counts: map[string]int{"critical": c.Critical, "high": c.High, "medium": c.Medium, "low": c.Low, "unknown": c.Unknown},
 	})
 	if err != nil {

@@ -148,6 +148,31 @@ func findChart(root string, c config.Config) (string, error) {
 	return "", fault.Inputf("deploy.chart", "there is no chart: neither chart nor charts/%s has a Chart.yaml", name).WithFix("set deploy.chart in slipway.yaml")
 }
 
+// DeploymentFiles returns the absolute paths of the chart and of the values files of an
+// environment. Those that do not exist are left out.
+func DeploymentFiles(root string, c config.Config, environment string) []string {
+	e := c.Deploy.Environments[environment]
+	names := slices.Clone(e.Values)
+	for _, cluster := range e.Clusters {
+		names = append(names, cluster.Values...)
+	}
+	var files []string
+	for _, name := range names {
+		if path := config.Resolve(root, name); exists(path) {
+			files = append(files, path)
+		}
+	}
+	if chart, err := findChart(root, c); err == nil {
+		files = append(files, chart)
+	}
+	return files
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
 // checkPlan validates the environment. A plan writes no Secrets, so their values need
 // not be set.
 func (p *run) checkPlan() error { return p.checkEnvironment(nil) }
@@ -171,6 +196,7 @@ func (p *run) checkEnvironment(getenv func(string) (string, bool)) error {
 // the pull secret of the image.
 func (p *run) deployOptions(ctx context.Context, image deploy.Image) (deploy.Options, error) {
 	o := p.deployment
+	p.verifyWith(&o)
 	var err error
 	if p.report.Source != nil {
 		o.Version = p.source.Version

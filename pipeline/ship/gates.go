@@ -47,6 +47,7 @@ func (p *run) lint(ctx context.Context) (graph.Outcome, error) {
 	r, err := lint.Run(ctx, lint.Options{
 		Root: p.Root, Dir: p.source.Dir, Go: p.toolchain, Settings: p.Config.Lint, CacheDir: string(p.Cache),
 		Reports: p.Reports, Prefix: p.prefix(), BuildTags: p.Config.App.Tags, Env: toolchain.Environ(p.Config.App.Env), Changes: changes, Pass: p.pass(),
+		Isolation: p.lintIsolation(),
 	})
 	p.report.Lint = &r
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/slipway-ci/slipway/pipeline/lint"
 	"github.com/slipway-ci/slipway/pipeline/source"
 	"github.com/slipway-ci/slipway/pipeline/test"
 	"github.com/slipway-ci/slipway/pipeline/toolchain"
@@ -32,23 +33,34 @@ func (p *run) pass() toolchain.Pass {
 
 // isolation returns what keeps the tests apart from everything that is released.
 func (p *run) isolation() *test.Isolation {
-	i := &test.Isolation{
-		Program: p.Executable, Top: p.source.Top, Copied: p.source.Scope(), Skip: source.OutputDir, Cache: p.Cache,
-		Hidden: []string{"/run/secrets", "/var/run/secrets"},
+	return &test.Isolation{
+		Program: p.Executable, Top: p.source.Top, Copied: p.source.Scope(), Skip: source.OutputDir, Cache: p.Cache, Hidden: append(hiddenPaths(), string(p.kept())),
 	}
+}
+
+// lintIsolation does the same for linters.
+func (p *run) lintIsolation() *lint.Isolation {
+	return &lint.Isolation{Program: p.Executable, Source: append(p.source.Scope(), p.source.Top), Hidden: append(hiddenPaths(), string(p.kept()))}
+}
+
+// hiddenPaths returns the folders and files that can hold credentials.
+func hiddenPaths() []string {
+	hidden := []string{"/run/secrets", "/var/run/secrets"}
 	if home, err := os.UserHomeDir(); err == nil {
-		i.Hidden = append(i.Hidden, home)
+		hidden = append(hidden, home)
 	}
 	// Files with credentials that are not in the home folder.
 	for _, name := range []string{
 		"KUBECONFIG", "DOCKER_CONFIG", "NETRC", "GNUPGHOME", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE",
 		"GOOGLE_APPLICATION_CREDENTIALS", "AZURE_FEDERATED_TOKEN_FILE", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "REGISTRY_AUTH_FILE",
+		// What CI systems read after a step, for example more variables for later steps.
+		"GITHUB_ENV", "GITHUB_PATH", "GITHUB_OUTPUT", "GITHUB_STATE", "GITHUB_STEP_SUMMARY", "GITHUB_EVENT_PATH",
 	} {
 		for path := range strings.SplitSeq(os.Getenv(name), string(os.PathListSeparator)) {
 			if path != "" {
-				i.Hidden = append(i.Hidden, path)
+				hidden = append(hidden, path)
 			}
 		}
 	}
-	return i
+	return hidden
 }

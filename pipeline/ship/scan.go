@@ -20,6 +20,8 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/image"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/scan"
+	"github.com/slipway-ci/slipway/pipeline/sign"
+	"github.com/slipway-ci/slipway/pipeline/source"
 	"github.com/slipway-ci/slipway/pipeline/toolchain"
 )
 
@@ -122,6 +124,9 @@ func (p *run) scanOptions(ctx context.Context) (o scan.Options, given []any, err
 	}
 	o.Targets = images.targets
 	o.Source, o.Hidden = p.source.Dir, p.hidden
+	if p.committed, err = p.committedFiles(ctx); err != nil {
+		return o, nil, err
+	}
 	if on := p.Config.Scan.Reachability; on == nil || *on {
 		o.Reach = &scan.Reach{
 			Dir: p.source.Dir, Main: p.source.Main, Tags: p.Config.App.Tags, Env: toolchain.Environ(p.Config.App.Env), Go: p.toolchain,
@@ -140,9 +145,20 @@ func (p *run) scanKey(o scan.Options, given []any) (string, error) {
 		return "", nil
 	}
 	given = append(given, time.Now().UTC().Format(time.DateOnly))
-	for _, name := range slices.Concat([]string{".trivyignore", ".trivyignore.yaml", o.Settings.IgnoreFile}, o.Settings.VEX) {
+	files := slices.Concat([]string{o.Settings.IgnoreFile}, o.Settings.VEX)
+	if o.Settings.IgnoreFile == "" {
+		files = append(files, scan.DefaultIgnoreFiles()...)
+	}
+	for _, name := range files {
 		if sum, err := cache.HashFile(p.resolve(name)); err == nil { // the scan itself reports a file that cannot be read
 			given = append(given, name, sum)
+		}
+	}
+	for _, file := range p.source.Excluded { // they are no part of the fingerprint
+		if p.committed[file] {
+			if sum, err := cache.HashFile(file); err == nil {
+				given = append(given, file, sum)
+			}
 		}
 	}
 	return p.verdictKey("scan", o.Settings, given)
@@ -151,7 +167,8 @@ func (p *run) scanKey(o scan.Options, given []any) (string, error) {
 // fresh reports whether a new scan would use the same database. A database is reused
 // until it reaches its maximum age. The bundled one changes only with slipway itself.
 func fresh(r scan.Result, s config.Scan) bool {
-	return r.Database.Bundled || time.Since(r.Database.FetchedAt) < time.Duration(s.MaxAge)
+	onlyBundled := !slices.ContainsFunc(s.Databases, func(d string) bool { return d != scan.Bundled })
+	return r.Database.Bundled && onlyBundled || time.Since(r.Database.FetchedAt) < time.Duration(s.MaxAge)
 }
 
 func summarizeScan(r scan.Result) string {
@@ -206,9 +223,35 @@ func writeReport(path string, text []byte) error {
 }
 
 // hidden reports whether the scan must ignore a file: one that is excluded from the
-// source, or the configured private key. The key is encrypted and its owner put it
-// there on purpose, so it is not a leaked secret.
+// source and not committed, or the configured private key if it is encrypted, because its
+// owner put it there on purpose. A file that is committed can be read by everyone who can
+// read the repository, whether or not it is part of the image.
 func (p *run) hidden(rel string) bool {
 	path := filepath.Join(p.source.Dir, filepath.FromSlash(rel))
-	return path == p.resolve(p.Config.Sign.Key) || slices.Contains(p.source.Excluded, path)
+	if p.Config.Sign.Key != "" && path == p.resolve(p.Config.Sign.Key) {
+		return sign.Encrypted(path)
+	}
+	_, excluded := slices.BinarySearch(p.source.Excluded, path)
+	return excluded && !p.committed[path]
+}
+
+// committedFiles returns the files of the app that git tracks. It returns none if nothing
+// is excluded from the source, or if there is no git repository.
+func (p *run) committedFiles(ctx context.Context) (map[string]bool, error) {
+	if len(p.source.Excluded) == 0 {
+		return nil, nil
+	}
+	repository, err := source.OpenRepository(ctx, p.source.Dir)
+	if err != nil || repository == nil {
+		return nil, err
+	}
+	tracked, err := repository.Tracked(ctx, p.source.Dir)
+	if err != nil {
+		return nil, err
+	}
+	committed := map[string]bool{}
+	for file := range tracked {
+		committed[file] = true
+	}
+	return committed, nil
 }

@@ -79,7 +79,8 @@ type Options struct {
 	Executable string
 
 	Cache   cache.Dir
-	Reports string // folder for reports; default: .slipway/reports in Root
+	Kept    cache.Dir // has the embedded registry and the key of this machine; default: Cache
+	Reports string    // folder for reports; default: .slipway/reports in Root
 	Sink    progress.Sink
 }
 
@@ -137,7 +138,8 @@ type run struct {
 
 	fingerprint func() (string, error)
 	signer      func() (sign.Signer, error)
-	deployment  deploy.Options // set by checkDeploy
+	deployment  deploy.Options  // set by checkDeploy
+	committed   map[string]bool // the excluded files that the scan searches for secrets; set by scanOptions
 
 	allowedMu sync.Mutex // guards report.Allowed while steps run
 	closersMu sync.Mutex

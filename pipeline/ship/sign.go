@@ -80,12 +80,12 @@ func (p *run) newSigner(ctx context.Context) (sign.Signer, error) {
 // The first call generates it. It has no password, because nobody outside this machine
 // trusts it.
 func (p *run) machineKey(ctx context.Context) (string, error) {
-	unlock, err := p.Cache.Lock(ctx, "keys", "lock")
+	unlock, err := p.kept().Lock(ctx, "keys", "lock")
 	if err != nil {
 		return "", err
 	}
 	defer unlock()
-	file := p.Cache.Path("keys", "machine.key")
+	file := p.kept().Path("keys", "machine.key")
 	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
 		return file, nil
 	}

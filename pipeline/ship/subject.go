@@ -1,6 +1,7 @@
 package ship
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 
+	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/registry"
@@ -58,7 +60,10 @@ func (p *run) local() bool {
 }
 
 // registryDir returns the folder with the data of the embedded registry.
-func (p *run) registryDir() string { return p.Cache.Path("registry") }
+func (p *run) registryDir() string { return p.kept().Path("registry") }
+
+// kept returns the folder for what is not a cache.
+func (p *run) kept() cache.Dir { return cmp.Or(p.Kept, p.Cache) }
 
 func hostOf(reference string) string {
 	host, _, _ := strings.Cut(reference, "/")
@@ -130,12 +135,12 @@ func (p *run) share(ctx context.Context) (*embedded.Server, error) {
 		return nil, err
 	}
 	dir := p.registryDir()
-	server, err := embedded.Share(ctx, dir)
+	server, err := embedded.Share(ctx, dir, embedded.Guarded())
 	if err != nil {
 		return nil, err
 	}
 	for _, name := range server.Names(dir) {
-		client.Route(name, server.Addr)
+		client.Route(name, server.Addr, server.Credential)
 	}
 	if first := embedded.Host(embedded.Port); server.Name != first {
 		progress.Warnf(ctx, "another program, or the registry of another cache, uses %s; the registry of this run is %s", first, server.Name)

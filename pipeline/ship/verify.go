@@ -1,15 +1,21 @@
 package ship
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/graph"
+	"github.com/slipway-ci/slipway/pipeline/image"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/sign"
+	"github.com/slipway-ci/slipway/pipeline/source"
 )
 
 // checkPolicy returns an error if the environment does not exist.
@@ -63,7 +69,13 @@ func (p *run) policy(ctx context.Context) (sign.Policy, error) {
 	}
 	policy := sign.Policy{
 		Identities: v.Identities, TrustedRoot: p.resolve(v.TrustedRoot),
-		Attestations: v.Attestations, ScanMaxAge: time.Duration(v.ScanMaxAge), Allow: p.acceptedGates(v.Allow),
+		Attestations: v.Attestations, ScanMaxAge: time.Duration(v.ScanMaxAge), Allow: p.acceptedGates(v.Allow), Scan: p.scanGate(),
+	}
+	if policy.Provenance, err = p.provenancePolicy(ctx, v.Provenance); err != nil {
+		return policy, err
+	}
+	if !policy.Provenance.IsZero() && !slices.Contains(policy.Attestations, sign.TypeProvenance) {
+		policy.Attestations = append(slices.Clone(policy.Attestations), sign.TypeProvenance)
 	}
 	for _, k := range v.Keys {
 		policy.Keys = append(policy.Keys, sign.Key{Ref: p.resolve(k)})
@@ -88,4 +100,64 @@ func (p *run) policy(ctx context.Context) (sign.Policy, error) {
 			WithFix("set verify.keys or verify.identities in slipway.yaml, or give --key")
 	}
 	return policy, nil
+}
+
+// scanGate returns the part of the scan's settings that decides which vulnerabilities
+// fail the gate.
+func (p *run) scanGate() sign.ScanGate {
+	s := p.Config.Scan
+	return sign.ScanGate{Severities: s.Severities, ReachableOnly: s.FailOn.ReachableOnly, IgnoreUnfixed: s.IgnoreUnfixed}
+}
+
+// provenancePolicy returns what the provenance of the image must say: what the policy
+// sets and, in a protected environment, by default this repository, the commit that is
+// checked out, which has the tag, a clean tree and a builder that is known.
+func (p *run) provenancePolicy(ctx context.Context, set config.Provenance) (sign.ProvenancePolicy, error) {
+	policy := sign.ProvenancePolicy{Repository: set.Repository, Builders: set.Builder, Clean: set.Clean != nil && *set.Clean}
+	protected := p.Config.Deploy.Environments[p.Environment].Protected
+	if !protected && set.Ref != refCheckout {
+		return policy, nil
+	}
+	s := p.source
+	if p.report.Source == nil { // the image is given
+		o, err := SourceOptions(ctx, p.Root, p.Config.App)
+		if err != nil {
+			return policy, err
+		}
+		o.Revision, o.Epoch, o.Top, o.NoMain = p.Revision, p.Epoch, p.Top, true
+		if s, err = source.Open(ctx, o); err != nil {
+			return policy, err
+		}
+	}
+	if set.Ref == refCheckout || protected && set.Ref == "" {
+		policy.Revision = s.Revision
+	}
+	if !protected {
+		return policy, nil
+	}
+	policy.Repository = cmp.Or(set.Repository, image.SourceURL(p.Config.Image.Source, s.Module))
+	policy.Clean = set.Clean == nil || *set.Clean
+	if len(policy.Builders) == 0 {
+		policy.Builders = knownBuilders(policy.Repository)
+	}
+	return policy, nil
+}
+
+// refCheckout is the value of verify.provenance.ref that stands for the commit that is
+// checked out.
+const refCheckout = "checkout"
+
+// knownBuilders returns patterns of the builder IDs that slipway writes for a repository:
+// those of its workflows on GitHub and of its runners on GitLab, see [ci.System.Builder],
+// and that of a build outside CI.
+func knownBuilders(repository string) []string {
+	at := `https?://[^/]+/.+`
+	if repository != "" {
+		at = regexp.QuoteMeta(strings.TrimSuffix(strings.TrimRight(repository, "/"), ".git"))
+	}
+	return []string{
+		`(?i:` + at + `)/\.github/workflows/[^/@]+@.+`,
+		`(?i:` + at + `)/-/runners/[0-9]+`,
+		regexp.QuoteMeta(localBuilder),
+	}
 }

@@ -121,3 +121,21 @@ func plain(err error) error {
 	}
 	return err
 }
+
+// Encrypted reports whether a file is a private key that is encrypted with a password, as
+// [Tool.GenerateKeys] and cosign write it.
+func Encrypted(file string) bool {
+	f, err := os.Open(file)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var begin [64]byte
+	n, _ := io.ReadFull(f, begin[:])
+	for _, kind := range []string{"SIGSTORE", "COSIGN"} {
+		if bytes.HasPrefix(begin[:n], []byte("-----BEGIN ENCRYPTED "+kind+" PRIVATE KEY-----")) {
+			return true
+		}
+	}
+	return false
+}

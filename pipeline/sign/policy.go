@@ -26,6 +26,7 @@ const (
 	CodeScanExpired   = "verify.scan-expired"
 	CodeScanFailed    = "verify.scan-failed"
 	CodeAllowed       = "verify.allowed" // a gate failed, and the run went on
+	CodeProvenance    = "verify.provenance"
 	CodeNotFound      = "verify.image-not-found"
 )
 
@@ -35,12 +36,14 @@ type Identity = config.Identity
 
 // Policy holds the requirements for an image.
 type Policy struct {
-	Keys         []Key         // trusted keys; a signature by one of them is enough
-	Identities   []Identity    // trusted identities; a keyless signature by one of them is enough
-	TrustedRoot  string        // trusted_root.json; default: that of the public instance, through TUF
-	Attestations []string      // required types: sbom, provenance, scan
-	ScanMaxAge   time.Duration // of the latest attested scan; 0 for no limit
-	RequireLog   bool          // signatures by keys must be in the transparency log, too
+	Keys         []Key            // trusted keys; a signature by one of them is enough
+	Identities   []Identity       // trusted identities; a keyless signature by one of them is enough
+	TrustedRoot  string           // trusted_root.json; default: that of the public instance, through TUF
+	Attestations []string         // required types: sbom, provenance, scan
+	ScanMaxAge   time.Duration    // of the latest attested scan; 0 for no limit
+	RequireLog   bool             // signatures by keys must be in the transparency log, too
+	Scan         ScanGate         // what the attested scan must have found no vulnerability for
+	Provenance   ProvenancePolicy // what the provenance must say; it counts only if provenance is required
 	// Allow lists the gates that may have failed in the run that made the image,
 	// according to its provenance: lint, test, scan, license. It counts only if
 	// provenance is required. With scan, an attested scan may have failed, or be
@@ -51,6 +54,9 @@ type Policy struct {
 // VerifyOptions is the input of [Verify].
 type VerifyOptions struct {
 	Reference name.Digest // if it is an index, every manifest in it is verified, too
+	// IndexOnly verifies only the reference itself. The digest of an index also determines
+	// the manifests in it, and most programs sign only the index.
+	IndexOnly bool
 	Policy    Policy
 	Now       time.Time // default: the clock
 	Remote    []remote.Option

@@ -97,18 +97,20 @@ func Provenance(o ProvenanceOptions) (json.RawMessage, error) {
 	p.BuildDefinition.ExternalParameters = map[string]any{}
 	maps.Copy(p.BuildDefinition.ExternalParameters, o.External)
 	p.BuildDefinition.InternalParameters = o.Internal
-	if o.Source != "" {
-		uri := o.Source
-		if o.Ref != "" {
-			uri += "@" + o.Ref
+	if o.Source != "" || o.Revision != "" {
+		m := Material{URI: o.Source}
+		if o.Ref != "" && o.Source != "" {
+			m.URI += "@" + o.Ref
 		}
-		m := Material{URI: uri}
 		if o.Revision != "" {
 			m.Digest = map[string]string{"gitCommit": o.Revision}
 		}
+		if m.URI == "" {
+			m.Name = "source" // its repository is not known
+		}
 		p.BuildDefinition.ResolvedDependencies = append(p.BuildDefinition.ResolvedDependencies, m)
-		if _, ok := p.BuildDefinition.ExternalParameters["source"]; !ok {
-			p.BuildDefinition.ExternalParameters["source"] = uri
+		if _, ok := p.BuildDefinition.ExternalParameters["source"]; !ok && m.URI != "" {
+			p.BuildDefinition.ExternalParameters["source"] = m.URI
 		}
 	}
 	p.BuildDefinition.ResolvedDependencies = append(p.BuildDefinition.ResolvedDependencies, o.Materials...)
@@ -175,13 +177,14 @@ type ScanOptions struct {
 	Started    time.Time
 	Finished   time.Time
 	Verdict    string          // [ScanPassed] or [ScanFailed]
+	Gate       ScanGate        // what gave the verdict
 	Counts     map[string]int  // findings by severity
 	Report     json.RawMessage // the scanner's own report
 }
 
 // scan is cosign's predicate for vulnerability scans
 // (https://github.com/sigstore/cosign/blob/v2.6.5/specs/COSIGN_VULN_ATTESTATION_SPEC.md).
-// The verdict, the counts and the date of the database are additions.
+// The verdict, the policy, the counts and the date of the database are additions.
 type scan struct {
 	Invocation scanInvocation `json:"invocation"`
 	Scanner    struct {
@@ -198,6 +201,7 @@ type scan struct {
 		ScanStartedOn  time.Time      `json:"scanStartedOn"`
 		ScanFinishedOn time.Time      `json:"scanFinishedOn"`
 		Verdict        string         `json:"verdict,omitempty"`
+		Policy         *ScanGate      `json:"policy,omitempty"`
 		Counts         map[string]int `json:"counts,omitempty"`
 	} `json:"metadata"`
 }
@@ -232,6 +236,9 @@ func ScanPredicate(o ScanOptions) (json.RawMessage, error) {
 	}
 	s.Metadata.ScanStartedOn, s.Metadata.ScanFinishedOn = *instant(o.Started), *instant(o.Finished)
 	s.Metadata.Verdict, s.Metadata.Counts = o.Verdict, o.Counts
+	if len(o.Gate.Severities) > 0 {
+		s.Metadata.Policy = &o.Gate
+	}
 	data, err := json.Marshal(s)
 	if err != nil {
 		return nil, fault.Inputf("attest.scan", "creating the attestation of a scan: the report is not JSON: %w", err)

@@ -71,7 +71,7 @@ func (o Options) isolated(ctx context.Context, run string, env []string) (_ plac
 	}
 	sum := sha256.Sum256([]byte(i.Top))
 	name := hex.EncodeToString(sum[:16])
-	area := o.Go.BuildCache + "-slipway-test"
+	area := o.Go.TestArea()
 	p := place{run: run, from: i.Top, top: filepath.Join(area, "work", name)}
 	gocache := filepath.Join(area, "go-build")
 	if err := os.MkdirAll(gocache, 0o700); err != nil {

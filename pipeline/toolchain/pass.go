@@ -90,6 +90,10 @@ func (g *Go) TestEnv(p Pass, extra ...string) []string {
 	return append(env, extra...)
 }
 
+// TestArea returns the folder with what the go command keeps for programs that execute an
+// app's code, apart from [Go.BuildCache], from which builds are made.
+func (g *Go) TestArea() string { return g.BuildCache + "-slipway-test" }
+
 // MakeHome makes a home folder for programs that execute an app's code. The go command
 // writes nothing there after it has ended, so that the folder can be removed.
 func MakeHome(dir string) error {

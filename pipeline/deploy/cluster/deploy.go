@@ -59,7 +59,7 @@ func (d *deployment) reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := checkImage(rendered.Objects, rendered.HookObjects, d.image, d.imageValues); err != nil {
+	if r.Positions, err = d.imageCheck(d.image).run(ctx, rendered.Objects, d.hooks(rendered)); err != nil {
 		return err
 	}
 	if !secretsChanged && rendered.SameAs(found) && (!d.Settings.Test || found.Tested()) {

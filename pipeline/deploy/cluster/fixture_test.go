@@ -40,6 +40,7 @@ func newTestRelease(t *testing.T) *testRelease {
 	}
 	s := &p.o.Settings
 	s.Clusters = []config.Cluster{{Name: "one"}}
+	s.Images = []config.AllowedImage{{Image: c.Registry + "/elsewhere"}} // the second container of tests of failures
 	s.Timeout, s.RollbackTimeout, s.LockTimeout = config.Duration(time.Minute), config.Duration(time.Minute), config.Duration(time.Minute)
 	s.Readiness = config.Duration(3 * time.Second)
 	return p

@@ -19,39 +19,6 @@ func pod(images ...string) *unstructured.Unstructured {
 	return &unstructured.Unstructured{Object: map[string]any{"kind": "Pod", "metadata": map[string]any{"name": "a"}, "spec": map[string]any{"containers": containers}}}
 }
 
-// TestCheckImage covers the ways in which a chart could run an image other than the
-// verified one.
-func TestCheckImage(t *testing.T) {
-	digest := "sha256:" + strings.Repeat("a", 64)
-	other := "sha256:" + strings.Repeat("b", 64)
-	const hub = "index.docker.io/acme/orders"
-	for _, tt := range []struct {
-		name, repository string
-		objects, hooks   []string
-		code             string
-	}{
-		{"by digest", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders@" + digest, "busybox:1"}, nil, ""},
-		{"by tag and digest", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders:v1@" + digest}, nil, ""},
-		{"by tag", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders:v1"}, nil, "deploy.other-image"},
-		{"without tag and digest", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders"}, nil, "deploy.other-image"},
-		{"another digest in addition", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders@" + digest, "ghcr.io/acme/orders@" + other}, nil, "deploy.other-image"},
-		{"a hook by tag", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders@" + digest}, []string{"ghcr.io/acme/orders:latest"}, "deploy.other-image"},
-		{"only in a hook", "ghcr.io/acme/orders", []string{"busybox:1"}, []string{"ghcr.io/acme/orders@" + digest}, "deploy.image-unused"},
-		{"short name of Docker Hub", hub, []string{"acme/orders@" + digest}, nil, ""},
-		{"short name of Docker Hub by tag", hub, []string{"acme/orders@" + digest, "docker.io/acme/orders:old"}, nil, "deploy.other-image"},
-		{"a repository with the same prefix", "ghcr.io/acme/orders", []string{"ghcr.io/acme/orders@" + digest, "ghcr.io/acme/orders-tools:v1"}, nil, ""},
-		{"a tag with a port", "127.0.0.1:5077/orders", []string{"127.0.0.1:5077/orders:v1@" + digest}, nil, ""},
-		{"no container", "ghcr.io/acme/orders", nil, nil, "deploy.image-unused"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			err := checkImage([]*unstructured.Unstructured{pod(tt.objects...)}, []*unstructured.Unstructured{pod(tt.hooks...)}, deploy.Image{Repository: tt.repository, Digest: digest}, "image.repository and image.tag")
-			if got := fault.CodeOf(err); got != tt.code {
-				t.Errorf("the code is %q, want %q: %v", got, tt.code, err)
-			}
-		})
-	}
-}
-
 // TestCheckImageRefusesTheDigestInALabel covers charts that write the tag of the image into
 // a label, where the API server accepts no digest.
 func TestCheckImageRefusesTheDigestInALabel(t *testing.T) {
@@ -61,7 +28,7 @@ func TestCheckImageRefusesTheDigestInALabel(t *testing.T) {
 		if err := unstructured.SetNestedField(o.Object, "v1@"+image.Digest, append(path, "app.kubernetes.io/version")...); err != nil {
 			t.Fatal(err)
 		}
-		err := checkImage([]*unstructured.Unstructured{o}, nil, image, "image.repository and image.tag")
+		_, err := imageCheck{image: image, set: "image.repository and image.tag"}.run(t.Context(), []*unstructured.Unstructured{o}, nil)
 		if fault.CodeOf(err) != "deploy.chart" || !strings.Contains(err.Error(), "app.kubernetes.io/version") || !strings.Contains(err.Error(), "image.tag") {
 			t.Errorf("%v: %v", path, err)
 		}

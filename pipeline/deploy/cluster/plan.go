@@ -62,7 +62,7 @@ func (t Tool) plan(ctx context.Context, o deploy.Options, c config.Cluster, imag
 	if err != nil {
 		return p, err
 	}
-	if err := checkImage(rendered.Objects, rendered.HookObjects, d.image, d.imageValues); err != nil {
+	if _, err := d.imageCheck(d.image).run(ctx, rendered.Objects, d.hooks(rendered)); err != nil {
 		return p, err
 	}
 	progress.Statusf(ctx, "comparing the chart with the cluster")

@@ -2,8 +2,12 @@ package cluster
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
 
 	"github.com/slipway-ci/slipway/pipeline/deploy"
 	"github.com/slipway-ci/slipway/pipeline/deploy/release"
@@ -71,6 +75,9 @@ func (d *deployment) rollback(ctx context.Context, to int) error {
 // rollBackTo rolls back to a revision within the rollback timeout of the environment.
 // The caller must hold the lock of the release.
 func (d *deployment) rollBackTo(ctx context.Context, found release.Found, to int) error {
+	if err := d.checkRevision(ctx, found, to); err != nil {
+		return err
+	}
 	found, err := d.release.Recover(ctx, found)
 	if err != nil {
 		return err
@@ -84,4 +91,50 @@ func (d *deployment) rollBackTo(ctx context.Context, found release.Found, to int
 	}
 	d.result.Action, d.result.Revision = deploy.RolledBack, revision
 	return nil
+}
+
+// checkRevision checks that only verified images run after a rollback to a revision. A
+// revision that slipway has made has a record of it. Of any other revision, for example
+// one that was made by helm, the images are verified now.
+func (d *deployment) checkRevision(ctx context.Context, found release.Found, to int) error {
+	if found.Verified(to) {
+		return nil
+	}
+	progress.Statusf(ctx, "verifying the images of revision %d", to)
+	objects, hooks, err := d.release.ObjectsOf(ctx, found, to)
+	if err != nil {
+		return err
+	}
+	why := errors.New("none of its workloads runs an image by digest")
+	tried := map[string]bool{}
+	for _, o := range objects {
+		for _, p := range release.Positions(o) {
+			ref, err := name.NewDigest(p.Image)
+			if err != nil || p.Runs == release.Maybe || tried[ref.Name()] {
+				continue
+			}
+			tried[ref.Name()] = true
+			if d.VerifyApp == nil {
+				why = errors.New("this program cannot verify images")
+				continue
+			}
+			if why = d.VerifyApp(ctx, ref); why != nil {
+				continue
+			}
+			if _, why = d.imageCheck(deploy.ImageOf(ref)).run(ctx, objects, hooks); why == nil {
+				return nil
+			}
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	fix := "deploy an image that satisfies the policy"
+	for _, r := range found.History() {
+		if r.Good && r.Verified && r.Revision != found.Last {
+			fix = fmt.Sprintf("roll back to revision %d, which was verified, or deploy an image that satisfies the policy", r.Revision)
+			break
+		}
+	}
+	return fault.Gatef("deploy.unverified-revision", "the images of revision %d were not verified when it was made, and are not verified now: %w", to, why).WithFix("%s", fix)
 }

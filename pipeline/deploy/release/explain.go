@@ -21,6 +21,9 @@ func (c *Client) applyError(err error) error {
 	if c.kube.waitErr != nil {
 		return c.kube.waitErr
 	}
+	if known, ok := errors.AsType[*fault.Error](err); ok { // of a check before something is applied
+		return known
+	}
 	text := oneLine(err.Error())
 	switch {
 	case apierrors.IsRequestEntityTooLargeError(err), strings.Contains(text, "Too long: "), strings.Contains(text, "Request entity too large"):

@@ -1,9 +1,11 @@
 package release
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	helmkube "helm.sh/helm/v3/pkg/kube"
@@ -29,11 +31,30 @@ type client struct {
 	applied []*helm.Release // see baseline
 	phase   string          // passed to the waiter for hooks
 	waitErr error           // what the waiter returned
+	checked *helm.Release   // what may be applied; nil if the operation renders no chart
 }
 
 // begin prepares the client for one operation of Helm.
 func (c *client) begin(ctx context.Context, applied []*helm.Release) {
-	c.ctx, c.applied, c.phase, c.waitErr = ctx, applied, "", nil
+	c.ctx, c.applied, c.phase, c.waitErr, c.checked = ctx, applied, "", nil, nil
+}
+
+// Build reads objects from a manifest. Helm validates those that it is about to apply. If
+// they come from a chart, they must be what was checked.
+func (c *client) Build(reader io.Reader, validate bool) (helmkube.ResourceList, error) {
+	if c.checked == nil || !validate {
+		return c.Client.Build(reader, validate)
+	}
+	text, err := io.ReadAll(reader)
+	if err != nil {
+		return nil, err
+	}
+	if string(text) != c.checked.Manifest {
+		if err := checkHook(c.checked.Hooks, string(text)); err != nil {
+			return nil, err
+		}
+	}
+	return c.Client.Build(bytes.NewReader(text), validate)
 }
 
 // key identifies an object.
@@ -132,23 +153,6 @@ func (c *client) WaitForDelete(resources helmkube.ResourceList, timeout time.Dur
 		return fmt.Errorf("waiting for an earlier hook to be deleted: %w", err)
 	}
 	return nil
-}
-
-// Images returns the images of the containers and init containers of an object that
-// is a pod or has a pod template.
-func Images(o *unstructured.Unstructured) []string {
-	var out []string
-	for _, field := range []string{"initContainers", "containers"} {
-		list, _, _ := unstructured.NestedSlice(o.Object, append(podSpec(o.GetKind()), field)...)
-		for _, c := range list {
-			if m, ok := c.(map[string]any); ok {
-				if image, ok := m["image"].(string); ok {
-					out = append(out, image)
-				}
-			}
-		}
-	}
-	return out
 }
 
 func asUnstructured(o runtime.Object) *unstructured.Unstructured {

@@ -149,32 +149,43 @@ type Note struct {
 	Digest      string // the digest of the image, as sha256:...
 }
 
-func (n Note) labels() map[string]string {
+// labels returns the labels of the revision that is made from what was rendered.
+func (n Note) labels(rendered *helm.Release) map[string]string {
 	if n.Digest == "" {
 		return nil
 	}
-	return map[string]string{imageLabel: strings.TrimPrefix(n.Digest, "sha256:")[:min(63, len(n.Digest)-len("sha256:"))]}
+	return map[string]string{
+		imageLabel:    labelValue(strings.TrimPrefix(n.Digest, "sha256:")),
+		verifiedLabel: contentOf(rendered),
+	}
 }
 
-// Apply installs or upgrades the release and returns the revision that it made, even
+// Apply installs or upgrades the release to exactly what Render has rendered, and returns the revision that it made, even
 // if the rollout failed. The revision is 0 if none was made. If ctx is cancelled, Apply
 // stops waiting, but it does not stop between two objects. The state must not be
 // unfinished; see [Client.Recover].
 func (c *Client) Apply(ctx context.Context, found Found, r Rendered, note Note) (int, error) {
 	c.kube.begin(ctx, found.applied)
+	c.kube.checked = r.target
 	c.config.Releases.MaxHistory = c.MaxHistory
 	vals := chartutil.CoalesceTables(map[string]any{}, r.values)
+	frozen, err := r.frozen()
+	if err != nil {
+		return 0, c.explain("preparing the chart", err)
+	}
+	labels := note.labels(r.target)
 	var made *helm.Release
-	var err error
 	if found.Good == 0 {
 		install := c.install(found, note.Description)
-		install.Labels = note.labels()
-		made, err = install.Run(r.chart, vals)
+		install.Labels, install.PostRenderer = labels, sameManifest{r.target.Manifest}
+		made, err = install.Run(frozen, vals)
 		if err == nil && found.Last > 0 {
 			err = c.kube.prune(made.Manifest)
 		}
 	} else {
-		made, err = c.upgrade(note.Description, note.labels()).Run(c.Name, r.chart, vals)
+		upgrade := c.upgrade(note.Description, labels)
+		upgrade.PostRenderer = sameManifest{r.target.Manifest}
+		made, err = upgrade.Run(c.Name, frozen, vals)
 	}
 	revision := 0
 	if made != nil && made.Version > found.Last {

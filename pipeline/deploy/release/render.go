@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"helm.sh/helm/v3/pkg/chart"
@@ -20,14 +21,15 @@ import (
 type Rendered struct {
 	Objects     []*unstructured.Unstructured // the objects of the chart, with their namespaces set
 	Hooks       []string                     // the hooks, as kind/name (events)
-	HookObjects []*unstructured.Unstructured // the objects of the hooks
+	HookObjects []*unstructured.Unstructured // the objects of the hooks that Apply runs
+	TestObjects []*unstructured.Unstructured // the objects of the hooks that only Test runs
 
 	chart  *chart.Chart
 	values map[string]any
 	target *helm.Release
 }
 
-// Render renders the chart as Apply does, with a dry run on the server.
+// Render renders the chart with a dry run on the server. Apply applies exactly that.
 func (c *Client) Render(ctx context.Context, found Found, ch Chart) (Rendered, error) {
 	c.kube.begin(ctx, nil)
 	vals := chartutil.CoalesceTables(map[string]any{}, ch.values)
@@ -61,10 +63,19 @@ func (c *Client) Render(ctx context.Context, found Found, ch Chart) (Rendered, e
 		if err != nil {
 			return Rendered{}, c.renderError(ch, err)
 		}
-		out.HookObjects = append(out.HookObjects, objects(infos)...)
+		if onlyTest(h) {
+			out.TestObjects = append(out.TestObjects, objects(infos)...)
+		} else {
+			out.HookObjects = append(out.HookObjects, objects(infos)...)
+		}
 		out.Hooks = append(out.Hooks, fmt.Sprintf("%s/%s (%s)", strings.ToLower(h.Kind), h.Name, strings.Join(events, ", ")))
 	}
 	return out, nil
+}
+
+// onlyTest reports whether a hook runs only if the tests of the chart are run.
+func onlyTest(h *helm.Hook) bool {
+	return len(h.Events) > 0 && !slices.ContainsFunc(h.Events, func(e helm.HookEvent) bool { return e != helm.HookTest })
 }
 
 // renderError classifies an error of a dry run. A mistake in the chart or its values

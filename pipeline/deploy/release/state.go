@@ -2,6 +2,8 @@ package release
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -45,6 +47,40 @@ func (f Found) Tested() bool {
 // labels have at most 63 characters, so the prefix "sha256:" and the last character
 // are omitted.
 const imageLabel = "slipway.digest"
+
+// verifiedLabel is the label of a revision whose images were verified. It holds a hash of
+// what the revision applies, because Helm copies the labels of a revision to the next one,
+// also to those that helm makes by itself.
+const verifiedLabel = "slipway.verified"
+
+// labelValue returns the beginning of a hash that fits into a label.
+func labelValue(hash string) string { return hash[:min(63, len(hash))] }
+
+// contentOf returns a hash of everything that a revision applies, as the value of a label.
+func contentOf(r *helm.Release) string {
+	h := sha256.New()
+	part := func(text string) { fmt.Fprintf(h, "%d:%s", len(text), text) }
+	part(r.Manifest)
+	hooks := make([]string, 0, len(r.Hooks))
+	for _, hook := range r.Hooks {
+		hooks = append(hooks, hook.Path+"\x00"+hook.Manifest)
+	}
+	slices.Sort(hooks)
+	for _, hook := range hooks {
+		part(hook)
+	}
+	return labelValue(hex.EncodeToString(h.Sum(nil)))
+}
+
+// Verified reports whether slipway has recorded that the images of a revision were
+// verified, and what it applies has not changed since.
+func (f Found) Verified(revision int) bool {
+	return slices.ContainsFunc(f.history, func(r *helm.Release) bool { return r.Version == revision && verified(r) })
+}
+
+func verified(r *helm.Release) bool {
+	return r.Labels[verifiedLabel] != "" && r.Labels[verifiedLabel] == contentOf(r)
+}
 
 // Find determines the state of the release from its history.
 func (c *Client) Find(ctx context.Context) (Found, error) {
@@ -125,7 +161,7 @@ func (f Found) History() []deploy.Revision {
 	out := make([]deploy.Revision, 0, len(f.history))
 	for _, r := range slices.Backward(f.history) {
 		out = append(out, deploy.Revision{
-			Revision: r.Version, Status: string(r.Info.Status), Good: good(r), Updated: r.Info.LastDeployed.Time.UTC(),
+			Revision: r.Version, Status: string(r.Info.Status), Good: good(r), Verified: verified(r), Updated: r.Info.LastDeployed.Time.UTC(),
 			Chart: r.Chart.Metadata.Name + "-" + r.Chart.Metadata.Version, Image: r.Labels[imageLabel], Description: r.Info.Description,
 		})
 	}
@@ -164,10 +200,32 @@ func goodBefore(history []*helm.Release, revision int) int {
 
 // Objects returns the objects of the newest revision with their namespaces set.
 func (c *Client) Objects(ctx context.Context, found Found) ([]*unstructured.Unstructured, error) {
+	all, _, err := c.ObjectsOf(ctx, found, found.Last)
+	return all, err
+}
+
+// ObjectsOf returns the objects of a revision and those of its hooks that a rollback runs,
+// with their namespaces set.
+func (c *Client) ObjectsOf(ctx context.Context, found Found, revision int) (applied, hooks []*unstructured.Unstructured, err error) {
 	c.kube.begin(ctx, nil)
-	infos, err := c.kube.Build(strings.NewReader(found.last.Manifest), false)
-	if err != nil {
-		return nil, c.explain(fmt.Sprintf("reading the manifest of revision %d", found.Last), err)
+	i := slices.IndexFunc(found.history, func(r *helm.Release) bool { return r.Version == revision })
+	if i < 0 {
+		return nil, nil, fmt.Errorf("release %s has no revision %d", c.Name, revision)
 	}
-	return objects(infos), nil
+	r := found.history[i]
+	infos, err := c.kube.Build(strings.NewReader(r.Manifest), false)
+	if err != nil {
+		return nil, nil, c.explain(fmt.Sprintf("reading the manifest of revision %d", revision), err)
+	}
+	applied = objects(infos)
+	for _, h := range r.Hooks {
+		if onlyTest(h) {
+			continue
+		}
+		if infos, err = c.kube.Build(strings.NewReader(h.Manifest), false); err != nil {
+			return nil, nil, c.explain(fmt.Sprintf("reading the hooks of revision %d", revision), err)
+		}
+		hooks = append(hooks, objects(infos)...)
+	}
+	return applied, hooks, nil
 }

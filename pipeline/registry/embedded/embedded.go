@@ -1,7 +1,8 @@
 // Package embedded is an image registry inside the slipway process, so that the
 // whole pipeline runs on a machine that can reach no other registry. It is CNCF
 // Distribution (https://distribution.github.io/distribution/). It listens on
-// 127.0.0.1 only and has no accounts: it is for one user on one machine.
+// 127.0.0.1 only and has no accounts: it is for one user on one machine. A guarded
+// registry can be written only by the process that serves it, see [Guarded].
 //
 // The package promises no compatibility to programs other than slipway.
 package embedded
@@ -57,6 +58,9 @@ type Server struct {
 	// Name is the host:port for references. It differs from Addr while another process
 	// serves the same data on it.
 	Name string
+	// Credential is what the header [registry.CredentialHeader] of a request must have to
+	// write to a guarded registry. It is empty if the registry is not guarded.
+	Credential string
 
 	http      *http.Server
 	stop      func() error
@@ -69,14 +73,14 @@ type Server struct {
 // free port. If another slipway process already serves the same data on that
 // port, Start returns its address. It returns a [fault.Input] error if another
 // program uses the port or dir cannot be created.
-func Start(ctx context.Context, dir string, port int) (*Server, error) {
+func Start(ctx context.Context, dir string, port int, options ...Option) (*Server, error) {
 	dir, err := prepare(dir)
 	if err != nil {
 		return nil, err
 	}
 	ln, err := listen(ctx, port)
 	if err == nil {
-		return serve(dir, ln) //nolint:contextcheck // the registry runs longer than the call that starts it
+		return serve(dir, ln, options) //nolint:contextcheck // the registry runs longer than the call that starts it
 	}
 	if serves(ctx, Host(port), dir) {
 		return &Server{Addr: Host(port), Name: Host(port)}, nil
@@ -93,26 +97,26 @@ func Start(ctx context.Context, dir string, port int) (*Server, error) {
 //   - If other programs use all ports, any free one is used.
 //
 // It returns a [fault.Input] error if dir cannot be created.
-func Share(ctx context.Context, dir string) (*Server, error) {
+func Share(ctx context.Context, dir string, options ...Option) (*Server, error) {
 	dir, err := prepare(dir)
 	if err != nil {
 		return nil, err
 	}
 	for _, port := range Ports(dir) {
 		if ln, err := listen(ctx, port); err == nil {
-			return serve(dir, ln) //nolint:contextcheck // the registry runs longer than the call that starts it
+			return serve(dir, ln, options) //nolint:contextcheck // the registry runs longer than the call that starts it
 		}
 		if !serves(ctx, Host(port), dir) {
 			continue
 		}
-		s, err := serveAnywhere(ctx, dir)
+		s, err := serveAnywhere(ctx, dir, options)
 		if err == nil {
 			s.Name = Host(port)
 			s.inherit(ctx, dir)
 		}
 		return s, err
 	}
-	return serveAnywhere(ctx, dir)
+	return serveAnywhere(ctx, dir, options)
 }
 
 // Names returns the addresses in references that stand for this registry: Name, and the
@@ -146,24 +150,26 @@ func listen(ctx context.Context, port int) (net.Listener, error) {
 	return lc.Listen(ctx, "tcp", Host(port))
 }
 
-func serveAnywhere(ctx context.Context, dir string) (*Server, error) {
+func serveAnywhere(ctx context.Context, dir string, options []Option) (*Server, error) {
 	ln, err := listen(ctx, 0)
 	if err != nil {
 		return nil, fmt.Errorf("starting the embedded registry: %w", err)
 	}
-	return serve(dir, ln) //nolint:contextcheck // as in Start
+	return serve(dir, ln, options) //nolint:contextcheck // as in Start
 }
 
 // serve serves the data in dir on ln.
-func serve(dir string, ln net.Listener) (*Server, error) {
+func serve(dir string, ln net.Listener, options []Option) (*Server, error) {
 	closing := make(chan struct{})
 	handler, stop, err := newHandler(dir, closing)
 	if err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
+	g := newGuard(options)
 	s := &Server{
-		Addr: ln.Addr().String(), Name: ln.Addr().String(),
-		http: &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)},
+		Credential: g.credential,
+		Addr:       ln.Addr().String(), Name: ln.Addr().String(),
+		http: &http.Server{Handler: g.protect(handler), ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)},
 		stop: stop, own: true, cancel: func() {},
 	}
 	s.http.RegisterOnShutdown(func() { close(closing) })
@@ -243,6 +249,10 @@ func newHandler(dir string, closing <-chan struct{}) (h http.Handler, stop func(
 	app := handlers.NewApp(context.Background(), c)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(Header, dir)
+		if r.URL.Path == identityPath {
+			identify(w, r, dir)
+			return
+		}
 		if r.URL.Path == endPath {
 			w.WriteHeader(http.StatusOK)
 			_ = http.NewResponseController(w).Flush()
@@ -254,19 +264,6 @@ func newHandler(dir string, closing <-chan struct{}) (h http.Handler, stop func(
 		}
 		app.ServeHTTP(w, r)
 	}), app.Shutdown, nil
-}
-
-// serves reports whether a slipway process serves the data in dir on addr. The answer is
-// not authenticated, so nothing may be sent to addr because of it.
-func serves(ctx context.Context, addr, dir string) bool {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	resp, err := get(ctx, addr, "/v2/")
-	if err != nil {
-		return false
-	}
-	defer resp.Body.Close()
-	return resp.Header.Get(Header) == dir
 }
 
 // awaitEnd waits until the process that serves the data in dir on addr stops to listen,
@@ -289,6 +286,10 @@ func get(ctx context.Context, addr, path string) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A separate transport without keep-alive leaves no connection open.
+	return roundTrip(req)
+}
+
+// roundTrip sends a request on a transport of its own, which leaves no connection open.
+func roundTrip(req *http.Request) (*http.Response, error) {
 	return (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
 }

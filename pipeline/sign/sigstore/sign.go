@@ -342,6 +342,6 @@ func (s *store) mustExist(ctx context.Context, d name.Digest) error {
 // with returns the store with another context.
 func (s *store) with(ctx context.Context) *store {
 	c := newStore(ctx, s.remote, s.backoff)
-	c.settle = s.settle
+	c.settle, c.budget = s.settle, s.budget
 	return c
 }

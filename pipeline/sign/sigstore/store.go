@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unicode"
@@ -34,9 +35,10 @@ import (
 // trusted key, for the text of the error.
 const keyHint = "dev.slipway.key"
 
-// maxTotal is the maximal size of all signatures or attestations of an image. The
-// library limits the size of each (128 MB) and their number (1000).
-const maxTotal = 512 << 20
+// maxTotal is the maximal size of the signatures and attestations that are read for one
+// image, together with those of its manifests, because they are in memory. Those of an
+// image by slipway have less than 1 MB for each platform.
+const maxTotal = 64 << 20
 
 // kind is the suffix of one of the two tags that cosign uses for an image.
 type kind string
@@ -56,6 +58,7 @@ type store struct {
 	remote  []remote.Option
 	backoff remote.Backoff
 	settle  time.Duration // instead of the time that update computes
+	budget  *atomic.Int64 // how many more bytes may be read; nil for maxTotal in each list
 }
 
 func newStore(ctx context.Context, opts []remote.Option, b remote.Backoff) *store {
@@ -84,6 +87,9 @@ func (s *store) list(ctx context.Context, k kind, d name.Digest) (candidates []c
 		candidates, at, err = s.listOnce(k, d)
 		return err
 	})
+	if large, ok := errors.AsType[*fault.Error](err); ok {
+		return nil, at, large
+	}
 	if err != nil {
 		return nil, at, registryError(ctx, "reading the "+k.plural()+" of", d, err)
 	}
@@ -109,8 +115,10 @@ func (s *store) listOnce(k kind, d name.Digest) (candidates []candidate, at v1.H
 	if err != nil {
 		return nil, at, err
 	}
+	if err := s.spend(k, d, all); err != nil {
+		return nil, at, err
+	}
 	candidates = make([]candidate, len(all))
-	total := 0
 	for i, sig := range all {
 		c := candidate{attached: sig}
 		c.payload, err = sig.Payload()
@@ -122,15 +130,36 @@ func (s *store) listOnce(k kind, d name.Digest) (candidates []candidate, at v1.H
 		case err != nil:
 			return nil, at, err
 		}
-		if total += len(c.payload); total > maxTotal {
-			return nil, at, fmt.Errorf("the content of %s is larger than %d MB", k.tag(d).Name(), maxTotal>>20)
-		}
 		if c.damage == "" {
 			c.damage = c.load()
 		}
 		candidates[i] = c
 	}
 	return candidates, at, nil
+}
+
+// spend returns an error if the signatures are larger than what may still be read. A
+// registry cannot return more than the sizes in the manifest.
+func (s *store) spend(k kind, d name.Digest, all []oci.Signature) error {
+	var total int64
+	for _, sig := range all {
+		size, err := sig.Size()
+		if err != nil {
+			return err
+		}
+		if total += max(size, 0); size < 0 || total > maxTotal {
+			return tooLarge(k, d)
+		}
+	}
+	if s.budget != nil && s.budget.Add(-total) < 0 {
+		return tooLarge(k, d)
+	}
+	return nil
+}
+
+func tooLarge(k kind, d name.Digest) error {
+	return fault.Failedf("verify.too-large", "the %s of %s are larger than %d MB", k.plural(), d.Name(), maxTotal>>20).
+		WithFix("remove the tag %s from the registry, and sign and attest the image again", k.tag(d).Name())
 }
 
 // load replaces the signature by a copy in memory, which sends no requests to the

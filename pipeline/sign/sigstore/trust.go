@@ -34,6 +34,8 @@ func fixOf(code string) string {
 		return "scan and attest it again, or raise verify.scanMaxAge"
 	case sign.CodeScanFailed:
 		return "fix the vulnerabilities and build it again"
+	case sign.CodeProvenance:
+		return "build, sign and attest it from the clean tree of this commit, or change verify.provenance in slipway.yaml"
 	case sign.CodeAllowed:
 		return "make the gates pass and ship it again, or name them in verify.allow of slipway.yaml"
 	default:

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -39,9 +40,14 @@ func Verify(ctx context.Context, o sign.VerifyOptions) (sign.VerifyResult, error
 	}
 	progress.Statusf(ctx, "verifying %s", o.Reference.Name())
 	st := newStore(ctx, o.Remote, o.Backoff)
+	st.budget = new(atomic.Int64)
+	st.budget.Store(maxTotal)
 	subjects, err := st.manifests(ctx, o.Reference, "", 0)
 	if err != nil {
 		return sign.VerifyResult{}, err
+	}
+	if o.IndexOnly {
+		subjects = subjects[:1]
 	}
 	r := sign.VerifyResult{Reference: o.Reference.Name(), Subjects: make([]sign.Verified, len(subjects))}
 	g, gctx := errgroup.WithContext(ctx)
@@ -187,7 +193,7 @@ func (p *policy) verify(ctx context.Context, st *store, sub sign.Subject, o sign
 				fail(rejected)
 			}
 		case want == sign.TypeProvenance:
-			if rejected := checkAllowed(r.Attestations, o.Policy); rejected != nil {
+			if rejected := checkProvenance(r.Attestations, o.Policy); rejected != nil {
 				fail(rejected)
 			}
 		}
@@ -205,22 +211,25 @@ func newestOf(all []sign.Attestation, want string) (newest *sign.Attestation) {
 	return newest
 }
 
-// checkAllowed checks that the policy allows the gates that failed when the image was
-// made. If several trusted runs have made the same image, one of them is enough, because
-// the gates judge what the image is made of.
-func checkAllowed(all []sign.Attestation, p sign.Policy) *rejection {
-	var refused []string
+// checkProvenance checks that a provenance satisfies the policy, and that the policy
+// allows the gates that failed when the image was made. If several trusted runs have made
+// the same image, one of them is enough, because it determines what the image is made of.
+func checkProvenance(all []sign.Attestation, p sign.Policy) (rejected *rejection) {
 	for _, a := range all {
 		if a.Type != sign.TypeProvenance {
 			continue
 		}
-		more := slices.DeleteFunc(slices.Clone(a.Allowed), func(gate string) bool { return slices.Contains(p.Allow, gate) })
-		if len(more) == 0 {
+		if reason := p.Provenance.Check(a.Predicate); reason != "" {
+			rejected = reject(sign.CodeProvenance, "%s", sanitize(reason))
+			continue
+		}
+		refused := slices.DeleteFunc(slices.Clone(a.Allowed), func(gate string) bool { return slices.Contains(p.Allow, gate) })
+		if len(refused) == 0 {
 			return nil
 		}
-		refused = more
+		rejected = reject(sign.CodeAllowed, "was made although these gates failed, which its provenance says and the policy does not allow: %s", sanitize(strings.Join(refused, ", ")))
 	}
-	return reject(sign.CodeAllowed, "was made although these gates failed, which its provenance says and the policy does not allow: %s", sanitize(strings.Join(refused, ", ")))
+	return rejected
 }
 
 // allows reports whether the policy accepts an image without an attested scan, because a
@@ -234,24 +243,27 @@ func allows(p sign.Policy, all []sign.Attestation) bool {
 // clockSkew is the accepted difference between two clocks.
 const clockSkew = 10 * time.Minute
 
-// checkScan checks the verdict and the age of the newest attested scan.
+// checkScan checks the verdict, the age and the findings of the newest attested scan.
 func checkScan(a sign.Attestation, o sign.VerifyOptions, r *sign.Verified) *rejection {
-	if a.Verdict != "" && a.Verdict != sign.ScanPassed && !slices.Contains(o.Policy.Allow, sign.TypeScan) {
+	mayFail := slices.Contains(o.Policy.Allow, sign.TypeScan)
+	if a.Verdict != "" && a.Verdict != sign.ScanPassed && !mayFail {
 		return reject(sign.CodeScanFailed, "has an attested scan of %s that did not pass: %.40q", a.Time.Format(time.RFC3339), a.Verdict)
 	}
 	age := o.Now.Sub(a.Time)
 	if !a.Time.IsZero() {
 		r.ScanAge = age.Seconds()
 	}
-	switch {
-	case o.Policy.ScanMaxAge == 0:
-		return nil
+	switch limit := o.Policy.ScanMaxAge; {
+	case limit == 0:
 	case a.Time.IsZero():
 		return reject(sign.CodeScanExpired, "has an attested scan without a time")
 	case age < -clockSkew:
 		return reject(sign.CodeScanExpired, "has an attested scan with a time in the future (%s); a clock is wrong", a.Time.Format(time.RFC3339))
-	case age > o.Policy.ScanMaxAge:
-		return reject(sign.CodeScanExpired, "was last scanned %s ago (%s); the maximum is %s", age.Round(time.Minute), a.Time.Format(time.RFC3339), o.Policy.ScanMaxAge)
+	case age > limit:
+		return reject(sign.CodeScanExpired, "was last scanned %s ago (%s); the maximum is %s", age.Round(time.Minute), a.Time.Format(time.RFC3339), limit)
+	}
+	if reason := sign.CheckScan(a.Predicate, o.Policy.Scan); reason != "" && !mayFail {
+		return reject(sign.CodeScanFailed, "%s", sanitize(reason))
 	}
 	return nil
 }

@@ -311,5 +311,9 @@ func scanCases() []verifyCase {
 			i.complete(t)
 			i.attest(t, i.ours, scanStatement(t, now, sign.ScanFailed, i.subs...))
 		}, code: sign.CodeScanFailed, contains: []string{"failed"}},
+		{name: "scan without a verdict", prepare: func(t *testing.T, i testImage) {
+			i.complete(t)
+			i.attest(t, i.ours, sign.Statement{PredicateType: sign.PredicateScan, Predicate: json.RawMessage(`{"scanner":{"result":{"SchemaVersion":2,"Results":[{"Vulnerabilities":[{"VulnerabilityID":"CVE-1","Severity":"CRITICAL"}]}]}},"metadata":{"scanFinishedOn":"` + now.Format(time.RFC3339) + `"}}`), For: i.subs})
+		}, policy: func(p *sign.Policy) { p.Scan.Severities = []string{"CRITICAL"} }, code: sign.CodeScanFailed, contains: []string{"CVE-1"}},
 	}
 }

@@ -1,0 +1,54 @@
+package ci
+
+import (
+	"bytes"
+	"strings"
+
+	"github.com/slipway-ci/slipway/pipeline/display"
+)
+
+// Inert makes one line of text from outside safe for the log of the system: it removes
+// what a terminal interprets, see [display.Clean], and on GitHub it breaks workflow
+// commands. The runner executes commands in the form ::name:: at the beginning of a line,
+// and in the older form ##[name] anywhere in it
+// (https://github.com/actions/runner, src/Runner.Common/ActionCommand.cs).
+func (s System) Inert(text string) string {
+	text = display.Clean(text)
+	if s.Name != "github" {
+		return text
+	}
+	text = strings.ReplaceAll(text, "##[", "#\u200b#[")
+	if trimmed := strings.TrimLeft(text, " \t\u00a0\ufeff"); strings.HasPrefix(trimmed, "::") {
+		text = "\u200b" + text
+	}
+	return text
+}
+
+// InertJSON does the same for a JSON document, which stays the same for every parser. Its
+// lines cannot begin with a command.
+func (s System) InertJSON(doc []byte) []byte {
+	doc = display.EscapeJSON(doc)
+	if s.Name == "github" {
+		doc = bytes.ReplaceAll(doc, []byte("##["), []byte(`#\u0023[`))
+	}
+	return doc
+}
+
+// InertDocument makes a document in JSON, XML or plain text safe for the log of the
+// system. The document stays the same for every parser.
+func (s System) InertDocument(doc []byte) []byte {
+	switch begin := bytes.TrimSpace(doc); {
+	case len(begin) > 0 && (begin[0] == '{' || begin[0] == '['):
+		return s.InertJSON(doc)
+	case len(begin) > 0 && begin[0] == '<':
+		if s.Name == "github" {
+			doc = bytes.ReplaceAll(doc, []byte("##["), []byte("#&#35;["))
+		}
+		return doc
+	}
+	lines := strings.Split(string(doc), "\n")
+	for i, line := range lines {
+		lines[i] = s.Inert(line)
+	}
+	return []byte(strings.Join(lines, "\n"))
+}

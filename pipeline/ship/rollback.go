@@ -1,0 +1,74 @@
+package ship
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/google/go-containerregistry/pkg/name"
+
+	"github.com/slipway-ci/slipway/pipeline/config"
+	"github.com/slipway-ci/slipway/pipeline/deploy"
+	"github.com/slipway-ci/slipway/pipeline/registry/embedded"
+	"github.com/slipway-ci/slipway/pipeline/sign"
+)
+
+// Rollback rolls back an environment to a revision, see [deploy.Tool]. It verifies the
+// image of a revision that has no record of it with the policy of the environment.
+func Rollback(ctx context.Context, o Options, d deploy.Options, revision int) (result deploy.Result, err error) {
+	p := &run{Options: o}
+	defer func() {
+		for _, f := range slices.Backward(p.closers) {
+			err = errors.Join(err, f())
+		}
+	}()
+	p.resolveSubject()
+	p.verifyWith(&d)
+	return p.Deployer.Rollback(ctx, d, revision)
+}
+
+// verifyWith lets a deployment verify images other than the one of the run.
+func (p *run) verifyWith(o *deploy.Options) {
+	if p.Signer == nil {
+		return
+	}
+	o.VerifyImage = func(ctx context.Context, ref name.Digest, by config.AllowedImage) error {
+		policy := sign.Policy{Identities: by.Identities}
+		for _, k := range by.Keys {
+			policy.Keys = append(policy.Keys, sign.Key{Ref: p.resolve(k)})
+		}
+		if v, err := p.Config.Policy(p.Environment); err == nil {
+			policy.TrustedRoot = p.resolve(v.TrustedRoot)
+		}
+		return p.verifyOther(ctx, sign.VerifyOptions{Reference: ref, Policy: policy, IndexOnly: true})
+	}
+	o.VerifyApp = func(ctx context.Context, ref name.Digest) error {
+		policy, err := p.policy(ctx)
+		if err != nil {
+			return err
+		}
+		// An older revision was built from another commit, and nobody scans it again.
+		policy.Provenance.Revision, policy.ScanMaxAge = "", 0
+		return p.verifyOther(ctx, sign.VerifyOptions{Reference: ref, Policy: policy})
+	}
+}
+
+// verifyOther verifies an image other than the one of the run. If the image is in the
+// embedded registry, it starts the registry.
+func (p *run) verifyOther(ctx context.Context, o sign.VerifyOptions) error {
+	for _, port := range embedded.Ports(p.registryDir()) {
+		if o.Reference.RegistryStr() == embedded.Host(port) {
+			if _, err := p.embedded(ctx); err != nil {
+				return err
+			}
+			break
+		}
+	}
+	client, err := p.registry()
+	if err != nil {
+		return err
+	}
+	o.Remote, o.Backoff = client.Options(ctx), p.Backoff
+	_, _, err = sign.Verify(ctx, p.Signer, o)
+	return err
+}
