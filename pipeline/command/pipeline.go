@@ -168,9 +168,6 @@ func (a *app) complete(r *request) (err error) {
 	if r.Cache, err = cache.User(); err != nil {
 		return err
 	}
-	if r.Executable, err = os.Executable(); err != nil {
-		return fmt.Errorf("finding the path of slipway: %w", err)
-	}
 	r.Epoch, r.ExtraTags = os.Getenv("SOURCE_DATE_EPOCH"), ci.Detect(nil).Tags()
 	r.Signer, r.Deployer, r.Program = a.program.Signer, a.program.Deployer, a.program.Version+" "+a.program.Commit
 	if a.program.Scanner != nil {

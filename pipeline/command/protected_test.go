@@ -120,6 +120,27 @@ func TestProtectedEnvironment(t *testing.T) {
 	want("prod", honest, "deploy.protected", "chart/templates/ignored.yaml")
 }
 
+// TestLinksOfCharts: a chart cannot show a file of this machine, through a link or with a
+// function of templates.
+func TestLinksOfCharts(t *testing.T) {
+	p := newProtectedApp(t)
+	secret := filepath.Join(testkit.Tree(t, map[string]string{"config.json": "TOP-secret"}), "config.json")
+	if err := os.Symlink(secret, filepath.Join(p.dir, "chart", "config.json")); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Write(t, p.dir, map[string]string{"chart/templates/leak.yaml": "kind: ConfigMap\ndata: {x: {{ .Files.Get \"config.json\" | quote }}}\n"})
+	image := "ghcr.io/acme/hello@sha256:" + strings.Repeat("a", 64)
+	e := p.run(t, "plan", "--env", "prod", "--image", image)
+	if e.code != fault.ExitInput || !strings.Contains(e.stderr, secret) || strings.Contains(e.stdout+e.stderr, "TOP-secret") {
+		t.Errorf("exit %d\n%s%s", e.code, e.stdout, e.stderr)
+	}
+	testkit.Write(t, p.dir, map[string]string{"slipway.yaml": "scan: {databases: [bundled], charts: [chart]}\n"})
+	e = p.run(t, "scan")
+	if e.code != fault.ExitInput || !strings.Contains(e.stderr, secret) {
+		t.Errorf("exit %d\n%s", e.code, e.stderr)
+	}
+}
+
 // TestEmptyPolicy: an empty list of keys or identities names nobody, and is no reason to
 // trust somebody else.
 func TestEmptyPolicy(t *testing.T) {

@@ -124,6 +124,8 @@ type Sign struct {
 	Keyless      *Keyless `json:"keyless,omitzero" yaml:"keyless" jsonschema_description:"Sign with a short-lived certificate for the identity of the CI job instead of with a key."`
 	Rekor        string   `json:"rekor,omitzero" yaml:"rekor" jsonschema:"format=uri" jsonschema_description:"The URL of the transparency log to write to. Default: https://rekor.sigstore.dev with keyless signing. With a key, nothing is written to a log by default."`
 	Attestations []string `json:"attestations,omitzero" yaml:"attestations" jsonschema:"uniqueItems=true,enum=sbom,enum=provenance,enum=scan" jsonschema_description:"The attestations to make."`
+	Formats      []string `json:"formats,omitzero" yaml:"formats" jsonschema:"uniqueItems=true,minItems=1,enum=tag,enum=bundle" jsonschema_description:"How signatures and attestations are stored: tag, under tags as all versions of cosign read them, or bundle, as Sigstore bundles that refer to the image, which is the default of cosign 3. Both are always read."`
+	Timestamp    string   `json:"timestamp,omitzero" yaml:"timestamp" jsonschema:"format=uri" jsonschema_description:"The URL of a timestamp authority (RFC 3161) that timestamps bundles, for example https://timestamp.sigstore.dev/api/v1/timestamp. By default they have no timestamp."`
 }
 
 // Keyless configures signing with a short-lived certificate

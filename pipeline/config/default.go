@@ -24,7 +24,7 @@ func Default() Config {
 			Severities: []string{"HIGH", "CRITICAL"}, Secrets: new(true), Reachability: new(true), MaxAge: Duration(24 * time.Hour),
 			Databases: []string{"mirror.gcr.io/aquasec/trivy-db:2", "ghcr.io/aquasecurity/trivy-db:2", "public.ecr.aws/aquasecurity/trivy-db:2"},
 		},
-		Sign:     Sign{Attestations: []string{"sbom", "provenance", "scan"}},
+		Sign:     Sign{Attestations: []string{"sbom", "provenance", "scan"}, Formats: []string{"tag"}},
 		Deploy:   Deploy{ImageValues: ImageValues{PullSecrets: "imagePullSecrets"}},
 		Registry: Registry{Uploads: 5, Downloads: 10},
 	}

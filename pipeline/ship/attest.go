@@ -60,7 +60,7 @@ func (p *run) attest(ctx context.Context) (graph.Outcome, error) {
 			kinds = append(kinds, kind)
 		}
 	}
-	r, err := p.Signer.Attest(ctx, sign.AttestOptions{Statements: statements, Signer: signer, Remote: client.Options(ctx), Backoff: p.Backoff})
+	r, err := p.Signer.Attest(ctx, sign.AttestOptions{Statements: statements, Signer: signer, Formats: p.Config.Sign.Formats, Remote: client.Options(ctx), Backoff: p.Backoff})
 	if err != nil {
 		return graph.Outcome{}, err
 	}

@@ -192,10 +192,27 @@ func (p *run) checkEnvironment(getenv func(string) (string, bool)) error {
 	return err
 }
 
+// checkLinks returns an error if a symbolic link in a chart leads out of the chart and out of
+// the repository: a template could show the file, for example one with credentials.
+func checkLinks(ctx context.Context, chart string) error {
+	top := chart
+	if repository, err := source.OpenRepository(ctx, filepath.Dir(chart)); err == nil && repository != nil {
+		top = repository.Top
+	}
+	file, err := source.Escape(ctx, top, chart)
+	if err != nil || file == "" {
+		return err
+	}
+	return fault.Inputf("deploy.chart", "a symbolic link in the chart %s leads to %s, which is outside the repository", chart, file).WithFix("copy the file into the chart")
+}
+
 // deployOptions returns the options that checkEnvironment has set, with the version and
 // the pull secret of the image.
 func (p *run) deployOptions(ctx context.Context, image deploy.Image) (deploy.Options, error) {
 	o := p.deployment
+	if err := checkLinks(ctx, o.Chart); err != nil {
+		return o, err
+	}
 	p.verifyWith(&o)
 	var err error
 	if p.report.Source != nil {

@@ -118,6 +118,13 @@ func (p *run) scanOptions(ctx context.Context) (o scan.Options, given []any, err
 		o.Settings.Charts = nil // they belong to the source
 		return o, nil, nil
 	}
+	for _, chart := range o.Settings.Charts {
+		if path := p.resolve(chart); exists(path) { // the scan reports a chart that does not exist
+			if err := checkLinks(ctx, path); err != nil {
+				return o, nil, err
+			}
+		}
+	}
 	images, err := p.unpacked(ctx)
 	if err != nil {
 		return o, nil, err

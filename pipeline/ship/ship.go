@@ -9,6 +9,8 @@ package ship
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"path"
 	"slices"
 	"sync"
@@ -75,7 +77,8 @@ type Options struct {
 	Signer   sign.Tool    // nil in a program that cannot sign
 	Deployer deploy.Tool  // nil in a program that cannot deploy
 	Program  string       // version of slipway; verdicts of other versions are not reused
-	// Executable is the path of this program, which enters the sandbox of the tests.
+	// Executable is the path of a slipway program, which enters the sandbox of tests and
+	// linters. Default: this program.
 	Executable string
 
 	Cache   cache.Dir
@@ -236,6 +239,11 @@ func (p *run) prepare(ctx context.Context) (err error) {
 	if p.Reports == "" && p.includes(reporting()...) {
 		if p.Reports, err = p.outputDir("reports", "--reports DIR"); err != nil {
 			return err
+		}
+	}
+	if p.Executable == "" {
+		if p.Executable, err = os.Executable(); err != nil {
+			return fmt.Errorf("finding the path of slipway: %w", err)
 		}
 	}
 	if p.work, err = p.Cache.Run(); err != nil {

@@ -58,7 +58,7 @@ func (p *run) prepareSigner(ctx context.Context) {
 // newSigner loads the configured key, or gets a certificate for keyless signing.
 func (p *run) newSigner(ctx context.Context) (sign.Signer, error) {
 	s := p.Config.Sign
-	o := sign.SignerOptions{Rekor: s.Rekor}
+	o := sign.SignerOptions{Rekor: s.Rekor, Timestamp: s.Timestamp}
 	switch {
 	case s.Keyless != nil:
 		o.Keyless = &sign.Keyless{
@@ -109,7 +109,7 @@ func (p *run) sign(ctx context.Context) (graph.Outcome, error) {
 	if err != nil {
 		return graph.Outcome{}, err
 	}
-	r, err := p.Signer.Sign(ctx, sign.Options{Subjects: subjects, Signer: signer, Remote: client.Options(ctx), Backoff: p.Backoff})
+	r, err := p.Signer.Sign(ctx, sign.Options{Subjects: subjects, Signer: signer, Formats: p.Config.Sign.Formats, Remote: client.Options(ctx), Backoff: p.Backoff})
 	if err != nil {
 		return graph.Outcome{}, err
 	}

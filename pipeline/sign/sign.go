@@ -57,13 +57,31 @@ type SignerOptions struct {
 	// Rekor is the URL of the transparency log. Default: no log for a key, and the
 	// public log for keyless signing.
 	Rekor string
+	// Timestamp is the URL of a timestamp authority (RFC 3161), whose timestamp is added
+	// to bundles. Default: no timestamp.
+	Timestamp string
 }
+
+// Format is how signatures and attestations are stored in a registry.
+type Format = string
+
+// The formats.
+const (
+	// FormatTag is a manifest under a tag that is computed from the digest, as cosign 1
+	// and 2 write it
+	// (https://github.com/sigstore/cosign/blob/v2.6.5/specs/SIGNATURE_SPEC.md).
+	FormatTag Format = "tag"
+	// FormatBundle is a Sigstore bundle that refers to the image, as cosign 3 writes it
+	// (https://github.com/sigstore/cosign/blob/v2.6.5/specs/BUNDLE_SPEC.md).
+	FormatBundle Format = "bundle"
+)
 
 // Options is the input of [Tool.Sign].
 type Options struct {
 	Subjects    []Subject // the index first, then every manifest in it
 	Signer      Signer
-	Annotations map[string]string // signed together with the digest
+	Annotations map[string]string // signed together with the digest; not in bundles
+	Formats     []Format          // default: FormatTag
 	Remote      []remote.Option
 	Backoff     remote.Backoff // default: 5 attempts, 0.5 s before the second, doubling
 
@@ -84,7 +102,7 @@ type Result struct {
 type SignedSubject struct {
 	Reference string `json:"reference"` // repository@sha256:...
 	Platform  string `json:"platform,omitempty"`
-	Signature string `json:"signature"` // the tag with the signatures
+	Signature string `json:"signature,omitempty"` // the tag with the signatures; empty without FormatTag
 	LogIndex  *int64 `json:"log_index,omitempty"`
 	Unchanged bool   `json:"unchanged"` // a valid signature of this signer existed already
 }
@@ -100,6 +118,7 @@ type Statement struct {
 type AttestOptions struct {
 	Statements []Statement
 	Signer     Signer
+	Formats    []Format // default: FormatTag
 	Remote     []remote.Option
 	Backoff    remote.Backoff // default: 5 attempts, 0.5 s before the second, doubling
 

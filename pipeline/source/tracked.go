@@ -96,6 +96,26 @@ func (r *Repository) NotCommitted(ctx context.Context, paths ...string) ([]strin
 	return out[:min(len(out), 10)], nil
 }
 
+// Escape returns a file at or below a path to which a symbolic link leads out of the folder
+// top, or "" if there is none. What such a file has is in no repository, but what reads the
+// folder reads it too. Both paths are absolute.
+func Escape(ctx context.Context, top, path string) (string, error) {
+	files := map[string]bool{}
+	if err := reach(ctx, path, files, map[string]bool{}); err != nil {
+		return "", err
+	}
+	inside, err := filepath.EvalSymlinks(top)
+	if err != nil {
+		return "", unreadable("resolving", top, err)
+	}
+	for file := range files {
+		if !isBelow(inside, file) {
+			return file, nil
+		}
+	}
+	return "", nil
+}
+
 // reach adds the files at or below a path to files, and those to which symbolic links
 // lead.
 func reach(ctx context.Context, path string, files, seen map[string]bool) error {

@@ -77,7 +77,7 @@ func Attest(ctx context.Context, o sign.AttestOptions) (sign.AttestResult, error
 	g.SetLimit(jobs)
 	for _, key := range order {
 		g.Go(func() error {
-			return s.attest(gctx, st.with(gctx), tasks[key], r.Attestations)
+			return s.attest(gctx, st.with(gctx), tasks[key], r.Attestations, o.Formats)
 		})
 	}
 	err = g.Wait()
@@ -113,9 +113,22 @@ type task struct {
 }
 
 // attest signs the statements of a task and attaches them to the subject.
-func (s *signer) attest(ctx context.Context, st *store, t *task, results []sign.Attested) error {
+func (s *signer) attest(ctx context.Context, st *store, t *task, results []sign.Attested, formats []sign.Format) error {
 	if err := st.mustExist(ctx, t.subject); err != nil {
 		return err
+	}
+	if wants(formats, sign.FormatBundle) {
+		for i, w := range t.statements {
+			attached, entry, err := s.attachBundle(ctx, st, attestations, t.subject, w)
+			if err != nil {
+				return err
+			}
+			result := &results[t.results[i]]
+			result.Unchanged, result.LogIndex = result.Unchanged && !attached, entry
+		}
+	}
+	if !wants(formats, sign.FormatTag) {
+		return nil
 	}
 	signed := make([]oci.Signature, len(t.statements))
 	_, err := st.update(ctx, attestations, t.subject, func(current []candidate) (keep []candidate, add []oci.Signature, err error) {

@@ -19,6 +19,7 @@ import (
 	rekor "github.com/sigstore/rekor/pkg/client"
 	rekorapi "github.com/sigstore/rekor/pkg/generated/client"
 	"github.com/sigstore/rekor/pkg/generated/models"
+	sgsign "github.com/sigstore/sigstore-go/pkg/sign"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/sigstore/sigstore/pkg/signature/dsse"
@@ -40,7 +41,8 @@ type signer struct {
 	cert, chain []byte          // PEM, only for keyless signing
 	log         *rekorapi.Rekor // nil if signatures are not logged
 	logURL      string
-	policy      *policy // trusts only this signer
+	authority   *sgsign.TimestampAuthority // nil if signatures get no timestamp
+	policy      *policy                    // trusts only this signer
 	identity    sign.Signature
 }
 
@@ -59,6 +61,12 @@ func NewSigner(ctx context.Context, o sign.SignerOptions) (sign.Signer, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if o.Timestamp != "" {
+		if err := checkURL("timestamp", o.Timestamp); err != nil {
+			return nil, err
+		}
+		s.authority = sgsign.NewTimestampAuthority(&sgsign.TimestampAuthorityOptions{URL: o.Timestamp, Timeout: 30 * time.Second, Retries: 3})
 	}
 	if s.logURL != "" {
 		if err := checkURL("rekor", s.logURL); err != nil {
@@ -114,7 +122,7 @@ func Sign(ctx context.Context, o sign.Options) (sign.Result, error) {
 	g.SetLimit(jobs)
 	for i, sub := range o.Subjects {
 		g.Go(func() (err error) {
-			r.Subjects[i], err = s.sign(gctx, st.with(gctx), sub, o.Annotations)
+			r.Subjects[i], err = s.sign(gctx, st.with(gctx), sub, o.Annotations, o.Formats)
 			return err
 		})
 	}
@@ -157,10 +165,21 @@ func checkDigest(d name.Digest) error {
 	return nil
 }
 
-func (s *signer) sign(ctx context.Context, st *store, sub sign.Subject, annotations map[string]string) (sign.SignedSubject, error) {
+func (s *signer) sign(ctx context.Context, st *store, sub sign.Subject, annotations map[string]string, formats []sign.Format) (sign.SignedSubject, error) {
 	r := sign.SignedSubject{Reference: sub.Digest.Name(), Platform: sub.Platform, Signature: signatures.tag(sub.Digest).Name()}
 	if err := st.mustExist(ctx, sub.Digest); err != nil {
 		return r, err
+	}
+	bundled := false
+	if wants(formats, sign.FormatBundle) {
+		var err error
+		if bundled, r.LogIndex, err = s.attachBundle(ctx, st, signatures, sub.Digest, signatureStatement()); err != nil {
+			return r, err
+		}
+	}
+	if !wants(formats, sign.FormatTag) {
+		r.Signature, r.Unchanged = "", !bundled
+		return r, nil
 	}
 	var signed oci.Signature
 	changed, err := st.update(ctx, signatures, sub.Digest, func(current []candidate) ([]candidate, []oci.Signature, error) {
@@ -180,7 +199,7 @@ func (s *signer) sign(ctx context.Context, st *store, sub sign.Subject, annotati
 		r.LogIndex = logIndex(signed)
 		return current, []oci.Signature{signed}, nil
 	})
-	r.Unchanged = !changed
+	r.Unchanged = !changed && !bundled
 	return r, err
 }
 
@@ -288,17 +307,22 @@ func (s *signer) proof(ctx context.Context, d name.Digest, annotations map[strin
 		}
 	}
 	entry, err := upload(pem)
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
-	}
-	if err != nil {
-		return nil, fault.Failedf("rekor.refused", "adding the signature of %s to the transparency log %s: %w", d.Name(), s.logURL, oneLine(err)).
-			WithFix("check sign.rekor, and that the log can be reached; nothing was written to the registry")
+	if err != nil || ctx.Err() != nil {
+		return nil, s.logError(ctx, d, err)
 	}
 	if entry.LogIndex == nil || entry.LogID == nil || entry.IntegratedTime == nil || entry.Verification == nil {
 		return nil, fault.Failedf("rekor.refused", "adding the signature of %s to the transparency log %s: the response contains no proof", d.Name(), s.logURL)
 	}
 	return append(opts, static.WithBundle(bundle.EntryToBundle(entry))), nil
+}
+
+// logError returns the error of a transparency log that did not add a signature.
+func (s *signer) logError(ctx context.Context, d name.Digest, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fault.Failedf("rekor.refused", "adding the signature of %s to the transparency log %s: %w", d.Name(), s.logURL, oneLine(err)).
+		WithFix("check sign.rekor, and that the log can be reached; nothing was written to the registry")
 }
 
 // logIndex returns the index of the log entry of a signature, or nil.

@@ -25,6 +25,7 @@ import (
 	"github.com/sigstore/cosign/v2/pkg/oci/mutate"
 	ociremote "github.com/sigstore/cosign/v2/pkg/oci/remote"
 	"github.com/sigstore/cosign/v2/pkg/oci/static"
+	"github.com/sigstore/sigstore-go/pkg/bundle"
 
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/registry"
@@ -78,6 +79,9 @@ type candidate struct {
 	payload []byte // the signed content
 	damage  string // why it cannot be read; empty if it can
 	lost    bool   // the registry does not have the content
+
+	bundle        *bundle.Bundle // if the signature is a Sigstore bundle
+	predicateType string         // that a bundle claims
 }
 
 // list returns the signatures or attestations of an image without verifying them,

@@ -150,8 +150,12 @@ func (p *policy) verify(ctx context.Context, st *store, sub sign.Subject, o sign
 	if err != nil {
 		return r, err
 	}
+	more, err := st.bundles(ctx, signatures, sub.Digest)
+	if err != nil {
+		return r, err
+	}
 	reason := reject(sign.CodeUnsigned, "is not signed")
-	for _, c := range all {
+	for _, c := range slices.Concat(all, more) {
 		sig, rejected := p.signature(ctx, c, sub.Digest)
 		if rejected != nil {
 			reason = mostSpecific(reason, rejected)
@@ -168,8 +172,11 @@ func (p *policy) verify(ctx context.Context, st *store, sub sign.Subject, o sign
 	if all, _, err = st.list(ctx, attestations, sub.Digest); err != nil {
 		return r, err
 	}
+	if more, err = st.bundles(ctx, attestations, sub.Digest); err != nil {
+		return r, err
+	}
 	rejections := map[string]*rejection{} // by claimed type; "" if the type cannot be read
-	for _, c := range all {
+	for _, c := range slices.Concat(all, more) {
 		a, rejected := p.attestation(ctx, c, sub.Digest)
 		if rejected != nil {
 			claimed := sign.TypeOf(a.PredicateType)
@@ -271,8 +278,8 @@ func checkScan(a sign.Attestation, o sign.VerifyOptions, r *sign.Verified) *reje
 // signature verifies a candidate as a signature of an image. It returns the
 // signature, or the reason for which the candidate is rejected.
 func (p *policy) signature(ctx context.Context, c candidate, d name.Digest) (sign.Signature, *rejection) {
-	sig, rejected := p.check(ctx, c, signatures)
-	if rejected != nil {
+	sig, rejected := p.check(ctx, c, signatures, d)
+	if rejected != nil || c.bundle != nil { // of a bundle, check has also checked what it is about
 		return sig, rejected
 	}
 	var claim payload.SimpleContainerImage
@@ -310,7 +317,7 @@ func (p *policy) attestation(ctx context.Context, c candidate, d name.Digest) (s
 	if t := sign.TypeOf(a.PredicateType); t != "" {
 		label = strings.Replace(t, sign.TypeSBOM, "SBOM", 1) + " attestation"
 	}
-	sig, rejected := p.check(ctx, c, attestations)
+	sig, rejected := p.check(ctx, c, attestations, d)
 	a.Signature = sig
 	if rejected != nil {
 		text := strings.Replace(rejected.text, "signature", label, 1)
@@ -329,7 +336,7 @@ func (p *policy) attestation(ctx context.Context, c candidate, d name.Digest) (s
 	if err != nil {
 		return a, reject(sign.CodeTampered, "has a malformed digest")
 	}
-	if err := cosign.IntotoSubjectClaimVerifier(c, h, nil); err != nil {
+	if err := cosign.IntotoSubjectClaimVerifier(c, h, nil); err != nil && c.bundle == nil { // statements in bundles can have another version
 		return a, reject(sign.CodeForeign, "has the %s of another image", label)
 	}
 	a.Time = sign.TimeOf(st.PredicateType, st.Predicate)
@@ -365,9 +372,9 @@ func decodeEnvelope(data []byte) *envelope {
 }
 
 // check verifies that a candidate is signed by a key or identity that the policy
-// trusts. It does not check what the signed content is about. cosign's errors do
-// not give the reason, so check determines it after an error.
-func (p *policy) check(ctx context.Context, c candidate, k kind) (sig sign.Signature, rejected *rejection) {
+// trusts. Unless the candidate is a bundle, check does not check what the signed content
+// is about. cosign's errors do not give the reason, so check determines it after an error.
+func (p *policy) check(ctx context.Context, c candidate, k kind, d name.Digest) (sig sign.Signature, rejected *rejection) {
 	defer func() {
 		// cosign dereferences pointers of a log entry before it verifies the
 		// signature of the entry, so the content of a registry can cause a panic.
@@ -377,6 +384,9 @@ func (p *policy) check(ctx context.Context, c candidate, k kind) (sig sign.Signa
 	}()
 	if c.damage != "" {
 		return sign.Signature{}, reject(sign.CodeTampered, "has a damaged signature: %s", c.damage)
+	}
+	if c.bundle != nil {
+		return p.checkBundle(ctx, c, d)
 	}
 	verify := cosign.VerifyImageSignature
 	if k == attestations {
