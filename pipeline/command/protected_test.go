@@ -159,7 +159,13 @@ func TestEmptyPolicy(t *testing.T) {
 // whichever of its names it has.
 func TestIgnoreFilesAreInputs(t *testing.T) {
 	testkit.Slow(t, "scans a vulnerable app several times")
-	dir := testkit.Repository(t, serverApp(t, "v0.20.0"))
+	files := map[string]string{"slipway.yaml": "app: {dir: app, platforms: [linux/amd64]}\nscan: {databases: [bundled]}\n", ".gitignore": ".slipway\n"}
+	for name, text := range serverApp(t, "v0.20.0") {
+		if name != "slipway.yaml" {
+			files["app/"+name] = text // so that the ignore file is not one of the app's files
+		}
+	}
+	dir := testkit.Repository(t, files)
 	p := newProgram(t, dir)
 	for _, name := range []string{".trivyignore.yml", ".trivyignore.yaml", ".trivyignore"} {
 		entries := "vulnerabilities:\n- {id: CVE-2023-45288, statement: for now}\n- {id: CVE-2024-45338, statement: for now}\n"
