@@ -143,7 +143,9 @@ func Dotenv(outputs []Output) []byte {
 	return []byte(b.String())
 }
 
-func oneLine(s string) string { return strings.NewReplacer("\n", " ", "\r", " ").Replace(s) }
+func oneLine(s string) string {
+	return display.Clean(strings.NewReplacer("\n", " ", "\r", " ").Replace(s))
+}
 
 // appendTo appends text to a file. It does nothing if one of them is empty.
 func appendTo(file, text string) (err error) {

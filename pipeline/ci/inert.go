@@ -2,7 +2,10 @@ package ci
 
 import (
 	"bytes"
+	"encoding/json"
+	"encoding/xml"
 	"strings"
+	"unicode"
 
 	"github.com/slipway-ci/slipway/pipeline/display"
 )
@@ -18,7 +21,8 @@ func (s System) Inert(text string) string {
 		return text
 	}
 	text = strings.ReplaceAll(text, "##[", "#\u200b#[")
-	if trimmed := strings.TrimLeft(text, " \t\u00a0\ufeff"); strings.HasPrefix(trimmed, "::") {
+	space := func(r rune) bool { return unicode.IsSpace(r) || r == '\ufeff' }
+	if strings.HasPrefix(strings.TrimLeftFunc(text, space), "::") {
 		text = "\u200b" + text
 	}
 	return text
@@ -34,17 +38,24 @@ func (s System) InertJSON(doc []byte) []byte {
 	return doc
 }
 
+// inertXML does the same for a document in XML.
+func (s System) inertXML(doc []byte) []byte {
+	doc = display.EscapeXML(doc)
+	if s.Name == "github" {
+		doc = bytes.ReplaceAll(doc, []byte("##["), []byte("#&#35;["))
+		doc = bytes.ReplaceAll(doc, []byte("::"), []byte(":&#58;"))
+	}
+	return doc
+}
+
 // InertDocument makes a document in JSON, XML or plain text safe for the log of the
 // system. The document stays the same for every parser.
 func (s System) InertDocument(doc []byte) []byte {
-	switch begin := bytes.TrimSpace(doc); {
-	case len(begin) > 0 && (begin[0] == '{' || begin[0] == '['):
+	switch {
+	case json.Valid(doc):
 		return s.InertJSON(doc)
-	case len(begin) > 0 && begin[0] == '<':
-		if s.Name == "github" {
-			doc = bytes.ReplaceAll(doc, []byte("##["), []byte("#&#35;["))
-		}
-		return doc
+	case xml.Unmarshal(doc, new(any)) == nil && bytes.HasPrefix(bytes.TrimSpace(doc), []byte("<")):
+		return s.inertXML(doc)
 	}
 	lines := strings.Split(string(doc), "\n")
 	for i, line := range lines {

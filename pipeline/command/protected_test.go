@@ -99,6 +99,20 @@ func TestProtectedEnvironment(t *testing.T) {
 	p.git(t, "checkout", "greet/text.txt")
 	want("prod", dirty, "verify.provenance", "changes without a commit")
 
+	p.git(t, "update-index", "--assume-unchanged", "greet/text.txt")
+	testkit.Write(t, p.dir, map[string]string{"greet/text.txt": "git does not look at this"})
+	unseen := p.shipped(t, registry+"/acme/unseen")
+	p.git(t, "update-index", "--no-assume-unchanged", "greet/text.txt")
+	p.git(t, "checkout", "greet/text.txt")
+	want("prod", unseen, "verify.provenance", "greet/text.txt")
+
+	testkit.Write(t, p.dir, map[string]string{"ignored.go": "package main\n\nfunc init() { println(\"never reviewed\") }\n"})
+	ignored := p.shipped(t, registry+"/acme/ignored")
+	if err := os.Remove(filepath.Join(p.dir, "ignored.go")); err != nil {
+		t.Fatal(err)
+	}
+	want("prod", ignored, "verify.provenance", "ignored.go")
+
 	testkit.Write(t, p.dir, map[string]string{"greet/text.txt": "another commit"})
 	p.git(t, "commit", "-qam", "another")
 	another := p.shipped(t, registry+"/acme/another")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -55,12 +56,17 @@ func TestHostile(t *testing.T) {
 			}
 		}
 	}
+	for _, file := range []string{".git/config", %q + "/.git/config"} {
+		if data, _ := os.ReadFile(file); bytes.Contains(data, []byte("TOP-")) {
+			t.Error("SUCCESS: " + file + " has " + string(data))
+		}
+	}
 	if os.WriteFile("scratch.txt", nil, 0o600) != nil || os.WriteFile(filepath.Join(t.TempDir(), "x"), nil, 0o600) != nil {
 		t.Error("cannot write in the work folder")
 	}
 	t.Error("REACHED THE END")
 }
-`, paths)
+`, paths, paths[0])
 }
 
 // TestHostileTests: tests can neither write what a later run reads nor see credentials.
@@ -84,16 +90,23 @@ func TestHostileTests(t *testing.T) {
 	}
 	home := p.variable("HOME")
 	testkit.Write(t, home, map[string]string{".ssh/authorized_keys": "x"})
-	targets = append(targets, dir, filepath.Join(dir, "main.go"), filepath.Join(dir, ".git", "config"), filepath.Join(dir, ".git", "hooks"), home,
+	config := exec.CommandContext(t.Context(), "git", "config", "http.https://github.com/.extraheader", "AUTHORIZATION: basic TOP-token")
+	config.Dir = dir
+	if out, err := config.CombinedOutput(); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	targets = append([]string{dir}, targets...)
+	targets = append(targets, filepath.Join(dir, "main.go"), filepath.Join(dir, ".git", "config"), filepath.Join(dir, ".git", "hooks"), home,
 		filepath.Join(home, ".ssh", "authorized_keys"), filepath.Join(home, ".local", "state", "slipway", "cache.key"),
 		p.variable("GOMODCACHE"), p.variable("GOCACHE"), filepath.Join(os.TempDir(), "planted"))
 	testkit.Write(t, dir, map[string]string{"hostile_test.go": hostileTest(targets...)})
 	for _, name := range []string{
 		"SLIPWAY_KEY_PASSWORD", "SLIPWAY_REGISTRY_PASSWORD", "SLIPWAY_PULL_PASSWORD", "ORDERS_DATABASE", "RELEASE_KEY", "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
-		"GITHUB_TOKEN", "CI_JOB_TOKEN", "KUBECONFIG_TEXT", "REGISTRY_PASSWORD", "GITHUB_ENV", "AWS_SECRET_ACCESS_KEY", "GO_REGISTRY_TOKEN",
+		"GITHUB_TOKEN", "CI_JOB_TOKEN", "GO_PASS", "GOOGLE_API_KEY", "TEST_DSN", "LC_SESSION", "KUBECONFIG_TEXT", "REGISTRY_PASSWORD", "GITHUB_ENV", "AWS_SECRET_ACCESS_KEY", "GO_REGISTRY_TOKEN",
 	} {
 		p.env = append(p.env, name+"=TOP-secret")
 	}
+	p.env = append(p.env, "GOVC_URL=https://root:TOP-secret@vcenter", "https_proxy=http://u:TOP-secret@proxy", "DATABASE_URL=postgres://u:TOP-secret@db/x")
 	e := p.run(t, "test", "--progress", "plain")
 	if e.code != fault.ExitFailed || !strings.Contains(e.stderr, "REACHED THE END") || strings.Contains(e.stderr, "SUCCESS") || strings.Contains(e.stderr, "cannot write") {
 		t.Errorf("exit %d\n%s", e.code, e.stderr)

@@ -42,6 +42,19 @@ func EscapeJSON(doc []byte) []byte {
 	return b.Bytes()
 }
 
+// EscapeXML escapes the characters in a document in XML that terminals interpret.
+func EscapeXML(doc []byte) []byte {
+	var b bytes.Buffer
+	for _, r := range string(doc) {
+		if r >= 0x7f && hostile(r) {
+			fmt.Fprintf(&b, "&#x%x;", r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.Bytes()
+}
+
 // LineWriter cleans every line that is written to it. Close writes the last line if it has
 // no newline.
 type LineWriter struct {

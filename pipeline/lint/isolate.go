@@ -22,6 +22,7 @@ type Isolation struct {
 	Program string   // path of the slipway program, which enters the sandbox
 	Source  []string // folders and files of the source, which can be read and not written
 	Hidden  []string // other folders and files that must not be read
+	Secret  []string // files in Source that must not be read, without symbolic links
 }
 
 // command returns the command that runs golangci-lint, with the variables env in addition
@@ -44,8 +45,11 @@ func (o Options) command(ctx context.Context, program, config, out string, env [
 	if err := errors.Join(os.MkdirAll(gocache, 0o700), os.MkdirAll(results, 0o755)); err != nil {
 		return nil, fmt.Errorf("creating a cache for golangci-lint: %w", err)
 	}
-	read := sandbox.Except(append([]string{o.CacheDir, os.TempDir(), o.Go.TestArea()}, o.Isolation.Hidden...)...)
-	read = slices.Concat(read, o.Isolation.Source, []string{o.Dir, o.Go.Root, o.Go.ModCache, program}, filepath.SplitList(os.Getenv("PATH")))
+	read := sandbox.Except(slices.Concat([]string{o.CacheDir, os.TempDir(), o.Go.TestArea()}, o.Isolation.Hidden, o.Isolation.Secret)...)
+	for _, dir := range append(o.Isolation.Source, o.Dir) {
+		read = append(read, sandbox.AllBut(dir, o.Isolation.Secret...)...)
+	}
+	read = slices.Concat(read, []string{o.Go.Root, o.Go.ModCache, program}, filepath.SplitList(os.Getenv("PATH")))
 	if config != "" {
 		read = append(read, config)
 	}

@@ -47,7 +47,16 @@ func isBlob(req *http.Request) bool {
 	for req.Response != nil && req.Response.Request != nil {
 		req = req.Response.Request
 	}
-	return strings.Contains(req.URL.Path, "/blobs/")
+	_, id, ok := cutLast(req.URL.Path, "/blobs/")
+	return ok && (strings.HasPrefix(id, "uploads/") || strings.Contains(id, ":") && !strings.Contains(id, "/"))
+}
+
+// cutLast slices s around the last sep.
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return s, "", false
 }
 
 // boundedBody is a body that returns an error instead of more than left bytes.

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -25,7 +27,8 @@ type Record struct {
 
 // Mirror makes the folder to a copy of the folder from, in which programs in a sandbox can
 // write. Only the given folders, which are below from, are copied; what is beside them is
-// a symbolic link to the original, and so is .git. Folders with the name skip are left out.
+// a symbolic link to the original, and so is everything in .git except its configuration,
+// which can have credentials: the copy has only the settings that say how git stores files. Folders with the name skip are left out.
 // Files that were copied before and have not changed on either side are left alone; records
 // are those that Mirror returned then.
 func Mirror(ctx context.Context, from, to string, copied []string, skip string, records map[string]Record) (map[string]Record, error) {
@@ -108,11 +111,69 @@ func (m *mirror) folder(rel string) error {
 	return nil
 }
 
+// git makes the folder .git of the repository.
+func (m *mirror) git(rel, original string) error {
+	if err := errors.Join(m.root.RemoveAll(rel), m.root.Mkdir(rel, 0o755)); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(original)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		path := filepath.Join(rel, e.Name())
+		switch e.Name() {
+		case "config.worktree":
+		case "config", "HEAD": // git takes a link for HEAD to be one to a reference
+			text, err := os.ReadFile(filepath.Join(original, e.Name()))
+			if err != nil {
+				return err
+			}
+			if e.Name() == "config" {
+				text = storageSettings(text)
+			}
+			if err := m.root.WriteFile(path, text, 0o644); err != nil {
+				return err
+			}
+		default:
+			if err := m.root.Symlink(filepath.Join(original, e.Name()), path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// storageSettings returns the sections of a configuration of git that say how it stores
+// files and references
+// (https://git-scm.com/docs/repository-version).
+func storageSettings(config []byte) []byte {
+	var kept bytes.Buffer
+	keep := false
+	for line := range bytes.Lines(config) {
+		text := strings.ToLower(strings.TrimSpace(string(line)))
+		if strings.HasPrefix(text, "[") {
+			keep = text == "[core]" || text == "[extensions]"
+		}
+		name, _, _ := strings.Cut(text, "=")
+		switch name = strings.TrimSpace(name); {
+		case !keep, strings.HasSuffix(text, "\\"), name == "partialclone", name == "worktreeconfig":
+		case strings.HasPrefix(text, "["), name == "repositoryformatversion", name == "filemode", name == "bare", name == "ignorecase",
+			name == "precomposeunicode", name == "symlinks", name == "objectformat", name == "refstorage", name == "logallrefupdates":
+			kept.Write(bytes.TrimRight(line, "\r\n"))
+			kept.WriteByte('\n')
+		}
+	}
+	return kept.Bytes()
+}
+
 // entry makes one entry of the work folder like the original.
 func (m *mirror) entry(rel string, e fs.DirEntry) error {
 	original := filepath.Join(m.from, rel)
 	whole, partly := m.isCopied(original)
 	switch {
+	case rel == ".git" && e.IsDir():
+		return m.git(rel, original)
 	case e.Name() == ".git" || !whole && (!partly || !e.IsDir()):
 		return m.link(rel, original)
 	case e.IsDir():

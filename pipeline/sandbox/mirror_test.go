@@ -40,9 +40,16 @@ func listing(t *testing.T, dir string) []string {
 	return all
 }
 
+// gitConfig is a configuration of git with credentials, and storedConfig what a copy has.
+const (
+	gitConfig = "[core]\n\trepositoryformatversion = 1\n\tsshCommand = evil\n[remote \"origin\"]\n\turl = https://ci:TOP-token@example.com\n" +
+		"[http \"https://github.com/\"]\n\textraheader = AUTHORIZATION: basic TOP-token\n[extensions]\n\tobjectFormat = sha256\n\tpartialClone = origin\n[include]\n\tpath = x\n"
+	storedConfig = "[core]\n\trepositoryformatversion = 1\n[extensions]\n\tobjectFormat = sha256\n"
+)
+
 func TestMirror(t *testing.T) {
 	from := testkit.Tree(t, map[string]string{
-		"app/go.mod": "m", "app/a/a.go": "a", "app/.slipway/report": "r", "lib/l.go": "l", "other/big.bin": "b", "README.md": "r", ".git/HEAD": "h", "app/run.sh": "x",
+		"app/go.mod": "m", "app/a/a.go": "a", "app/.slipway/report": "r", "lib/l.go": "l", "other/big.bin": "b", "README.md": "r", ".git/HEAD": "h", ".git/config": gitConfig, "app/run.sh": "x",
 	})
 	if err := os.Symlink("a/a.go", filepath.Join(from, "app", "link.go")); err != nil {
 		t.Fatal(err)
@@ -63,7 +70,7 @@ func TestMirror(t *testing.T) {
 	want := func(more ...string) {
 		t.Helper()
 		all := append([]string{
-			".git -> " + from + "/.git", "README.md -> " + from + "/README.md", "app/go.mod: m", "app/link.go -> a/a.go", "app/run.sh: x",
+			".git/HEAD: h", ".git/config: " + storedConfig, "README.md -> " + from + "/README.md", "app/go.mod: m", "app/link.go -> a/a.go", "app/run.sh: x",
 			"lib/l.go: l", "other -> " + from + "/other",
 		}, more...)
 		slices.Sort(all)

@@ -118,6 +118,16 @@ func Except(hidden ...string) []string {
 	return except(string(filepath.Separator), forbidden)
 }
 
+// AllBut returns folders and files that together contain everything in dir except the given
+// paths.
+func AllBut(dir string, hidden ...string) []string {
+	resolved, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil
+	}
+	return except(resolved, hidden)
+}
+
 func except(dir string, forbidden []string) []string {
 	switch {
 	case slices.ContainsFunc(forbidden, func(f string) bool { return within(f, dir) }):

@@ -4,15 +4,19 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
+	"github.com/slipway-ci/slipway/pipeline/build"
 	"github.com/slipway-ci/slipway/pipeline/ci"
 	"github.com/slipway-ci/slipway/pipeline/graph"
 	"github.com/slipway-ci/slipway/pipeline/image"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/scan"
 	"github.com/slipway-ci/slipway/pipeline/sign"
+	"github.com/slipway-ci/slipway/pipeline/source"
 )
 
 // buildType is the URI of the definition of the parameters in a provenance
@@ -48,7 +52,7 @@ func (p *run) attest(ctx context.Context) (graph.Outcome, error) {
 		case sign.TypeSBOM:
 			made, err = p.attestSBOMs(subjects)
 		case sign.TypeProvenance:
-			made, err = p.attestProvenance(subjects)
+			made, err = p.attestProvenance(ctx, subjects)
 		case sign.TypeScan:
 			made, err = p.attestScan(subjects)
 		}
@@ -104,7 +108,7 @@ func (p *run) attestSBOMs(subjects []sign.Subject) ([]sign.Statement, error) {
 // attestProvenance returns the statement with the provenance. Except for the builder,
 // it contains nothing that is specific to the run, so another run of the same builder
 // on the same commit returns the same statement.
-func (p *run) attestProvenance(subjects []sign.Subject) ([]sign.Statement, error) {
+func (p *run) attestProvenance(ctx context.Context, subjects []sign.Subject) ([]sign.Statement, error) {
 	builder := ci.Detect(nil).Builder()
 	if builder == "" {
 		builder = localBuilder
@@ -126,6 +130,13 @@ func (p *run) attestProvenance(subjects []sign.Subject) ([]sign.Statement, error
 		algorithm, hex, _ := strings.Cut(base, ":")
 		o.Materials = append(o.Materials, sign.Material{URI: "docker://" + p.report.Image.BaseName, Name: "base", Digest: map[string]string{algorithm: hex}})
 	}
+	uncommitted, err := p.uncommitted(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(uncommitted) > 0 {
+		o.External["uncommitted"] = uncommitted
+	}
 	if len(p.report.Allowed) > 0 {
 		o.External[sign.AllowedParameter] = p.report.Allowed
 	}
@@ -134,6 +145,26 @@ func (p *run) attestProvenance(subjects []sign.Subject) ([]sign.Statement, error
 		return nil, err
 	}
 	return []sign.Statement{{PredicateType: sign.PredicateProvenance, Predicate: predicate, For: subjects}}, nil
+}
+
+// uncommitted returns up to ten files of the repository that are compiled although git does
+// not track them. Git status does not show those that are ignored, such as generated code.
+func (p *run) uncommitted(ctx context.Context) ([]string, error) {
+	repository, err := source.OpenRepository(ctx, p.source.Dir)
+	if err != nil || repository == nil {
+		return nil, err
+	}
+	files := map[string]bool{}
+	for _, platform := range p.Config.App.Platforms {
+		all, err := build.Files(ctx, p.source, p.toolchain, p.Config.App, platform)
+		if err != nil {
+			return nil, err
+		}
+		for _, file := range all {
+			files[file] = true
+		}
+	}
+	return repository.NotCommitted(ctx, slices.Sorted(maps.Keys(files))...)
 }
 
 // sourceURI returns the URI of the source's repository, or "" if it is unknown.

@@ -2,10 +2,12 @@ package ship
 
 import (
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/slipway-ci/slipway/pipeline/lint"
+	"github.com/slipway-ci/slipway/pipeline/service"
 	"github.com/slipway-ci/slipway/pipeline/source"
 	"github.com/slipway-ci/slipway/pipeline/test"
 	"github.com/slipway-ci/slipway/pipeline/toolchain"
@@ -14,7 +16,10 @@ import (
 // pass returns which variables of the environment programs see that execute the app's
 // code. The variables that slipway.yaml names for secrets are never passed.
 func (p *run) pass() toolchain.Pass {
-	pass := toolchain.Pass{Names: p.Config.Test.PassEnv}
+	pass := toolchain.Pass{Names: slices.Clone(p.Config.Test.PassEnv)}
+	for _, s := range p.Config.Test.Services { // a server that the caller has started
+		pass.Names = append(pass.Names, service.Kind(s).Variable())
+	}
 	keys := slices.Concat([]string{p.Config.Sign.Key}, p.Config.Verify.Keys)
 	for _, e := range p.Config.Deploy.Environments {
 		for _, values := range e.Secrets {
@@ -35,12 +40,43 @@ func (p *run) pass() toolchain.Pass {
 func (p *run) isolation() *test.Isolation {
 	return &test.Isolation{
 		Program: p.Executable, Top: p.source.Top, Copied: p.source.Scope(), Skip: source.OutputDir, Cache: p.Cache, Hidden: append(hiddenPaths(), string(p.kept())),
+		Secret: gitConfigs(p.source.Top),
 	}
 }
 
 // lintIsolation does the same for linters.
 func (p *run) lintIsolation() *lint.Isolation {
-	return &lint.Isolation{Program: p.Executable, Source: append(p.source.Scope(), p.source.Top), Hidden: append(hiddenPaths(), string(p.kept()))}
+	return &lint.Isolation{Program: p.Executable, Source: append(p.source.Scope(), p.source.Top), Hidden: append(hiddenPaths(), string(p.kept())), Secret: gitConfigs(p.source.Top)}
+}
+
+// gitConfigs returns the configuration files of a repository. CI systems write tokens into
+// them: actions/checkout as a header, GitLab into the URL of the remote.
+func gitConfigs(top string) []string {
+	dirs := []string{filepath.Join(top, ".git")}
+	if text, err := os.ReadFile(dirs[0]); err == nil { // a linked work tree or a submodule
+		dir := strings.TrimSpace(strings.TrimPrefix(string(text), "gitdir:"))
+		if !filepath.IsAbs(dir) {
+			dir = filepath.Join(top, dir)
+		}
+		dirs = []string{dir}
+		if shared, err := os.ReadFile(filepath.Join(dir, "commondir")); err == nil {
+			dirs = append(dirs, filepath.Join(dir, strings.TrimSpace(string(shared))))
+		}
+	}
+	var files []string
+	for _, dir := range dirs {
+		resolved, err := filepath.EvalSymlinks(dir)
+		if err != nil {
+			continue
+		}
+		for _, pattern := range []string{"config", "config.worktree", "worktrees/*/config.worktree", "modules/*/config", "modules/*/*/config", "modules/*/modules/*/config"} {
+			found, err := filepath.Glob(filepath.Join(resolved, pattern))
+			if err == nil {
+				files = append(files, found...)
+			}
+		}
+	}
+	return files
 }
 
 // hiddenPaths returns the folders and files that can hold credentials.

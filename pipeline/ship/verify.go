@@ -156,7 +156,7 @@ func knownBuilders(repository string) []string {
 		at = regexp.QuoteMeta(strings.TrimSuffix(strings.TrimRight(repository, "/"), ".git"))
 	}
 	return []string{
-		`(?i:` + at + `)/\.github/workflows/[^/@]+@.+`,
+		`(?i:` + at + `)/\.github/workflows/[^/@]+@refs/(heads|tags)/.+`,
 		`(?i:` + at + `)/-/runners/[0-9]+`,
 		regexp.QuoteMeta(localBuilder),
 	}

@@ -124,8 +124,9 @@ func readFindings(text []byte) ([]finding, bool) {
 	add := func(id, severity string, fixed, unreached bool) {
 		out = append(out, finding{id, severityOf(severity), !fixed, unreached})
 	}
-	switch {
-	case r.Findings != nil:
+	formats := 0
+	if r.Findings != nil {
+		formats++
 		for _, f := range *r.Findings {
 			add(f.ID, f.Severity, f.Fixed != "", f.Reachability == "not-called")
 		}
@@ -134,7 +135,9 @@ func readFindings(text []byte) ([]finding, bool) {
 				add(f.ID, f.Severity, f.By != "unfixed", f.By == "not called")
 			}
 		}
-	case r.Results != nil:
+	}
+	if r.Results != nil {
+		formats++
 		for _, result := range *r.Results {
 			for _, v := range result.Vulnerabilities {
 				add(v.ID, v.Severity, v.Fixed != "", false)
@@ -148,24 +151,28 @@ func readFindings(text []byte) ([]finding, bool) {
 				add(s.ID, s.Severity, true, false)
 			}
 		}
-	case r.SchemaVersion > 0: // Trivy omits the results if there are none
-	case r.Matches != nil:
+	}
+	if r.Matches != nil {
+		formats++
 		for _, m := range *r.Matches {
 			add(m.Vulnerability.ID, m.Vulnerability.Severity, len(m.Vulnerability.Fix.Versions) > 0, false)
 		}
-	default:
-		return nil, false
 	}
-	return out, true
+	if formats == 0 && r.SchemaVersion > 0 { // Trivy omits the results if there are none
+		formats = 1
+	}
+	return out, formats == 1
 }
 
 // severityOf returns a severity in the terms of Trivy.
 func severityOf(s string) string {
-	switch s = strings.ToUpper(s); s {
-	case "LOW", "MEDIUM", "HIGH", "CRITICAL":
+	switch s = strings.ToUpper(strings.TrimSpace(s)); s {
+	case "LOW", "MEDIUM", "HIGH", "CRITICAL", "UNKNOWN":
 		return s
 	case "NEGLIGIBLE":
 		return "LOW"
+	case "":
+		return "UNKNOWN"
 	}
-	return "UNKNOWN"
+	return "CRITICAL" // it is not known how severe this is
 }

@@ -50,6 +50,8 @@ func TestProvenancePolicy(t *testing.T) {
 		{"another commit", func(o *sign.ProvenanceOptions) { o.Revision = strings.Repeat("f", 40) }, "ffff"},
 		{"without a commit", func(o *sign.ProvenanceOptions) { o.Revision = "" }, "without a commit"},
 		{"an unknown builder", func(o *sign.ProvenanceOptions) { o.Builder = "https://evil.example/builder" }, "evil.example"},
+		{"files that are not committed", func(o *sign.ProvenanceOptions) { o.External["uncommitted"] = []string{"zz.go"} }, "zz.go"},
+		{"another scheme", func(o *sign.ProvenanceOptions) { o.Source = "git+file://github.com/acme/orders" }, "file://"},
 		{"a builder that contains a known one", func(o *sign.ProvenanceOptions) { o.Builder = "https://evil.example/?" + o.Builder }, "evil.example"},
 		{"the right source as another material", func(o *sign.ProvenanceOptions) {
 			o.Source, o.Revision = "git+https://github.com/evil/orders", strings.Repeat("f", 40)
@@ -117,6 +119,9 @@ func TestAttestedScan(t *testing.T) {
 		{"Trivy without a result", foreign(`{"SchemaVersion": 2}`), ""},
 		{"Grype with a finding", foreign(`{"matches": [{"vulnerability": {"id": "GHSA-1", "severity": "High"}}]}`), "GHSA-1"},
 		{"Grype without one", foreign(`{"matches": [{"vulnerability": {"id": "GHSA-1", "severity": "Negligible"}}]}`), ""},
+		{"Grype behind Trivy's version", foreign(`{"SchemaVersion": 1, "matches": [{"vulnerability": {"id": "GHSA-2", "severity": "Critical"}}]}`), "GHSA-2"},
+		{"two formats", foreign(`{"findings": [], "Results": [{"Vulnerabilities": [{"VulnerabilityID": "CVE-3", "Severity": "LOW"}]}]}`), "no known format"},
+		{"another severity", foreign(`{"matches": [{"vulnerability": {"id": "GHSA-3", "severity": "Important"}}]}`), "GHSA-3"},
 		{"no report", foreign("null"), "no known format"},
 		{"an empty report", foreign("{}"), "no known format"},
 		{"a report of another format", foreign(`{"runs": []}`), "no known format"},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -27,6 +28,8 @@ type facts struct {
 	builder string
 	sources []source
 	dirty   *bool // nil if the provenance does not say
+	// uncommitted are files that were compiled although they are not committed.
+	uncommitted []string
 }
 
 type source struct{ uri, commit string }
@@ -52,6 +55,8 @@ func (p ProvenancePolicy) Check(predicate []byte) string {
 		return "has a provenance that does not say whether the source had changes without a commit"
 	case p.Clean && *f.dirty:
 		return "was built from a source with changes without a commit, according to its provenance"
+	case p.Clean && len(f.uncommitted) > 0:
+		return "was built from files that are not committed, according to its provenance: " + strings.Join(f.uncommitted[:min(len(f.uncommitted), 3)], ", ")
 	case p.Repository != "" && main.uri == "":
 		return "has a provenance without a source; it must be " + p.Repository
 	case p.Repository != "" && repositoryOf(main.uri) != repositoryOf(p.Repository):
@@ -85,7 +90,8 @@ func readFacts(predicate []byte) (facts, error) {
 	var p struct {
 		BuildDefinition *struct {
 			ExternalParameters struct {
-				Dirty *bool `json:"dirty"`
+				Dirty       *bool    `json:"dirty"`
+				Uncommitted []string `json:"uncommitted"`
 			} `json:"externalParameters"`
 			ResolvedDependencies []Material `json:"resolvedDependencies"`
 		} `json:"buildDefinition"`
@@ -107,6 +113,7 @@ func readFacts(predicate []byte) (facts, error) {
 	f := facts{builder: p.Builder.ID}
 	materials := []Material{p.Invocation.ConfigSource}
 	if p.BuildDefinition != nil {
+		f.uncommitted = p.BuildDefinition.ExternalParameters.Uncommitted
 		f.builder, f.dirty, materials = p.RunDetails.Builder.ID, p.BuildDefinition.ExternalParameters.Dirty, p.BuildDefinition.ResolvedDependencies
 	}
 	for _, m := range materials {
@@ -126,7 +133,7 @@ func readFacts(predicate []byte) (facts, error) {
 func repositoryOf(uri string) string {
 	uri = strings.TrimPrefix(uri, "git+")
 	u, err := url.Parse(uri)
-	if err != nil || u.Host == "" {
+	if err != nil || u.Host == "" || u.RawQuery != "" || !slices.Contains([]string{"https", "http", "ssh", "git"}, u.Scheme) {
 		return uri
 	}
 	path, _, _ := strings.Cut(u.Path, "@")

@@ -162,6 +162,8 @@ func harmless() [][2]string {
 		{"core.fsmonitor", "false"}, {"core.hooksPath", os.DevNull}, {"core.sshCommand", "false"}, {"core.pager", "cat"},
 		{"credential.helper", ""}, {"protocol.allow", "never"}, {"gc.auto", "0"}, {"maintenance.auto", "false"},
 		{"safe.directory", "*"}, {"safe.bareRepository", "explicit"},
+		// With other values, git can take a file with changes for one without.
+		{"core.trustctime", "true"}, {"core.checkStat", "default"}, {"core.ignoreStat", "false"},
 	}
 }
 

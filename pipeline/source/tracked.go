@@ -30,9 +30,7 @@ func (r *Repository) Tracked(ctx context.Context, paths ...string) (map[string]b
 	}
 	args := []string{"ls-files", "-z", "-v", "--recurse-submodules", "--"}
 	if !slices.Contains(inside, ".") {
-		for _, p := range inside {
-			args = append(args, ":(top,literal)"+filepath.ToSlash(p))
-		}
+		args = append(args, inside...) // pathspecs are literal, see environ
 	}
 	out, err := r.git.output(ctx, r.Top, nil, args...)
 	if err != nil {

@@ -29,6 +29,7 @@ type Isolation struct {
 	Copied  []string  // folders below Top that the tests get a copy of
 	Skip    string    // name of folders that are not copied
 	Hidden  []string  // folders and files that the tests must not read
+	Secret  []string  // files in Top that the tests must not read, without symbolic links
 	Cache   cache.Dir // for the lock and the records of the copy
 }
 
@@ -94,7 +95,7 @@ func (o Options) isolated(ctx context.Context, run string, env []string) (_ plac
 	p.dir = sandbox.Inside(i.Top, p.top, o.Dir)
 	p.env = slices.Concat(env, []string{"GOCACHE=" + gocache, "GOPROXY=off", "GOWORK=" + sandbox.Inside(i.Top, p.top, o.Go.Workspace)})
 	hidden := append([]string{string(i.Cache), os.TempDir(), area}, i.Hidden...)
-	read := append(sandbox.Except(hidden...), o.Go.Root, o.Go.ModCache, i.Top)
+	read := slices.Concat(sandbox.Except(append(hidden, i.Secret...)...), sandbox.AllBut(i.Top, i.Secret...), []string{o.Go.Root, o.Go.ModCache})
 	read = append(read, filepath.SplitList(os.Getenv("PATH"))...)
 	read = append(read, slices.DeleteFunc(slices.Clone(i.Copied), func(dir string) bool { return slices.Contains(copied, dir) })...)
 	p.box = &sandbox.Sandbox{Program: i.Program, Policy: sandbox.Policy{Read: read, Write: []string{run, gocache, p.top}}}

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -18,7 +19,7 @@ type Pass struct {
 }
 
 // passes reports whether a variable is passed.
-func (p Pass) passes(name string) bool {
+func (p Pass) passes(name, value string) bool {
 	if isSetting(name) || isSecret(name) || slices.Contains(p.Secrets, name) {
 		return false
 	}
@@ -27,7 +28,7 @@ func (p Pass) passes(name string) bool {
 			return true
 		}
 	}
-	return isOrdinary(name) && !looksSecret(name)
+	return isOrdinary(name) && !looksSecret(name) && !holdsPassword(value)
 }
 
 // isOrdinary reports whether programs usually need a variable: it describes the system,
@@ -41,7 +42,7 @@ func isOrdinary(name string) bool {
 		"CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "COMPILER_PATH", "GCC_EXEC_PREFIX":
 		return true
 	}
-	for _, prefix := range []string{"LC_", "PKG_CONFIG", "TEST_", "TESTCONTAINERS_", "GO"} {
+	for _, prefix := range []string{"LC_", "PKG_CONFIG_", "TEST_", "TESTCONTAINERS_", "GO"} {
 		if strings.HasPrefix(name, prefix) {
 			return true
 		}
@@ -53,9 +54,19 @@ func isOrdinary(name string) bool {
 // where one is.
 func looksSecret(name string) bool {
 	upper := strings.ToUpper(name)
-	return slices.ContainsFunc([]string{"TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "CREDENTIAL", "PRIVATE", "APIKEY", "API_KEY", "ACCESS_KEY", "_AUTH"},
+	for _, end := range []string{"_PASS", "_PWD", "_KEY", "_DSN", "_PAT", "_JWT"} {
+		if strings.HasSuffix(upper, end) {
+			return true
+		}
+	}
+	return slices.ContainsFunc([]string{"TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "CREDENTIAL", "PRIVATE", "APIKEY", "API_KEY", "ACCESS_KEY", "_AUTH", "COOKIE", "SESSION"},
 		func(part string) bool { return strings.Contains(upper, part) })
 }
+
+// holdsPassword reports whether a value is a URL with a password, or a list that has one.
+func holdsPassword(value string) bool { return passwordInURL.MatchString(value) }
+
+var passwordInURL = regexp.MustCompile(`://[^/\s@]*:[^/\s@]+@`)
 
 // isSecret reports whether a variable is slipway's own, or holds a credential with which
 // slipway signs, pushes or deploys.
@@ -73,7 +84,7 @@ func isSecret(name string) bool {
 func (g *Go) TestEnv(p Pass, extra ...string) []string {
 	var env []string
 	for _, kv := range os.Environ() {
-		if name, _, _ := strings.Cut(kv, "="); p.passes(name) {
+		if name, value, _ := strings.Cut(kv, "="); p.passes(name, value) {
 			env = append(env, kv)
 		}
 	}
@@ -121,8 +132,8 @@ func (g *Go) TestInputs(p Pass) []string {
 func (g *Go) Withheld(p Pass) []string {
 	var names []string
 	for _, kv := range os.Environ() {
-		name, _, _ := strings.Cut(kv, "=")
-		if !p.passes(name) && !isSetting(name) && !isSecret(name) && !slices.Contains(p.Secrets, name) && !describesShell(name) && name != "HOME" && name != "PATH" && name != "TMPDIR" {
+		name, value, _ := strings.Cut(kv, "=")
+		if !p.passes(name, value) && !isSetting(name) && !isSecret(name) && !slices.Contains(p.Secrets, name) && !describesShell(name) && name != "HOME" && name != "PATH" && name != "TMPDIR" {
 			names = append(names, name)
 		}
 	}

@@ -53,6 +53,9 @@ func (c imageCheck) run(ctx context.Context, objects, hooks []*unstructured.Unst
 	n := 0
 	workload, always, sometime := false, false, false // whether there is a workload, and what runs the verified image
 	var refused, others []string
+	scaled := slices.ContainsFunc(objects, func(o *unstructured.Unstructured) bool {
+		return o.GetKind() == "HorizontalPodAutoscaler" || o.GetKind() == "ScaledObject"
+	})
 	for i, o := range slices.Concat(objects, hooks) {
 		if err := checkLabels(o, c.image, c.set); err != nil {
 			return n, err
@@ -60,8 +63,8 @@ func (c imageCheck) run(ctx context.Context, objects, hooks []*unstructured.Unst
 		for _, p := range release.Positions(o) {
 			n++
 			runs := p.Runs
-			if i >= len(objects) {
-				runs = release.Maybe // a hook
+			if i >= len(objects) || p.Idle && !scaled {
+				runs = release.Maybe // a hook, or a workload without pods
 			}
 			workload = workload || runs == release.Always
 			ref, err := name.ParseReference(p.Image)
@@ -71,7 +74,7 @@ func (c imageCheck) run(ctx context.Context, objects, hooks []*unstructured.Unst
 				always, sometime = always || runs == release.Always, sometime || runs == release.Sometime
 				continue
 			}
-			if own {
+			if own && !p.Custom {
 				return n, fault.Gatef("deploy.other-image", "%s of the chart runs %s, but the verified image is %s", p.Object, p.Image, c.image).
 					WithFix("slipway sets %s: set deploy.imageValues to the values that select the image, and let the chart run repository@digest or repository:tag", c.set)
 			}
@@ -114,8 +117,8 @@ func (c imageCheck) unused(others []string) error {
 func (c imageCheck) allow(ctx context.Context, ref name.Reference, p release.Position) error {
 	what := fmt.Sprintf("%s in %s", p.Image, p)
 	if ref == nil {
-		if _, err := reference.ParseDockerRef(p.Image); err != nil {
-			return nil //nolint:nilerr // the nodes cannot read it either, so the rollout fails, with this as its reason
+		if _, err := reference.ParseDockerRef(p.Image); err != nil && !p.Custom {
+			return nil // the nodes cannot read it either, so the rollout fails, with this as its reason
 		}
 		return fmt.Errorf("%s, which cannot be read", what)
 	}

@@ -75,9 +75,12 @@ func TestRecordOfARevision(t *testing.T) {
 		t.Fatal("a revision with its record is not verified")
 	}
 	for name, change := range map[string]func(*helm.Release){
-		"manifest":      func(r *helm.Release) { r.Manifest = "b" },
-		"hook":          func(r *helm.Release) { r.Hooks = []*helm.Hook{{Path: "p", Manifest: "evil"}} },
-		"another hook":  func(r *helm.Release) { r.Hooks = append(r.Hooks, &helm.Hook{Path: "q", Manifest: "h"}) },
+		"manifest":     func(r *helm.Release) { r.Manifest = "b" },
+		"hook":         func(r *helm.Release) { r.Hooks = []*helm.Hook{{Path: "p", Manifest: "evil"}} },
+		"another hook": func(r *helm.Release) { r.Hooks = append(r.Hooks, &helm.Hook{Path: "q", Manifest: "h"}) },
+		"another event": func(r *helm.Release) {
+			r.Hooks = []*helm.Hook{{Path: "p", Manifest: "h", Events: []helm.HookEvent{helm.HookPreRollback}}}
+		},
 		"no hook":       func(r *helm.Release) { r.Hooks = nil },
 		"moved content": func(r *helm.Release) { r.Manifest, r.Hooks = "a"+"h", nil },
 		"no record":     func(r *helm.Release) { r.Labels = nil },

@@ -16,6 +16,9 @@ type Position struct {
 	Path   string // for example spec.template.spec.containers[0].image
 	Image  string
 	Runs   Runs
+	Idle   bool // the workload has no replicas, unless an autoscaler adds some
+	// Custom is whether an operator or an admission webhook reads the field, and not a node.
+	Custom bool
 }
 
 // String returns the object and the path.
@@ -63,6 +66,7 @@ func Positions(o *unstructured.Unstructured) []Position {
 	}
 	w := walk{object: strings.ToLower(o.GetKind()) + "/" + o.GetName(), custom: !builtIn(gk.Group)}
 	if runs := runsOf(o); runs > Maybe {
+		w.idle = idle(o)
 		w.runs, w.containers = runs, strings.Join(append(podSpec(o.GetKind()), "containers["), ".")
 	}
 	for _, field := range slices.Sorted(maps.Keys(o.Object)) {
@@ -95,6 +99,7 @@ type walk struct {
 	object     string
 	custom     bool   // whether the object belongs to a custom resource
 	runs       Runs   // of its containers
+	idle       bool   // whether it has no replicas
 	containers string // the beginning of the paths of these containers
 	out        []Position
 }
@@ -111,9 +116,13 @@ func (w *walk) visit(key, path string, v any) {
 			w.visit(key, fmt.Sprintf("%s[%d]", path, i), item)
 		}
 	case map[string]any:
-		if w.names(key, path) {
-			if reference := composed(v); reference != "" {
-				w.add(path, reference)
+		named := w.names(key, path)
+		for _, image := range composed(v, named, w.custom) {
+			w.add(path, image)
+		}
+		if name, _ := v["name"].(string); strings.HasPrefix(name, "RELATED_IMAGE_") { // what operators run
+			if image, _ := v["value"].(string); image != "" {
+				w.add(path+".value", image)
 			}
 		}
 		for _, k := range slices.Sorted(maps.Keys(v)) {
@@ -127,7 +136,11 @@ func (w *walk) add(path, image string) {
 	if w.containers != "" && strings.HasPrefix(path, w.containers) && strings.Count(path[len(w.containers):], ".") == 1 {
 		runs = w.runs
 	}
-	w.out = append(w.out, Position{w.object, path, image, runs})
+	custom := w.custom || strings.Contains(path, "annotations.") || strings.HasSuffix(path, "].value")
+	if custom && !strings.ContainsAny(image, "/:@") {
+		return // a word, for example the name of another object
+	}
+	w.out = append(w.out, Position{w.object, path, image, runs, w.idle, custom})
 }
 
 // names reports whether a field names an image.
@@ -140,7 +153,7 @@ func (w *walk) names(key, path string) bool {
 		return false
 	}
 	key = strings.ToLower(key[strings.LastIndexByte(key, '/')+1:])
-	for _, end := range []string{"image", "imagename", "imageref", "imagereference"} {
+	for _, end := range []string{"image", "images", "imagename", "imageref", "imagereference", "imageurl", "imageuri", "imagerepository"} {
 		if strings.HasSuffix(key, end) {
 			return true
 		}
@@ -148,10 +161,10 @@ func (w *walk) names(key, path string) bool {
 	return false
 }
 
-// composed returns the image of a field that has parts: the reference of an image volume
-// (https://kubernetes.io/docs/concepts/storage/volumes/#image), or the repository, tag and
-// digest of a custom resource.
-func composed(v map[string]any) string {
+// composed returns the images of a field that has parts: the reference of an image volume
+// (https://kubernetes.io/docs/concepts/storage/volumes/#image), and the repository, tag and
+// digest of a custom resource, which need no name that says image.
+func composed(v map[string]any, named, custom bool) (images []string) {
 	text := func(keys ...string) string {
 		for _, k := range keys {
 			if s, _ := v[k].(string); s != "" {
@@ -160,23 +173,43 @@ func composed(v map[string]any) string {
 		}
 		return ""
 	}
-	if reference := text("reference"); reference != "" {
-		return reference
+	if named {
+		for _, key := range []string{"reference", "url", "uri", "ref"} {
+			if image := text(key); image != "" {
+				images = append(images, image)
+			}
+		}
 	}
-	image := text("repository", "name")
-	if image == "" {
-		return ""
+	tag, digest := text("tag", "version", "imageTag"), text("digest", "sha")
+	image := text("repository", "imageRepository")
+	if image == "" && named {
+		image = text("name")
+	}
+	if image == "" || !named && (!custom || tag == "" && digest == "") {
+		return images
 	}
 	if registry := text("registry"); registry != "" {
 		image = registry + "/" + image
 	}
-	if tag := text("tag", "version"); tag != "" {
+	if tag != "" {
 		image += ":" + tag
 	}
-	if digest := text("digest", "sha"); digest != "" {
+	if digest != "" {
 		image += "@" + digest
 	}
-	return image
+	return append(images, image)
+}
+
+// idle reports whether a workload runs no pod, although it has a pod template: it has no
+// replicas.
+func idle(o *unstructured.Unstructured) bool {
+	for _, field := range []string{"replicas", "parallelism"} {
+		n, ok, _ := unstructured.NestedFieldNoCopy(o.Object, "spec", field)
+		if ok && fmt.Sprint(n) == "0" {
+			return true
+		}
+	}
+	return false
 }
 
 // runsOf returns whether the containers of an object run. Objects of custom resources
@@ -187,6 +220,7 @@ func runsOf(o *unstructured.Unstructured) Runs {
 		schema.GroupKind{Group: "apps", Kind: "DaemonSet"}, schema.GroupKind{Group: "apps", Kind: "ReplicaSet"},
 		schema.GroupKind{Kind: "ReplicationController"},
 		schema.GroupKind{Group: "argoproj.io", Kind: "Rollout"}, schema.GroupKind{Group: "apps.kruise.io", Kind: "CloneSet"},
+		schema.GroupKind{Group: "apps.kruise.io", Kind: "StatefulSet"}, schema.GroupKind{Group: "apps.kruise.io", Kind: "DaemonSet"},
 		schema.GroupKind{Group: "apps.openshift.io", Kind: "DeploymentConfig"}, schema.GroupKind{Group: "serving.knative.dev", Kind: "Service"}:
 		return Always
 	case schema.GroupKind{Group: "batch", Kind: "CronJob"}, schema.GroupKind{Group: "batch", Kind: "Job"}:

@@ -63,7 +63,7 @@ func contentOf(r *helm.Release) string {
 	part(r.Manifest)
 	hooks := make([]string, 0, len(r.Hooks))
 	for _, hook := range r.Hooks {
-		hooks = append(hooks, hook.Path+"\x00"+hook.Manifest)
+		hooks = append(hooks, fmt.Sprintf("%q %q %q %d %q %q %q", hook.Path, hook.Name, hook.Kind, hook.Weight, hook.Events, hook.DeletePolicies, hook.Manifest))
 	}
 	slices.Sort(hooks)
 	for _, hook := range hooks {
