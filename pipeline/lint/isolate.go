@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/sandbox"
@@ -38,7 +37,7 @@ func (o Options) command(ctx context.Context, program, config, out string, env [
 	for _, missing := range sandbox.Missing() {
 		progress.Warnf(ctx, "linters can %s", missing)
 	}
-	if err := o.download(ctx); err != nil {
+	if err := o.Go.Download(ctx, o.Dir, o.Env, o.BuildTags, "./..."); err != nil {
 		return nil, err
 	}
 	gocache := filepath.Join(o.Go.TestArea(), "go-build")
@@ -62,18 +61,4 @@ func (o Options) command(ctx context.Context, program, config, out string, env [
 	}
 	cmd.Dir = o.Dir // slipway's own environment is that of the command until it enters the sandbox
 	return cmd, nil
-}
-
-// download gets all modules that the linters need, because the go command cannot write to
-// the cache of modules in the sandbox. Errors are left to golangci-lint, which reports
-// them with the files.
-func (o Options) download(ctx context.Context) error {
-	args := []string{"list", "-e", "-deps", "-test", "-f", ""}
-	if len(o.BuildTags) > 0 {
-		args = append(args, "-tags="+strings.Join(o.BuildTags, ","))
-	}
-	cmd := toolchain.Command(ctx, o.Go.Program, append(args, "./...")...)
-	cmd.Dir, cmd.Env = o.Dir, o.Go.Env(o.Env...)
-	_ = toolchain.Run(cmd)
-	return ctx.Err()
 }

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/progress"
@@ -67,7 +66,7 @@ func (o Options) isolated(ctx context.Context, run string, env []string) (_ plac
 	for _, missing := range sandbox.Missing() {
 		progress.Warnf(ctx, "tests can %s", missing)
 	}
-	if err := o.download(ctx); err != nil {
+	if err := o.Go.Download(ctx, o.Dir, o.Env, o.BuildTags, o.Settings.Packages...); err != nil {
 		return place{}, err
 	}
 	sum := sha256.Sum256([]byte(i.Top))
@@ -100,20 +99,6 @@ func (o Options) isolated(ctx context.Context, run string, env []string) (_ plac
 	read = append(read, slices.DeleteFunc(slices.Clone(i.Copied), func(dir string) bool { return slices.Contains(copied, dir) })...)
 	p.box = &sandbox.Sandbox{Program: i.Program, Policy: sandbox.Policy{Read: read, Write: []string{run, gocache, p.top}}}
 	return p, nil
-}
-
-// download gets all modules that the tests need, because the go command cannot write to
-// the cache of modules in the sandbox. The app's code is not executed. Errors are left to
-// go test, which reports them better.
-func (o Options) download(ctx context.Context) error {
-	args := []string{"list", "-e", "-deps", "-test", "-f", ""}
-	if len(o.BuildTags) > 0 {
-		args = append(args, "-tags="+strings.Join(o.BuildTags, ","))
-	}
-	cmd := toolchain.Command(ctx, o.Go.Program, slices.Concat(args, o.Settings.Packages)...)
-	cmd.Dir, cmd.Env = o.Dir, o.Go.Env(o.Env...)
-	_ = toolchain.Run(cmd)
-	return ctx.Err()
 }
 
 // command returns the command that runs a program with the given environment there.

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"slices"
+	"strings"
 )
 
 // ListPackages runs go list in a folder with the given arguments, for linux/amd64 with cgo,
@@ -19,6 +21,21 @@ func (g *Go) ListPackages(ctx context.Context, dir string, env []string, args ..
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err = Run(cmd)
 	return stdout.Bytes(), stderr.String(), err
+}
+
+// Download gets all modules that the packages and their tests need, because the go command
+// cannot write to the cache of modules in a sandbox. The app's code is not executed. Errors
+// of the go command are left to what uses the packages, which reports them better. Download
+// returns the error of ctx.
+func (g *Go) Download(ctx context.Context, dir string, env, tags []string, packages ...string) error {
+	args := []string{"list", "-e", "-deps", "-test", "-f", ""}
+	if len(tags) > 0 {
+		args = append(args, "-tags="+strings.Join(tags, ","))
+	}
+	cmd := Command(ctx, g.Program, slices.Concat(args, packages)...)
+	cmd.Dir, cmd.Env = dir, g.Env(env...)
+	_ = Run(cmd)
+	return ctx.Err()
 }
 
 // Values returns the JSON values in a text, which is how go list -json prints packages and
