@@ -53,7 +53,7 @@ func (o Options) command(ctx context.Context, program, config, out string, env [
 		read = append(read, config)
 	}
 	box := sandbox.Sandbox{Program: o.Isolation.Program, Policy: sandbox.Policy{
-		Read: read, Write: []string{out, results, gocache}, Env: o.Go.TestEnv(o.Pass, append(env, "GOCACHE="+gocache, "GOPROXY=off")...),
+		Read: read, List: append(o.Isolation.Source, o.Dir), Write: []string{out, results, gocache}, Env: o.Go.TestEnv(o.Pass, append(env, "GOCACHE="+gocache, "GOPROXY=off")...),
 	}}
 	cmd, err := box.Command(ctx, out, program, args...)
 	if err != nil {

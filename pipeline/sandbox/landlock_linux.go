@@ -64,6 +64,12 @@ func (p Policy) restrict() error {
 			rules = append(rules, landlock.ROFiles(path).IgnoreIfMissing())
 		}
 	}
+	for _, path := range p.List {
+		if fi, err := os.Stat(path); err != nil || !fi.IsDir() {
+			continue
+		}
+		rules = append(rules, landlock.PathAccess(ll.AccessFSReadDir, path).IgnoreIfMissing())
+	}
 	for _, path := range p.Write {
 		rule := landlock.RWDirs(path)
 		if version >= 2 {

@@ -35,6 +35,7 @@ const exitFailed = 125
 // Policy is what a program in the sandbox can do.
 type Policy struct {
 	Read  []string // folders and files that it can read, and run programs from
+	List  []string // folders whose names, and those of all folders below, it can list
 	Write []string // folders that it can also write to
 	Env   []string // its environment, NAME=value
 }

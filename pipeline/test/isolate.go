@@ -97,7 +97,7 @@ func (o Options) isolated(ctx context.Context, run string, env []string) (_ plac
 	read := slices.Concat(sandbox.Except(append(hidden, i.Secret...)...), sandbox.AllBut(i.Top, i.Secret...), []string{o.Go.Root, o.Go.ModCache})
 	read = append(read, filepath.SplitList(os.Getenv("PATH"))...)
 	read = append(read, slices.DeleteFunc(slices.Clone(i.Copied), func(dir string) bool { return slices.Contains(copied, dir) })...)
-	p.box = &sandbox.Sandbox{Program: i.Program, Policy: sandbox.Policy{Read: read, Write: []string{run, gocache, p.top}}}
+	p.box = &sandbox.Sandbox{Program: i.Program, Policy: sandbox.Policy{Read: read, List: []string{i.Top}, Write: []string{run, gocache, p.top}}}
 	return p, nil
 }
 
