@@ -254,11 +254,8 @@ func (s *sections) write(end progress.Event) {
 // data escapes a text for the data of a GitHub command, so that the text cannot
 // contain a command.
 func data(s string) string {
-	lines := strings.Split(strings.ReplaceAll(s, "\r\n", "\n"), "\n")
-	for i, line := range lines {
-		lines[i] = display.Clean(line)
-	}
-	s = strings.ReplaceAll(strings.Join(lines, "\n"), "##[", "#\u200b#[")
+	s = display.EachLine(strings.ReplaceAll(s, "\r\n", "\n"), display.Clean)
+	s = strings.ReplaceAll(s, "##[", "#\u200b#[")
 	return strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A").Replace(s)
 }
 

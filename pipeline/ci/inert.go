@@ -57,9 +57,5 @@ func (s System) InertDocument(doc []byte) []byte {
 	case xml.Unmarshal(doc, new(any)) == nil && bytes.HasPrefix(bytes.TrimSpace(doc), []byte("<")):
 		return s.inertXML(doc)
 	}
-	lines := strings.Split(string(doc), "\n")
-	for i, line := range lines {
-		lines[i] = s.Inert(line)
-	}
-	return []byte(strings.Join(lines, "\n"))
+	return []byte(display.EachLine(string(doc), s.Inert))
 }

@@ -35,12 +35,7 @@ func (a *app) checkProtected(ctx context.Context, r *request) error {
 	if err != nil || !e.Protected {
 		return err
 	}
-	o, err := ship.SourceOptions(ctx, r.Root, c.App)
-	if err != nil {
-		return err
-	}
-	o.Revision, o.Epoch, o.Top, o.NoMain = r.Revision, r.Epoch, r.Top, true
-	s, err := source.Open(ctx, o)
+	s, err := r.OpenSource(ctx, false)
 	if err != nil {
 		return err
 	}

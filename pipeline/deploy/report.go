@@ -202,7 +202,7 @@ func Markdown(r Result) string {
 		if f := c.Failure; f != nil {
 			fmt.Fprintf(&b, "\n**%s**: %s\n", f.Kind, display.Markdown(oneLine(f.Message)))
 			if text := joined(f.Events, f.Logs); text != "" {
-				fmt.Fprintf(&b, "\n```\n%s\n```\n", strings.ReplaceAll(cleanLines(text), "```", "` ` `"))
+				fmt.Fprintf(&b, "\n```\n%s\n```\n", strings.ReplaceAll(display.EachLine(text, display.Clean), "```", "` ` `"))
 			}
 		}
 	}
@@ -210,15 +210,6 @@ func Markdown(r Result) string {
 		fmt.Fprintf(&b, "\n%s\n", r.URL)
 	}
 	return b.String()
-}
-
-// cleanLines makes every line of a text safe to print.
-func cleanLines(text string) string {
-	lines := strings.Split(text, "\n")
-	for i, line := range lines {
-		lines[i] = display.Clean(line)
-	}
-	return strings.Join(lines, "\n")
 }
 
 // details returns what a report of the failure contains besides the message.

@@ -30,11 +30,17 @@ func hostile(r rune) bool {
 
 // EscapeJSON escapes the characters in a JSON document that JSON need not escape and that
 // terminals interpret. The document stays the same for every parser.
-func EscapeJSON(doc []byte) []byte {
+func EscapeJSON(doc []byte) []byte { return escape(doc, `\u%04x`) }
+
+// EscapeXML escapes the characters in a document in XML that terminals interpret.
+func EscapeXML(doc []byte) []byte { return escape(doc, "&#x%x;") }
+
+// escape writes the characters above ASCII that a terminal interprets in a format.
+func escape(doc []byte, format string) []byte {
 	var b bytes.Buffer
 	for _, r := range string(doc) {
 		if r >= 0x7f && hostile(r) {
-			fmt.Fprintf(&b, `\u%04x`, r)
+			fmt.Fprintf(&b, format, r)
 		} else {
 			b.WriteRune(r)
 		}
@@ -42,17 +48,13 @@ func EscapeJSON(doc []byte) []byte {
 	return b.Bytes()
 }
 
-// EscapeXML escapes the characters in a document in XML that terminals interpret.
-func EscapeXML(doc []byte) []byte {
-	var b bytes.Buffer
-	for _, r := range string(doc) {
-		if r >= 0x7f && hostile(r) {
-			fmt.Fprintf(&b, "&#x%x;", r)
-		} else {
-			b.WriteRune(r)
-		}
+// EachLine returns a text whose lines were passed through clean.
+func EachLine(text string, clean func(string) string) string {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		lines[i] = clean(line)
 	}
-	return b.Bytes()
+	return strings.Join(lines, "\n")
 }
 
 // LineWriter cleans every line that is written to it. Close writes the last line if it has

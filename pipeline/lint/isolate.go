@@ -44,16 +44,16 @@ func (o Options) command(ctx context.Context, program, config, out string, env [
 	if err := errors.Join(os.MkdirAll(gocache, 0o700), os.MkdirAll(results, 0o755)); err != nil {
 		return nil, fmt.Errorf("creating a cache for golangci-lint: %w", err)
 	}
-	read := sandbox.Except(slices.Concat([]string{o.CacheDir, os.TempDir(), o.Go.TestArea()}, o.Isolation.Hidden, o.Isolation.Secret)...)
-	for _, dir := range append(o.Isolation.Source, o.Dir) {
-		read = append(read, sandbox.AllBut(dir, o.Isolation.Secret...)...)
+	source := slices.Concat(o.Isolation.Source, []string{o.Dir})
+	read := append(sandbox.System(o.Go, slices.Concat([]string{o.CacheDir}, o.Isolation.Hidden, o.Isolation.Secret)...), program)
+	for _, path := range source {
+		read = append(read, sandbox.AllBut(path, o.Isolation.Secret...)...)
 	}
-	read = slices.Concat(read, []string{o.Go.Root, o.Go.ModCache, program}, filepath.SplitList(os.Getenv("PATH")))
 	if config != "" {
 		read = append(read, config)
 	}
 	box := sandbox.Sandbox{Program: o.Isolation.Program, Policy: sandbox.Policy{
-		Read: read, List: append(o.Isolation.Source, o.Dir), Write: []string{out, results, gocache}, Env: o.Go.TestEnv(o.Pass, append(env, "GOCACHE="+gocache, "GOPROXY=off")...),
+		Read: read, List: source, Write: []string{out, results, gocache}, Env: o.Go.TestEnv(o.Pass, append(env, "GOCACHE="+gocache, "GOPROXY=off")...),
 	}}
 	cmd, err := box.Command(ctx, out, program, args...)
 	if err != nil {

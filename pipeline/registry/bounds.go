@@ -47,16 +47,13 @@ func isBlob(req *http.Request) bool {
 	for req.Response != nil && req.Response.Request != nil {
 		req = req.Response.Request
 	}
-	_, id, ok := cutLast(req.URL.Path, "/blobs/")
-	return ok && (strings.HasPrefix(id, "uploads/") || strings.Contains(id, ":") && !strings.Contains(id, "/"))
-}
-
-// cutLast slices s around the last sep.
-func cutLast(s, sep string) (before, after string, found bool) {
-	if i := strings.LastIndex(s, sep); i >= 0 {
-		return s[:i], s[i+len(sep):], true
+	const part = "/blobs/"
+	i := strings.LastIndex(req.URL.Path, part)
+	if i < 0 {
+		return false
 	}
-	return s, "", false
+	id := req.URL.Path[i+len(part):]
+	return strings.HasPrefix(id, "uploads/") || strings.Contains(id, ":") && !strings.Contains(id, "/")
 }
 
 // boundedBody is a body that returns an error instead of more than left bytes.

@@ -28,7 +28,8 @@ type Record struct {
 // Mirror makes the folder to a copy of the folder from, in which programs in a sandbox can
 // write. Only the given folders, which are below from, are copied; what is beside them is
 // a symbolic link to the original, and so is everything in .git except its configuration,
-// which can have credentials: the copy has only the settings that say how git stores files. Folders with the name skip are left out.
+// which can have credentials: the copy has only the settings that say how git stores files.
+// Folders with the name skip are left out.
 // Files that were copied before and have not changed on either side are left alone; records
 // are those that Mirror returned then.
 func Mirror(ctx context.Context, from, to string, copied []string, skip string, records map[string]Record) (map[string]Record, error) {

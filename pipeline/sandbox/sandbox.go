@@ -119,6 +119,14 @@ func Except(hidden ...string) []string {
 	return except(string(filepath.Separator), forbidden)
 }
 
+// System returns what every program that executes an app's code can read besides the source:
+// this machine except the hidden paths, temporary files and what other such programs have
+// left, and the app's toolchain and modules.
+func System(g *toolchain.Go, hidden ...string) []string {
+	hidden = append(hidden, os.TempDir(), g.TestArea())
+	return slices.Concat(Except(hidden...), []string{g.Root, g.ModCache}, filepath.SplitList(os.Getenv("PATH")))
+}
+
 // AllBut returns folders and files that together contain everything in dir except the given
 // paths.
 func AllBut(dir string, hidden ...string) []string {

@@ -4,19 +4,21 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"strings"
 
-	"github.com/slipway-ci/slipway/pipeline/build"
+	"golang.org/x/sync/errgroup"
+
 	"github.com/slipway-ci/slipway/pipeline/ci"
+	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/graph"
 	"github.com/slipway-ci/slipway/pipeline/image"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/scan"
 	"github.com/slipway-ci/slipway/pipeline/sign"
 	"github.com/slipway-ci/slipway/pipeline/source"
+	"github.com/slipway-ci/slipway/pipeline/toolchain"
 )
 
 // buildType is the URI of the definition of the parameters in a provenance
@@ -154,17 +156,27 @@ func (p *run) uncommitted(ctx context.Context) ([]string, error) {
 	if err != nil || repository == nil {
 		return nil, err
 	}
-	files := map[string]bool{}
-	for _, platform := range p.Config.App.Platforms {
-		all, err := build.Files(ctx, p.source, p.toolchain, p.Config.App, platform)
-		if err != nil {
-			return nil, err
-		}
-		for _, file := range all {
-			files[file] = true
-		}
+	platforms, err := config.ParsePlatforms(p.Config.App.Platforms)
+	if err != nil {
+		return nil, err
 	}
-	return repository.NotCommitted(ctx, slices.Sorted(maps.Keys(files))...)
+	cgo := "CGO_ENABLED=0"
+	if p.Config.App.CGO {
+		cgo = "CGO_ENABLED=1"
+	}
+	files := make([][]string, len(platforms))
+	g, gctx := errgroup.WithContext(ctx)
+	for i, platform := range platforms {
+		g.Go(func() (err error) {
+			env := append([]string{"GOOS=" + platform.OS, "GOARCH=" + platform.Architecture, cgo}, toolchain.Environ(p.Config.App.Env)...)
+			files[i], err = p.source.Files(gctx, source.Options{Tags: p.Config.App.Tags, Env: env})
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return repository.NotCommitted(ctx, slices.Concat(files...)...)
 }
 
 // sourceURI returns the URI of the source's repository, or "" if it is unknown.

@@ -3,13 +3,11 @@ package ship
 import (
 	"context"
 	"errors"
-	"slices"
 
 	"github.com/google/go-containerregistry/pkg/name"
 
 	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/deploy"
-	"github.com/slipway-ci/slipway/pipeline/registry/embedded"
 	"github.com/slipway-ci/slipway/pipeline/sign"
 )
 
@@ -17,11 +15,7 @@ import (
 // image of a revision that has no record of it with the policy of the environment.
 func Rollback(ctx context.Context, o Options, d deploy.Options, revision int) (result deploy.Result, err error) {
 	p := &run{Options: o}
-	defer func() {
-		for _, f := range slices.Backward(p.closers) {
-			err = errors.Join(err, f())
-		}
-	}()
+	defer func() { err = errors.Join(err, p.close()) }()
 	p.resolveSubject()
 	p.verifyWith(&d)
 	return p.Deployer.Rollback(ctx, d, revision)
@@ -56,12 +50,9 @@ func (p *run) verifyWith(o *deploy.Options) {
 // verifyOther verifies an image other than the one of the run. If the image is in the
 // embedded registry, it starts the registry.
 func (p *run) verifyOther(ctx context.Context, o sign.VerifyOptions) error {
-	for _, port := range embedded.Ports(p.registryDir()) {
-		if o.Reference.RegistryStr() == embedded.Host(port) {
-			if _, err := p.embedded(ctx); err != nil {
-				return err
-			}
-			break
+	if _, ok := p.embeddedPort(o.Reference.RegistryStr()); ok {
+		if _, err := p.embedded(ctx); err != nil {
+			return err
 		}
 	}
 	client, err := p.registry()

@@ -131,7 +131,7 @@ func (p *run) scanOptions(ctx context.Context) (o scan.Options, given []any, err
 	}
 	o.Targets = images.targets
 	o.Source, o.Hidden = p.source.Dir, p.hidden
-	if p.committed, err = p.committedFiles(ctx); err != nil {
+	if p.tracked, err = p.trackedFiles(ctx); err != nil {
 		return o, nil, err
 	}
 	if on := p.Config.Scan.Reachability; on == nil || *on {
@@ -162,7 +162,7 @@ func (p *run) scanKey(o scan.Options, given []any) (string, error) {
 		}
 	}
 	for _, file := range p.source.Excluded { // they are no part of the fingerprint
-		if p.committed[file] {
+		if p.committed(file) {
 			if sum, err := cache.HashFile(file); err == nil {
 				given = append(given, file, sum)
 			}
@@ -239,12 +239,18 @@ func (p *run) hidden(rel string) bool {
 		return sign.Encrypted(path)
 	}
 	_, excluded := slices.BinarySearch(p.source.Excluded, path)
-	return excluded && !p.committed[path]
+	return excluded && !p.committed(path)
 }
 
-// committedFiles returns the files of the app that git tracks. It returns none if nothing
+// committed reports whether git tracks an excluded file of the app.
+func (p *run) committed(file string) bool {
+	_, ok := p.tracked[file]
+	return ok
+}
+
+// trackedFiles returns the files of the app that git tracks. It returns none if nothing
 // is excluded from the source, or if there is no git repository.
-func (p *run) committedFiles(ctx context.Context) (map[string]bool, error) {
+func (p *run) trackedFiles(ctx context.Context) (map[string]bool, error) {
 	if len(p.source.Excluded) == 0 {
 		return nil, nil
 	}
@@ -252,13 +258,5 @@ func (p *run) committedFiles(ctx context.Context) (map[string]bool, error) {
 	if err != nil || repository == nil {
 		return nil, err
 	}
-	tracked, err := repository.Tracked(ctx, p.source.Dir)
-	if err != nil {
-		return nil, err
-	}
-	committed := map[string]bool{}
-	for file := range tracked {
-		committed[file] = true
-	}
-	return committed, nil
+	return repository.Tracked(ctx, p.source.Dir)
 }

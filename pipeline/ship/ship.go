@@ -142,7 +142,7 @@ type run struct {
 	fingerprint func() (string, error)
 	signer      func() (sign.Signer, error)
 	deployment  deploy.Options  // set by checkDeploy
-	committed   map[string]bool // the excluded files that the scan searches for secrets; set by scanOptions
+	tracked     map[string]bool // see committed; set by scanOptions
 
 	allowedMu sync.Mutex // guards report.Allowed while steps run
 	closersMu sync.Mutex
@@ -157,9 +157,7 @@ func Run(ctx context.Context, o Options) (report Report, err error) {
 	start := time.Now()
 	p := &run{Options: o}
 	defer func() {
-		for _, f := range slices.Backward(p.closers) {
-			err = errors.Join(err, f())
-		}
+		err = errors.Join(err, p.close())
 		report = p.report
 		report.Seconds = time.Since(start).Seconds()
 		report.Outcome = overall(report, err)
@@ -176,6 +174,14 @@ func Run(ctx context.Context, o Options) (report Report, err error) {
 		}
 	}
 	return p.report, nil
+}
+
+// close calls what atEnd has registered, in reverse order.
+func (p *run) close() (err error) {
+	for _, f := range slices.Backward(p.closers) {
+		err = errors.Join(err, f())
+	}
+	return err
 }
 
 // atEnd registers f to be called when the run ends.
@@ -218,12 +224,7 @@ func (p *run) prepare(ctx context.Context) (err error) {
 		}
 		p.report.App = path.Base(repository.RepositoryStr())
 	} else {
-		o, err := SourceOptions(ctx, p.Root, p.Config.App)
-		if err != nil {
-			return err
-		}
-		o.Version, o.Revision, o.Epoch, o.Top, o.NoMain = p.Version, p.Revision, p.Epoch, p.Top, !p.includes(Build)
-		if p.source, err = source.Open(ctx, o); err != nil {
+		if p.source, err = p.OpenSource(ctx, p.includes(Build)); err != nil {
 			return err
 		}
 		p.toolchain = p.source.Go

@@ -10,6 +10,17 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/toolchain"
 )
 
+// OpenSource reads the source of the app. builds is whether the program is built, which needs
+// a main package.
+func (o Options) OpenSource(ctx context.Context, builds bool) (source.Source, error) {
+	s, err := SourceOptions(ctx, o.Root, o.Config.App)
+	if err != nil {
+		return source.Source{}, err
+	}
+	s.Version, s.Revision, s.Epoch, s.Top, s.NoMain = o.Version, o.Revision, o.Epoch, o.Top, !builds
+	return source.Open(ctx, s)
+}
+
 // SourceOptions returns the options to read the source of an app, with its toolchain.
 // Root is the folder of slipway.yaml.
 //

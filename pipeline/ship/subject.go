@@ -51,12 +51,21 @@ func (p *run) local() bool {
 	if p.RegistryServer != "" {
 		return false
 	}
-	for _, port := range embedded.Ports(p.registryDir()) {
-		if host == embedded.Host(port) {
-			return p.Forward[strconv.Itoa(port)] == "" // a forwarded port leads to the registry of another machine
-		}
+	if port, ok := p.embeddedPort(host); ok {
+		return p.Forward[strconv.Itoa(port)] == "" // a forwarded port leads to the registry of another machine
 	}
 	return host == ""
+}
+
+// embeddedPort returns the port of the embedded registry that a host in a reference stands
+// for.
+func (p *run) embeddedPort(host string) (port int, ok bool) {
+	for _, port := range embedded.Ports(p.registryDir()) {
+		if host == embedded.Host(port) {
+			return port, true
+		}
+	}
+	return 0, false
 }
 
 // registryDir returns the folder with the data of the embedded registry.

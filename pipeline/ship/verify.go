@@ -15,7 +15,6 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/image"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/sign"
-	"github.com/slipway-ci/slipway/pipeline/source"
 )
 
 // checkPolicy returns an error if the environment does not exist.
@@ -120,12 +119,8 @@ func (p *run) provenancePolicy(ctx context.Context, set config.Provenance) (sign
 	}
 	s := p.source
 	if p.report.Source == nil { // the image is given
-		o, err := SourceOptions(ctx, p.Root, p.Config.App)
-		if err != nil {
-			return policy, err
-		}
-		o.Revision, o.Epoch, o.Top, o.NoMain = p.Revision, p.Epoch, p.Top, true
-		if s, err = source.Open(ctx, o); err != nil {
+		var err error
+		if s, err = p.OpenSource(ctx, false); err != nil {
 			return policy, err
 		}
 	}

@@ -78,12 +78,7 @@ func (r *Repository) status(ctx context.Context, dirs ...string) (commit, []stri
 	if r.git == "" {
 		return r.libraryStatus()
 	}
-	var paths []string
-	for _, dir := range dirs {
-		if rel, err := filepath.Rel(r.Top, dir); err == nil && filepath.IsLocal(rel) {
-			paths = append(paths, rel)
-		}
-	}
+	paths := r.relative(dirs)
 	if len(dirs) > 0 && len(paths) == 0 {
 		paths = []string{"."} // the commit is needed in any case
 	}
@@ -99,6 +94,17 @@ func (r *Repository) status(ctx context.Context, dirs ...string) (commit, []stri
 		return commit{}, nil, unreadable("reading the commit of", r.Top, err)
 	}
 	return c, st.changed, nil
+}
+
+// relative returns those of the absolute paths that are in the work tree, relative to it.
+func (r *Repository) relative(paths []string) []string {
+	var inside []string
+	for _, p := range paths {
+		if rel, err := filepath.Rel(r.Top, p); err == nil && filepath.IsLocal(rel) {
+			inside = append(inside, rel)
+		}
+	}
+	return inside
 }
 
 // Tags returns the sorted names of the tags that point at the commit that is checked

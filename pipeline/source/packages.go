@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -20,6 +21,27 @@ type listed struct {
 	Module            *struct{ Path string }
 
 	CFiles, CXXFiles, MFiles, HFiles, FFiles, SFiles, SwigFiles, SwigCXXFiles, SysoFiles []string
+
+	EmbedFiles []string
+	Standard   bool // whether it is in Go's standard library
+}
+
+// compiledFields are the fields with the folder of a package and the files that are compiled.
+const compiledFields = "Dir,GoFiles,CgoFiles,CFiles,CXXFiles,MFiles,HFiles,FFiles,SFiles,SwigFiles,SwigCXXFiles,SysoFiles"
+
+// compiled returns the absolute paths of the files that are compiled.
+func (p listed) compiled() []string {
+	return p.paths(p.GoFiles, p.CgoFiles, p.CFiles, p.CXXFiles, p.MFiles, p.HFiles, p.FFiles, p.SFiles, p.SwigFiles, p.SwigCXXFiles, p.SysoFiles)
+}
+
+// paths returns the absolute paths of files that the go command names relative to the
+// package.
+func (p listed) paths(names ...[]string) []string {
+	var paths []string
+	for _, name := range slices.Concat(names...) {
+		paths = append(paths, filepath.Join(p.Dir, name))
+	}
+	return paths
 }
 
 // list asks the go command for packages.
@@ -156,16 +178,15 @@ func (s *Source) checkVisible(p listed, ignore *Ignore) error {
 
 // reads returns the links through which the program is built.
 func (s *Source) reads(ctx context.Context, o Options, links []link) ([]link, error) {
-	packages, err := s.list(ctx, o, "-deps",
-		"-json=Dir,GoFiles,CgoFiles,CFiles,CXXFiles,MFiles,HFiles,FFiles,SFiles,SwigFiles,SwigCXXFiles,SysoFiles", "--", s.Main)
+	packages, err := s.list(ctx, o, "-deps", "-json="+compiledFields, "--", s.Main)
 	if err != nil {
 		return nil, err
 	}
 	read := map[string]bool{}
 	for _, p := range packages {
 		read[p.Dir] = true
-		for _, name := range slices.Concat(p.GoFiles, p.CgoFiles, p.CFiles, p.CXXFiles, p.MFiles, p.HFiles, p.FFiles, p.SFiles, p.SwigFiles, p.SwigCXXFiles, p.SysoFiles) {
-			read[filepath.Join(p.Dir, name)] = true
+		for _, file := range p.compiled() {
+			read[file] = true
 		}
 	}
 	return slices.DeleteFunc(links, func(l link) bool {
@@ -181,13 +202,35 @@ func (s *Source) reads(ctx context.Context, o Options, links []link) ([]link, er
 	}), nil
 }
 
-// moduleFile reports whether the go command reads a file for every package of its module.
-func moduleFile(file string) bool {
-	switch filepath.Base(file) {
-	case "go.mod", "go.sum", "go.work", "go.work.sum":
-		return true
+// moduleFiles are the names of the files that the go command reads for every package of a
+// module.
+func moduleFiles() []string { return []string{"go.mod", "go.sum", "go.work", "go.work.sum"} }
+
+func moduleFile(file string) bool { return slices.Contains(moduleFiles(), filepath.Base(file)) }
+
+// Files returns the absolute paths of the files in the repository that the program is
+// compiled from, the embedded ones and those of its modules included, as the go command says.
+// Of o only Tags and Env are used; Env says for which platform.
+func (s *Source) Files(ctx context.Context, o Options) ([]string, error) {
+	packages, err := s.list(ctx, o, "-deps", "-json="+compiledFields+",EmbedFiles,Standard", "--", s.Main)
+	if err != nil {
+		return nil, err
 	}
-	return false
+	var files []string
+	for _, p := range packages {
+		if !p.Standard && isBelow(s.Top, p.Dir) {
+			files = slices.Concat(files, p.compiled(), p.paths(p.EmbedFiles))
+		}
+	}
+	for _, dir := range []string{s.Dir, filepath.Dir(s.Workspace)} {
+		for _, name := range append(moduleFiles(), "vendor/modules.txt") {
+			file := filepath.Join(dir, name)
+			if _, err := os.Lstat(file); err == nil && filepath.IsAbs(dir) {
+				files = append(files, file)
+			}
+		}
+	}
+	return files, nil
 }
 
 // dotted returns a relative folder in the form of a package pattern, for example

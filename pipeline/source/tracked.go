@@ -15,12 +15,7 @@ import (
 // changes git has been told to ignore (git update-index --assume-unchanged or
 // --skip-worktree). Paths outside the work tree are ignored.
 func (r *Repository) Tracked(ctx context.Context, paths ...string) (map[string]bool, error) {
-	var inside []string
-	for _, p := range paths {
-		if rel, err := filepath.Rel(r.Top, p); err == nil && filepath.IsLocal(rel) {
-			inside = append(inside, rel)
-		}
-	}
+	inside := r.relative(paths)
 	files := map[string]bool{}
 	if len(inside) == 0 {
 		return files, nil
@@ -55,7 +50,7 @@ func (r *Repository) libraryTracked(files map[string]bool, inside []string) erro
 	}
 	for _, e := range index.Entries {
 		for _, p := range inside {
-			if rel, err := filepath.Rel(p, filepath.FromSlash(e.Name)); err == nil && filepath.IsLocal(rel) {
+			if isBelow(p, filepath.FromSlash(e.Name)) {
 				files[filepath.Join(r.Top, filepath.FromSlash(e.Name))] = !e.SkipWorktree
 			}
 		}

@@ -93,9 +93,8 @@ func (o Options) isolated(ctx context.Context, run string, env []string) (_ plac
 	}
 	p.dir = sandbox.Inside(i.Top, p.top, o.Dir)
 	p.env = slices.Concat(env, []string{"GOCACHE=" + gocache, "GOPROXY=off", "GOWORK=" + sandbox.Inside(i.Top, p.top, o.Go.Workspace)})
-	hidden := append([]string{string(i.Cache), os.TempDir(), area}, i.Hidden...)
-	read := slices.Concat(sandbox.Except(append(hidden, i.Secret...)...), sandbox.AllBut(i.Top, i.Secret...), []string{o.Go.Root, o.Go.ModCache})
-	read = append(read, filepath.SplitList(os.Getenv("PATH"))...)
+	hidden := slices.Concat([]string{string(i.Cache)}, i.Hidden, i.Secret)
+	read := slices.Concat(sandbox.System(o.Go, hidden...), sandbox.AllBut(i.Top, i.Secret...))
 	read = append(read, slices.DeleteFunc(slices.Clone(i.Copied), func(dir string) bool { return slices.Contains(copied, dir) })...)
 	p.box = &sandbox.Sandbox{Program: i.Program, Policy: sandbox.Policy{Read: read, List: []string{i.Top}, Write: []string{run, gocache, p.top}}}
 	return p, nil

@@ -109,7 +109,7 @@ func (w *walk) visit(key, path string, v any) {
 	switch v := v.(type) {
 	case string:
 		if w.names(key, path) && v != "" {
-			w.add(path, v)
+			w.add(path, v, w.byOperator(path))
 		}
 	case []any:
 		for i, item := range v {
@@ -118,11 +118,11 @@ func (w *walk) visit(key, path string, v any) {
 	case map[string]any:
 		named := w.names(key, path)
 		for _, image := range composed(v, named, w.custom) {
-			w.add(path, image)
+			w.add(path, image, w.byOperator(path))
 		}
 		if name, _ := v["name"].(string); strings.HasPrefix(name, "RELATED_IMAGE_") { // what operators run
 			if image, _ := v["value"].(string); image != "" {
-				w.add(path+".value", image)
+				w.add(path+".value", image, true)
 			}
 		}
 		for _, k := range slices.Sorted(maps.Keys(v)) {
@@ -131,16 +131,21 @@ func (w *walk) visit(key, path string, v any) {
 	}
 }
 
-func (w *walk) add(path, image string) {
+// add adds a position. custom is [Position.Custom].
+func (w *walk) add(path, image string, custom bool) {
 	runs := Maybe
 	if w.containers != "" && strings.HasPrefix(path, w.containers) && strings.Count(path[len(w.containers):], ".") == 1 {
 		runs = w.runs
 	}
-	custom := w.custom || strings.Contains(path, "annotations.") || strings.HasSuffix(path, "].value")
 	if custom && !strings.ContainsAny(image, "/:@") {
 		return // a word, for example the name of another object
 	}
 	w.out = append(w.out, Position{w.object, path, image, runs, w.idle, custom})
+}
+
+// byOperator reports whether an operator or an admission webhook reads a field.
+func (w *walk) byOperator(path string) bool {
+	return w.custom || strings.Contains(path, "annotations.")
 }
 
 // names reports whether a field names an image.
@@ -148,8 +153,7 @@ func (w *walk) names(key, path string) bool {
 	if key == "image" {
 		return true
 	}
-	annotation := strings.Contains(path, "annotations.")
-	if !w.custom && !annotation {
+	if !w.byOperator(path) {
 		return false
 	}
 	key = strings.ToLower(key[strings.LastIndexByte(key, '/')+1:])

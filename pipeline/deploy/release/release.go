@@ -160,8 +160,8 @@ func (n Note) labels(rendered *helm.Release) map[string]string {
 	}
 }
 
-// Apply installs or upgrades the release to exactly what Render has rendered, and returns the revision that it made, even
-// if the rollout failed. The revision is 0 if none was made. If ctx is cancelled, Apply
+// Apply installs or upgrades the release to exactly what Render has rendered, and returns
+// the revision that it made, even if the rollout failed. The revision is 0 if none was made. If ctx is cancelled, Apply
 // stops waiting, but it does not stop between two objects. The state must not be
 // unfinished; see [Client.Recover].
 func (c *Client) Apply(ctx context.Context, found Found, r Rendered, note Note) (int, error) {
