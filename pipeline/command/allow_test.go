@@ -141,6 +141,7 @@ func wantPolicies(t *testing.T, p *program, image string) {
 // TestAllowHasNoEffectAgainstThePolicy checks that a gate stops the run, in spite of
 // --allow, if the environment would refuse the image in the end.
 func TestAllowHasNoEffectAgainstThePolicy(t *testing.T) {
+	testkit.Slow(t, "builds, lints or tests whole apps for more than five seconds")
 	files := failingApp(t)
 	files["chart/Chart.yaml"] = "apiVersion: v2\nname: serves\nversion: 1.0.0\n"
 	p := newProgram(t, testkit.Repository(t, files))

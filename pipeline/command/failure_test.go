@@ -247,6 +247,7 @@ func TestVerdictsAreReusedUntilSomethingChanges(t *testing.T) {
 // remove them. In all cases the next run must produce the digest of a run without an
 // interrupt.
 func TestInterruptLeavesNoFiles(t *testing.T) {
+	testkit.Slow(t, "builds, lints or tests whole apps for more than five seconds")
 	dir := testkit.Repository(t, helloApp())
 	want := newProgram(t, dir).report(t, "build").Digest
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL} {

@@ -76,6 +76,7 @@ func initialize(t *testing.T, p *program, args ...string) (r initReport, text st
 // TestInitChoosesTheService checks that init chooses the main package that is the service,
 // says why, and offers the others; and that the start that it proposes does not block.
 func TestInitChoosesTheService(t *testing.T) {
+	testkit.Slow(t, "builds, lints or tests whole apps for more than five seconds")
 	origin := testkit.Repository(t, manyApp())
 	dir := filepath.Join(t.TempDir(), "clone")
 	testkit.Git(t, origin, "clone", "-q", origin, dir)
@@ -123,6 +124,7 @@ func TestInitChoosesTheService(t *testing.T) {
 // TestInitWithoutOldFindings checks what init proposes if lint.newFrom is no help or not
 // needed.
 func TestInitWithoutOldFindings(t *testing.T) {
+	testkit.Slow(t, "builds, lints or tests whole apps for more than five seconds")
 	const mod = "module example.com/x\n\ngo 1.26\n"
 	clean := map[string]string{"go.mod": mod, "main.go": "package main\n\nfunc main() {}\n"}
 	broken := map[string]string{"go.mod": mod, "main.go": "package main\n\nfunc main() { undefined() }\n"}
@@ -169,6 +171,7 @@ func uncommitted(t *testing.T, files map[string]string) string {
 
 // TestInitDryRun checks that init prints the files on a source that cannot be written to.
 func TestInitDryRun(t *testing.T) {
+	testkit.Slow(t, "builds, lints or tests whole apps for more than five seconds")
 	source := testkit.Repository(t, manyApp())
 	p := newProgram(t, readOnly(t, source))
 	withLinter(t, p)

@@ -28,6 +28,7 @@ func licensed(t *testing.T, settings string) map[string]string {
 // TestLicense: the gate is off without a setting, passes, finds everything as it was,
 // and says no.
 func TestLicense(t *testing.T) {
+	testkit.Slow(t, "builds, lints or tests whole apps for more than five seconds")
 	dir := testkit.Repository(t, licensed(t, ""))
 	p := newProgram(t, dir)
 	if r := p.report(t, "license"); outcome(t, r, ship.License) != progress.Skipped || r.License != nil {

@@ -83,6 +83,7 @@ func (p protectedApp) deployed(t *testing.T, environment, image string) (code, m
 // TestProtectedEnvironment deploys images to a protected environment that were built from
 // something other than the clean tree of the tagged commit.
 func TestProtectedEnvironment(t *testing.T) {
+	testkit.Slow(t, "builds, lints or tests whole apps for more than five seconds")
 	p := newProtectedApp(t)
 	registry := testkit.Registry(t)
 	want := func(environment, image, code, text string) {

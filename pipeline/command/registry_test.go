@@ -44,6 +44,7 @@ func serveRegistry(t *testing.T, p *program) string {
 // while one serves the cache of somebody else. Neither fails because of the port, and a
 // second run finds what the first pushed.
 func TestRunsBesideARegistry(t *testing.T) {
+	testkit.Slow(t, "builds, lints or tests whole apps for more than five seconds")
 	dir := testkit.Repository(t, helloApp())
 	mine, other := newProgram(t, dir), newProgram(t, dir)
 	served := serveRegistry(t, mine)

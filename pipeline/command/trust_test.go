@@ -95,10 +95,14 @@ func TestHostileTests(t *testing.T) {
 	if out, err := config.CombinedOutput(); err != nil {
 		t.Fatalf("%v %s", err, out)
 	}
+	own, err := os.Executable() // the test binary stands in for slipway
+	if err != nil {
+		t.Fatal(err)
+	}
 	targets = append([]string{dir}, targets...)
 	targets = append(targets, filepath.Join(dir, "main.go"), filepath.Join(dir, ".git", "config"), filepath.Join(dir, ".git", "hooks"), home,
 		filepath.Join(home, ".ssh", "authorized_keys"), filepath.Join(home, ".local", "state", "slipway", "cache.key"),
-		p.variable("GOMODCACHE"), p.variable("GOCACHE"), filepath.Join(os.TempDir(), "planted"))
+		p.variable("GOMODCACHE"), p.variable("GOCACHE"), filepath.Join(os.TempDir(), "planted"), own)
 	testkit.Write(t, dir, map[string]string{"hostile_test.go": hostileTest(targets...)})
 	for _, name := range []string{
 		"SLIPWAY_KEY_PASSWORD", "SLIPWAY_REGISTRY_PASSWORD", "SLIPWAY_PULL_PASSWORD", "ORDERS_DATABASE", "RELEASE_KEY", "ACTIONS_ID_TOKEN_REQUEST_TOKEN",

@@ -40,7 +40,10 @@ func (d *document) app(app *App) {
 			d.at("/app/cc/"+escape(p), "%v", err)
 		}
 	}
-	for key := range app.Env {
+	for key, value := range app.Env {
+		if key == "GOWORK" && value != "off" {
+			d.at("/app/env/GOWORK", "GOWORK can only be off, because the path of a file is not the same on every machine; without it, the go.work file in or above app.dir is used")
+		}
 		if !buildSetting(key) {
 			d.at("/app/env/"+escape(key), "%s is not a setting of the Go compiler; allowed: GOEXPERIMENT, GOAMD64, GOARM, GOARM64, GO386, GOMIPS, GOPPC64, GORISCV64, CGO_CFLAGS, CGO_LDFLAGS and the like", key)
 		}

@@ -102,8 +102,12 @@ type rule struct {
 	fail  fail
 }
 
-// handlers returns the registries that the tests run against.
+// handlers returns the registries that the tests run against: with -short only the one
+// that answers from memory.
 func handlers() map[string]func(*testing.T) http.Handler {
+	if testing.Short() {
+		return map[string]func(*testing.T) http.Handler{"memory": memory}
+	}
 	return map[string]func(*testing.T) http.Handler{
 		"memory":       memory,
 		"distribution": distribution,

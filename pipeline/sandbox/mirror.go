@@ -11,8 +11,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/slipway-ci/slipway/pipeline/cache"
 )
 
 // Record describes a file that [Mirror] has copied. A file that was changed since, even
@@ -238,9 +239,8 @@ func (m *mirror) file(rel, original string) error {
 
 // identify sets what identifies the copy.
 func (r *Record) identify(fi fs.FileInfo) {
-	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
-		r.Inode, r.Changed = st.Ino, changeTime(st)
-	}
+	id := cache.Identify(fi)
+	r.Inode, r.Changed = id.Inode, id.Changed
 }
 
 // copy replaces the file rel by a copy.

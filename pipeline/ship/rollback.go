@@ -8,6 +8,7 @@ import (
 
 	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/deploy"
+	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/sign"
 )
 
@@ -37,6 +38,9 @@ func (p *run) verifyWith(o *deploy.Options) {
 		return p.verifyOther(ctx, sign.VerifyOptions{Reference: ref, Policy: policy, IndexOnly: true})
 	}
 	o.VerifyApp = func(ctx context.Context, ref name.Digest) error {
+		if err := p.isApp(ref); err != nil {
+			return err
+		}
 		policy, err := p.policy(ctx)
 		if err != nil {
 			return err
@@ -45,6 +49,26 @@ func (p *run) verifyWith(o *deploy.Options) {
 		policy.Provenance.Revision, policy.ScanMaxAge = "", 0
 		return p.verifyOther(ctx, sign.VerifyOptions{Reference: ref, Policy: policy})
 	}
+}
+
+// isApp returns an error if an image is not in the repository of the app. Another app can
+// satisfy the same policy.
+func (p *run) isApp(ref name.Digest) error {
+	if p.Config.Image.Repository == "" {
+		return nil // the embedded registry, whose repositories only this machine can write
+	}
+	client, err := p.registry()
+	if err != nil {
+		return err
+	}
+	repository, err := client.Repository(p.Config.Image.Repository)
+	if err != nil {
+		return err
+	}
+	if ref.Context().Name() != repository.Name() {
+		return fault.Gatef("deploy.another-app", "%s is not in the repository of the app, %s", ref.Name(), repository.Name())
+	}
+	return nil
 }
 
 // verifyOther verifies an image other than the one of the run. If the image is in the

@@ -39,13 +39,16 @@ const foreignTimeout = 10 * time.Minute
 func (d *deployment) reconcile(ctx context.Context) error {
 	r := d.result
 	d.since, d.until = time.Now(), time.Now().Add(time.Duration(d.Settings.Timeout))
-	secretsChanged, err := d.ensureSecrets(ctx, d.Options)
-	if err != nil {
-		return explainForbidden(err)
-	}
 	chart, err := d.chart()
 	if err != nil {
 		return err
+	}
+	if err := d.checkFirst(ctx, chart); err != nil {
+		return err
+	}
+	secretsChanged, err := d.ensureSecrets(ctx, d.Options)
+	if err != nil {
+		return explainForbidden(err)
 	}
 	if err := d.ensureCRDs(ctx, chart); err != nil {
 		return explainForbidden(err)
@@ -79,6 +82,29 @@ func (d *deployment) reconcile(ctx context.Context) error {
 	}
 	r.Tried, r.Action = revision, deploy.Kept
 	return d.afterFailure(ctx, found, revision, d.recordFailure(err))
+}
+
+// checkFirst checks the images of the chart before Secrets and CustomResourceDefinitions
+// are written, so that a chart that is refused leaves nothing behind. reconcile checks what
+// is applied again, because templates can read what is written in between.
+func (d *deployment) checkFirst(ctx context.Context, chart release.Chart) error {
+	crds, err := d.chartCRDs(ctx, chart)
+	if err != nil || len(crds) == 0 && len(d.Secrets) == 0 && d.PullSecret == nil {
+		return err
+	}
+	if _, err := d.planCRDs(ctx, chart); err != nil {
+		return err
+	}
+	found, err := d.release.Find(ctx)
+	if err != nil {
+		return err
+	}
+	rendered, err := d.release.Render(ctx, found, chart)
+	if err != nil {
+		return ctx.Err() // a template can require a Secret that is not there yet
+	}
+	_, err = d.imageCheck(d.image).run(ctx, rendered.Objects, d.hooks(rendered))
+	return err
 }
 
 // determine returns the state of the release. It recovers a release that a killed run

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/slipway-ci/slipway/internal/testkit"
@@ -106,5 +107,26 @@ func TestAppliedIsWhatWasChecked(t *testing.T) {
 	_, err := cluster.Tool{}.Deploy(t.Context(), p.with(nil), testkit.Verified(p.image))
 	if fault.CodeOf(err) != "deploy.image-not-allowed" {
 		t.Errorf("the second time, when the chart runs another image: %v", err)
+	}
+}
+
+// TestRefusedChartWritesNothing deploys a chart with an image that nobody allows. Neither the
+// Secrets of the deployment nor the CustomResourceDefinitions of the chart are written.
+func TestRefusedChartWritesNothing(t *testing.T) {
+	p := newCustomRelease(t)
+	p.files(t, "", map[string]string{
+		"crds/w.yaml": crdOf(p.group, "v1"), "templates/w.yaml": p.widget("v1"),
+		"templates/evil.yaml": "apiVersion: v1\nkind: Pod\nmetadata: {name: evil}\nspec: {containers: [{name: a, image: 'docker.io/evil/backdoor:latest'}]}\n",
+	})
+	p.o.Secrets = []deploy.SecretData{{Name: "credentials", Data: map[string]string{"password": "hunter2hunter2"}}}
+	_, err := p.deploy(t, nil)
+	if fault.CodeOf(err) != "deploy.image-not-allowed" {
+		t.Fatal(err)
+	}
+	if secrets, err := p.Client.CoreV1().Secrets(p.o.Namespace).List(t.Context(), metav1.ListOptions{}); err != nil || len(secrets.Items) > 0 {
+		t.Errorf("Secrets %v, %v", secrets.Items, err)
+	}
+	if _, err := p.dynamic.Resource(crdResource).Get(t.Context(), "widgets."+p.group, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("the CustomResourceDefinition was written: %v", err)
 	}
 }

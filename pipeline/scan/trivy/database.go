@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -56,14 +57,18 @@ type databases struct {
 // installed is the database of one source in the cache. It is stored in the file
 // current.json of the source.
 type installed struct {
-	Source     string    `json:"source"`
-	Digest     string    `json:"digest"` // of the artifact's manifest
-	Dir        string    `json:"dir"`    // name of the folder with the database, next to current.json
-	Size       int64     `json:"size"`   // of the database, to detect damage
-	FetchedAt  time.Time `json:"fetchedAt"`
-	UpdatedAt  time.Time `json:"updatedAt"`
-	NextUpdate time.Time `json:"nextUpdate,omitzero"`
-	Advisories int       `json:"advisories,omitzero"`
+	Source string `json:"source"`
+	Digest string `json:"digest"` // of the artifact's manifest
+	Dir    string `json:"dir"`    // name of the folder with the database, next to current.json
+	Size   int64  `json:"size"`   // of the database, to detect damage
+	// SHA256 is the hash of the database, in hexadecimal. It is compared if the file is not
+	// the one with the identity File.
+	SHA256     string         `json:"sha256"`
+	File       cache.Identity `json:"file"`
+	FetchedAt  time.Time      `json:"fetchedAt"`
+	UpdatedAt  time.Time      `json:"updatedAt"`
+	NextUpdate time.Time      `json:"nextUpdate,omitzero"`
+	Advisories int            `json:"advisories,omitzero"`
 
 	path string
 }
@@ -173,7 +178,7 @@ func (d databases) newest(sources []string) (best installed, ok bool) {
 }
 
 // load returns the cached database of a source. It returns false if the cache has
-// no database of the source or a damaged one.
+// no database of the source, or one that is damaged or was changed.
 func (d databases) load(source string) (installed, bool) {
 	var have installed
 	if !d.cache.Load(&have, d.key(source, stateFile)...) || have.Dir != filepath.Base(have.Dir) {
@@ -181,10 +186,19 @@ func (d databases) load(source string) (installed, bool) {
 	}
 	have.path = d.cache.Path(d.key(source, have.Dir)...)
 	fi, err := os.Stat(filepath.Join(have.path, databaseFile))
-	if err != nil || fi.Size() != have.Size {
+	if err != nil || fi.Size() != have.Size || !have.isIn(fi) {
 		return installed{}, false
 	}
 	return have, true
+}
+
+// isIn reports whether the file of a database has the content that was installed.
+func (have installed) isIn(fi fs.FileInfo) bool {
+	if have.File != (cache.Identity{}) && have.File == cache.Identify(fi) {
+		return true
+	}
+	sum, err := cache.HashFile(filepath.Join(have.path, databaseFile))
+	return err == nil && sum == have.SHA256
 }
 
 // get returns the database of one source. It fetches the database unless the

@@ -23,6 +23,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
@@ -64,9 +65,13 @@ func (d databases) install(ctx context.Context, source, digest string, fill func
 	if err != nil {
 		return installed{}, fmt.Errorf("checking the vulnerability database: %w", err)
 	}
+	sum, err := cache.HashFile(filepath.Join(tmp, databaseFile))
+	if err != nil {
+		return installed{}, fmt.Errorf("checking the vulnerability database: %w", err)
+	}
 	previous, _ := d.load(source)
 	have = installed{
-		Source: source, Digest: digest, Dir: strings.ReplaceAll(digest, ":", "-"), Size: fi.Size(),
+		Source: source, Digest: digest, Dir: strings.ReplaceAll(digest, ":", "-"), Size: fi.Size(), SHA256: sum, File: cache.Identify(fi),
 		FetchedAt: d.now, UpdatedAt: meta.UpdatedAt, NextUpdate: meta.NextUpdate,
 	}
 	have.path = d.cache.Path(d.key(source, have.Dir)...)

@@ -123,8 +123,12 @@ type testRepo struct {
 	reqs        int                                               // number of requests
 }
 
-// registries returns the registries that the tests run against.
+// registries returns the registries that the tests run against: with -short only the
+// one that answers from memory.
 func registries() map[string]func(*testing.T) http.Handler {
+	if testing.Short() {
+		return map[string]func(*testing.T) http.Handler{"memory": memory}
+	}
 	return map[string]func(*testing.T) http.Handler{"memory": memory, "distribution": distribution}
 }
 
