@@ -61,16 +61,23 @@ func (s *Slipway) golang(v volumes) *dagger.Container {
 	c := s.base().
 		WithEnvVariable("GOMODCACHE", "/go/pkg/mod").
 		WithEnvVariable("GOCACHE", "/root/.cache/go-build").
-		WithEnvVariable("GOTOOLCHAIN", "auto").
-		WithMountedCache("/go/pkg/mod", dag.CacheVolume(v.modules)).
-		WithMountedCache("/root/.cache/go-build", dag.CacheVolume(v.builds))
-	if v.tests != "" {
-		c = c.WithMountedCache("/root/.cache/go-build-slipway-test", dag.CacheVolume(v.tests))
-	}
+		WithEnvVariable("GOTOOLCHAIN", "auto")
+	c = s.cached(c, "/go/pkg/mod", v.modules, v)
+	c = s.cached(c, "/root/.cache/go-build", v.builds, v)
+	c = s.cached(c, "/root/.cache/go-build-slipway-test", v.tests, v)
 	if s.GoProxy != "" {
 		c = c.WithEnvVariable("GOPROXY", s.GoProxy)
 	}
 	return c
+}
+
+// cached mounts one of the volumes v. With Hermetic it mounts only those in which slipway
+// itself is compiled.
+func (s *Slipway) cached(c *dagger.Container, folder, volume string, v volumes) *dagger.Container {
+	if volume == "" || s.Fresh && v != tools() {
+		return c
+	}
+	return c.WithMountedCache(folder, dag.CacheVolume(volume))
 }
 
 // program adds the slipway program without scanner and signer, and its cache, to a
@@ -100,11 +107,9 @@ func (s *Slipway) with(c *dagger.Container, program *dagger.File, v volumes) *da
 	if s.Tools != nil {
 		program = s.Tools.File("/usr/local/bin/slipway")
 	}
-	return c.
-		WithEnvVariable("SLIPWAY_CACHE", "/cache").
-		WithMountedCache("/cache", dag.CacheVolume(v.cache)).
-		WithMountedCache("/root/.local/state", dag.CacheVolume(v.state)).
-		WithMountedFile("/usr/local/bin/slipway", program)
+	c = s.cached(c, "/cache", v.cache, v)
+	c = s.cached(c, "/root/.local/state", v.state, v)
+	return c.WithEnvVariable("SLIPWAY_CACHE", "/cache").WithMountedFile("/usr/local/bin/slipway", program)
 }
 
 // modules is a container with the app's modules downloaded. It depends on go.mod
@@ -193,12 +198,7 @@ func (s *Slipway) revision(ctx context.Context, function string) (stamp, error) 
 	if err != nil {
 		return stamp{}, err
 	}
-	c = s.versioned(s.program(c, released()))
-	if s.Git != nil {
-		c = c.WithExec(append([]string{"sh", "-c", configure, "sh"}, arguments(slices.Concat(s.Folders, s.Above))...))
-	}
-	out, err := c.
-		WithWorkdir(path.Join(advice.SourceDir, s.Root)).
+	out, err := s.withHistory(s.program(c, released())).
 		WithExec(append([]string{"slipway", "source", "-o", "json"}, s.stageFlags()...)).
 		Stdout(ctx)
 	if err != nil {
@@ -209,6 +209,15 @@ func (s *Slipway) revision(ctx context.Context, function string) (stamp, error) 
 		return stamp{}, fmt.Errorf("reading the revision: %w", err)
 	}
 	return v, nil
+}
+
+// withHistory adds the source and its history to a container, so that git can read both.
+func (s *Slipway) withHistory(c *dagger.Container) *dagger.Container {
+	c = s.versioned(c)
+	if s.Git != nil {
+		c = c.WithExec(append([]string{"sh", "-c", configure, "sh"}, arguments(slices.Concat(s.Folders, s.Above))...))
+	}
+	return c.WithWorkdir(path.Join(advice.SourceDir, s.Root))
 }
 
 // configure is a script that writes a configuration for the repository in the working

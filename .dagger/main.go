@@ -81,6 +81,10 @@ type Slipway struct {
 	// +private
 	CGO bool
 	// +private
+	Compared bool // lint needs the history, to list only new findings
+	// +private
+	Fresh bool // cache volumes are not used
+	// +private
 	Tools *dagger.Container
 	// +private
 	Images []string // NAME=REFERENCE
@@ -120,7 +124,7 @@ func New(
 	// Git's folder, if it is not in the repository, as for a linked work tree or a
 	// submodule: $(git rev-parse --git-common-dir).
 	// +optional
-	// +ignore=["*", "!HEAD", "!index", "!sharedindex.*", "!shallow", "!packed-refs", "!refs/heads", "!objects", "!reftable", "!info", "!worktrees/*/HEAD", "!worktrees/*/index", "!worktrees/*/sharedindex.*", "!**/modules/**/HEAD", "!**/modules/**/index", "!**/modules/**/packed-refs", "!**/modules/**/shallow", "!**/modules/**/refs/heads", "!**/modules/**/objects"]
+	// +ignore=["*", "!HEAD", "!index", "!sharedindex.*", "!shallow", "!packed-refs", "!refs/heads", "!refs/remotes", "!refs/tags", "!objects", "!reftable", "!info", "!worktrees/*/HEAD", "!worktrees/*/index", "!worktrees/*/sharedindex.*", "!**/modules/**/HEAD", "!**/modules/**/index", "!**/modules/**/packed-refs", "!**/modules/**/shallow", "!**/modules/**/refs/heads", "!**/modules/**/objects"]
 	gitDir *dagger.Directory,
 	// Files to upload although git ignores them, as patterns from the root of the
 	// repository. Go code, what it embeds, and what slipway.yaml names are uploaded
@@ -176,7 +180,7 @@ func New(
 	}
 	s.TestServices, s.Platforms = files.Settings.Test.Services, files.Settings.App.Platforms
 	s.Repository, s.Packed, s.CGO = files.Settings.Image.Repository, files.Settings.Image.UPX, files.Settings.App.CGO
-	s.Versioned = files.Versioned
+	s.Versioned, s.Compared = files.Versioned, files.Settings.Lint.NewFrom != ""
 	if files.Versioned && (!s.Linked || gitDir != nil) {
 		if s.Git, err = repo.history(ctx, files, gitDir); err != nil {
 			return nil, err

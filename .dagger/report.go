@@ -99,6 +99,9 @@ func (s *Slipway) lint(ctx context.Context, function string) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.Compared {
+		c = s.withHistory(c)
+	}
 	program := s.pull(s.images().Lint).File("/usr/bin/golangci-lint")
 	return s.gate(ctx, function, "lint", c.WithMountedFile("/usr/local/bin/golangci-lint", program))
 }

@@ -198,9 +198,9 @@ func (r repository) contents(ctx context.Context, names ...string) (found, error
 // folder of the main one, of a submodule its own.
 func (r repository) history(ctx context.Context, f scope.Files, elsewhere *dagger.Directory) (*dagger.Directory, error) {
 	if elsewhere == nil {
-		return r.files(scope.Git(".git")).Directory(".git"), nil
+		return r.files(scope.Git(".git", f.References()...)).Directory(".git"), nil
 	}
-	include := scope.Git(".").Include
+	include := scope.Git(".", f.References()...).Include
 	all := elsewhere.Filter(dagger.DirectoryFilterOpts{Include: include})
 	_, at, isLink := strings.Cut(f.Link, "gitdir:")
 	if !isLink {

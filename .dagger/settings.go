@@ -145,6 +145,19 @@ func (s *Slipway) WithCommit(
 	return s
 }
 
+// Use nothing that an earlier call has left in the engine's cache volumes.
+//
+// Modules are downloaded and checked against go.sum, everything is compiled, and the
+// vulnerability database is fetched again. Only slipway itself is taken from its own
+// volumes, which no code of an app can reach. Use it for releases.
+//
+//	dagger call hermetic publish --address ghcr.io/acme/orders
+//	dagger call hermetic with-signer --key file:cosign.key ship --env prod
+func (s *Slipway) Hermetic() *Slipway {
+	s.Fresh = true
+	return s
+}
+
 // Set where Go modules are downloaded from, for every function that compiles.
 //
 //	dagger call with-modules --proxy https://proxy.example.com --netrc file:$HOME/.netrc test

@@ -51,6 +51,13 @@ func indexDigest(t *testing.T, layout string) string {
 	return string(m[1])
 }
 
+// hermetic builds without the cache volumes. The image is that of a build with them.
+func (s *suite) hermetic(t *testing.T) {
+	if got, want := s.call(t, "hermetic", "build-layout", "digest"), s.call(t, "build-layout", "digest"); got != want {
+		t.Errorf("the folder of the image has the digest %s with hermetic, and %s without", got, want)
+	}
+}
+
 func (s *suite) digest(t *testing.T) {
 	cases := [][]string{nil, {"--platforms", "linux/amd64,linux/arm64"}, {"--version", "v1.2.3"}}
 	if _, err := exec.LookPath("upx"); err != nil {

@@ -40,6 +40,7 @@ func TestModule(t *testing.T) {
 
 	t.Run("functions", s.functions)
 	t.Run("the digest of the program", s.digest)
+	t.Run("hermetic", s.hermetic)
 	t.Run("a hidden file changes nothing", s.hidden)
 	t.Run("what a test plants changes nothing", s.plants)
 	t.Run("the container runs", s.runs)

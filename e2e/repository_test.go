@@ -272,6 +272,8 @@ func allShapes() []shape {
 		{name: "200 MB that git ignores", lay: large},
 		{name: "generated code that git ignores", lay: generated},
 		{name: "generated code that git ignores, test", lay: generated, stage: "test"},
+		{name: "old findings, lint", lay: findings("package main\n\nconst added = true\n\nvar _ = added\n"), stage: "lint"},
+		{name: "new findings, lint", lay: findings("package main\n\nimport \"os\"\n\nfunc init() { os.Remove(\"new\") }\n"), stage: "lint", fails: `new\.go`},
 		{name: "a tracked file that git ignores, test", lay: func(t *testing.T, s *shapes, dir string) string {
 			s.clone(t, dir, map[string]string{".gitignore": "*.json\n", "data_test.go": needsFile("testdata/x y.json", true)})
 			s.lay(t, dir, map[string]string{"testdata/x y.json": "{}\n"})
@@ -351,6 +353,21 @@ func generated(t *testing.T, s *shapes, dir string) string {
 		"name.gen.go": "package main\n\nconst name = \"orders\"\n", "dist/.gitignore": "*\n", "dist/js/app.js": "1\n",
 	})
 	return dir
+}
+
+// findings makes a repository whose remote branch has a finding of golangci-lint, and whose
+// branch adds code. lint.newFrom names the remote branch.
+func findings(code string) func(*testing.T, *shapes, string) string {
+	return func(t *testing.T, s *shapes, dir string) string {
+		t.Helper()
+		s.clone(t, dir, map[string]string{
+			"slipway.yaml": "lint: {newFrom: origin/main}\n", "old.go": "package main\n\nimport \"os\"\n\nfunc init() { os.Remove(\"old\") }\n",
+		})
+		s.git(t, dir, "update-ref", "refs/remotes/origin/main", "HEAD")
+		s.lay(t, dir, map[string]string{"new.go": code})
+		s.commitAll(t, dir)
+		return dir
+	}
 }
 
 // needsFile is a test that fails unless a file exists, or if it exists.

@@ -38,7 +38,8 @@ type Settings struct {
 		UPX        bool   `yaml:"upx"`
 	} `yaml:"image"`
 	Lint struct {
-		Config string `yaml:"config"`
+		Config  string `yaml:"config"`
+		NewFrom string `yaml:"newFrom"`
 	} `yaml:"lint"`
 	Test struct {
 		Services []string `yaml:"services"`
@@ -224,16 +225,25 @@ func (f Files) Deploy() Filter {
 
 // Git selects what is needed to read the commit, its time and the changed files. Git's
 // configuration, hooks and logs are not uploaded, because CI systems keep tokens in
-// them. dir is git's folder.
-func Git(dir string) Filter {
+// them. dir is git's folder, and more are further files in it.
+func Git(dir string, more ...string) Filter {
 	var f Filter
-	for _, name := range []string{
+	for _, name := range append([]string{
 		"HEAD", "index", "sharedindex.*", "shallow", "packed-refs", "refs/heads", "objects", "reftable",
 		"info/attributes", "info/exclude", "info/sparse-checkout",
-	} {
+	}, more...) {
 		f.Include = append(f.Include, path.Join(escape(dir), name))
 	}
 	return f
+}
+
+// References returns the files of git's folder with the branches and tags that lint.newFrom
+// can name.
+func (f Files) References() []string {
+	if f.Settings.Lint.NewFrom == "" {
+		return nil
+	}
+	return []string{"refs/remotes", "refs/tags"}
 }
 
 // Outside returns the folders that the app's modules name in replace and use directives

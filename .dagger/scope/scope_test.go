@@ -179,8 +179,9 @@ func TestDeployIsNeverEverything(t *testing.T) {
 
 // Git's configuration, logs and hooks are never uploaded.
 func TestGit(t *testing.T) {
-	include := Git("a[b]/.git").Include
-	for _, want := range []string{`a\[b]/.git/HEAD`, `a\[b]/.git/index`, `a\[b]/.git/objects`, `a\[b]/.git/refs/heads`} {
+	f := Files{Settings: Read([]byte("lint: {newFrom: origin/main}\n"))}
+	include := Git("a[b]/.git", f.References()...).Include
+	for _, want := range []string{`a\[b]/.git/refs/remotes`, `a\[b]/.git/HEAD`, `a\[b]/.git/index`, `a\[b]/.git/objects`, `a\[b]/.git/refs/heads`} {
 		if !slices.Contains(include, want) {
 			t.Errorf("%q lacks %s", include, want)
 		}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -98,16 +97,7 @@ func TestHostileLinter(t *testing.T) {
 	}
 	source := strings.NewReplacer("func TestHostile(t *testing.T) {", "type T struct{}\n\nfunc (T) Error(s string) { os.Stderr.WriteString(\"level=error msg=\" + strings.ReplaceAll(s, \"\\n\", \" \") + \"\\n\") }\n\nfunc (T) TempDir() string { return os.Getenv(\"GOCACHE\") }\n\nfunc main() {\n\tt := T{}\n\tdefer os.Exit(3)\n",
 		"\t\"testing\"\n", "", `os.WriteFile("scratch.txt", nil, 0o600) != nil || `, "").Replace(hostileTest(targets...))
-	version, err := exec.CommandContext(t.Context(), "go", "env", "GOVERSION").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	fake := testkit.Tree(t, map[string]string{"go.mod": "module fake\n\ngo 1.26\n", "main.go": source})
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(p.variable("SLIPWAY_CACHE"), "tools", "golangci-lint-v2.15.0-"+strings.TrimSpace(string(version)), "golangci-lint"), ".")
-	build.Dir = fake
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s\n%s", err, out, source)
-	}
+	fakeLinter(t, p, source)
 	for _, name := range []string{"SLIPWAY_KEY_PASSWORD", "SLIPWAY_REGISTRY_PASSWORD", "RELEASE_KEY", "ACTIONS_ID_TOKEN_REQUEST_TOKEN", "GITHUB_TOKEN", "KUBECONFIG_TEXT"} {
 		p.env = append(p.env, name+"=TOP-secret")
 	}

@@ -30,10 +30,10 @@ type Record struct {
 // write. Only the given folders, which are below from, are copied; what is beside them is
 // a symbolic link to the original, and so is everything in .git except its configuration,
 // which can have credentials: the copy has only the settings that say how git stores files.
-// Folders with the name skip are left out.
+// Paths of from for which skip is true are left out.
 // Files that were copied before and have not changed on either side are left alone; records
 // are those that Mirror returned then.
-func Mirror(ctx context.Context, from, to string, copied []string, skip string, records map[string]Record) (map[string]Record, error) {
+func Mirror(ctx context.Context, from, to string, copied []string, skip func(path string) bool, records map[string]Record) (map[string]Record, error) {
 	if err := os.MkdirAll(to, 0o700); err != nil {
 		return nil, fmt.Errorf("creating the work folder: %w", err)
 	}
@@ -55,7 +55,7 @@ type mirror struct {
 	from          string
 	root          *os.Root
 	copied        []string
-	skip          string
+	skip          func(path string) bool
 	before, after map[string]Record
 }
 
@@ -87,7 +87,7 @@ func (m *mirror) folder(rel string) error {
 	}
 	keep := map[string]bool{}
 	for _, e := range entries {
-		if e.Name() == m.skip {
+		if m.skip(filepath.Join(m.from, rel, e.Name())) {
 			continue
 		}
 		keep[e.Name()] = true

@@ -63,7 +63,7 @@ func TestMirror(t *testing.T) {
 	update := func() {
 		t.Helper()
 		var err error
-		if records, err = sandbox.Mirror(t.Context(), from, to, copied, ".slipway", records); err != nil {
+		if records, err = sandbox.Mirror(t.Context(), from, to, copied, func(path string) bool { return filepath.Base(path) == ".slipway" }, records); err != nil {
 			t.Fatal(err)
 		}
 	}

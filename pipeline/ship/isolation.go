@@ -40,13 +40,36 @@ func (p *run) pass() toolchain.Pass {
 func (p *run) isolation() *test.Isolation {
 	return &test.Isolation{
 		Program: p.Executable, Top: p.source.Top, Copied: p.source.Scope(), Skip: source.OutputDir, Cache: p.Cache, Hidden: append(hiddenPaths(), string(p.kept())),
-		Secret: gitConfigs(p.source.Top),
+		Secret: p.secretFiles(),
 	}
 }
 
 // lintIsolation does the same for linters.
 func (p *run) lintIsolation() *lint.Isolation {
-	return &lint.Isolation{Program: p.Executable, Source: append(p.source.Scope(), p.source.Top), Hidden: append(hiddenPaths(), string(p.kept())), Secret: gitConfigs(p.source.Top)}
+	return &lint.Isolation{Program: p.Executable, Source: append(p.source.Scope(), p.source.Top), Hidden: append(hiddenPaths(), string(p.kept())), Secret: p.secretFiles()}
+}
+
+// secretFiles returns the files with credentials in the repository: configuration files of
+// git, and files that git ignores and that slipway itself, or a program that it runs, reads.
+func (p *run) secretFiles() []string {
+	files := gitConfigs(p.source.Top)
+	candidates := slices.Concat(hiddenPaths(), []string{p.Deployment.Kubeconfig})
+	if !strings.Contains(p.Config.Sign.Key, "://") {
+		candidates = append(candidates, p.resolve(p.Config.Sign.Key))
+	}
+	for _, file := range candidates {
+		if file == "" {
+			continue
+		}
+		file, err := filepath.Abs(file)
+		if err == nil {
+			file, err = filepath.EvalSymlinks(file)
+		}
+		if rel, below := filepath.Rel(p.source.Top, file); err == nil && below == nil && rel != "." && filepath.IsLocal(rel) {
+			files = append(files, file)
+		}
+	}
+	return files
 }
 
 // gitConfigs returns the configuration files of a repository. CI systems write tokens into
@@ -89,6 +112,7 @@ func hiddenPaths() []string {
 	for _, name := range []string{
 		"KUBECONFIG", "DOCKER_CONFIG", "NETRC", "GNUPGHOME", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE",
 		"GOOGLE_APPLICATION_CREDENTIALS", "AZURE_FEDERATED_TOKEN_FILE", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "REGISTRY_AUTH_FILE",
+		"SIGSTORE_ID_TOKEN_FILE",
 		// What CI systems read after a step, for example more variables for later steps.
 		"GITHUB_ENV", "GITHUB_PATH", "GITHUB_OUTPUT", "GITHUB_STATE", "GITHUB_STEP_SUMMARY", "GITHUB_EVENT_PATH",
 	} {

@@ -84,7 +84,8 @@ func (o Options) isolated(ctx context.Context, run string, env []string) (_ plac
 	i.Cache.Load(&records, "tests", name+".json")
 	progress.Statusf(ctx, "copying the source")
 	copied := sandbox.Below(i.Top, i.Copied)
-	if records, err = sandbox.Mirror(ctx, i.Top, p.top, copied, i.Skip, records); err != nil {
+	skip := func(path string) bool { return filepath.Base(path) == i.Skip || slices.Contains(i.Secret, path) }
+	if records, err = sandbox.Mirror(ctx, i.Top, p.top, copied, skip, records); err != nil {
 		p.free()
 		return place{}, err
 	}
