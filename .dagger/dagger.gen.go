@@ -82,6 +82,8 @@ func (r Slipway) MarshalJSON() ([]byte, error) {
 		Repository   string
 		Packed       bool
 		CGO          bool
+		Compared     bool
+		Fresh        bool
 		Tools        *dagger.Container
 		Images       []string
 		GoProxy      string
@@ -113,6 +115,8 @@ func (r Slipway) MarshalJSON() ([]byte, error) {
 	concrete.Repository = r.Repository
 	concrete.Packed = r.Packed
 	concrete.CGO = r.CGO
+	concrete.Compared = r.Compared
+	concrete.Fresh = r.Fresh
 	concrete.Tools = r.Tools
 	concrete.Images = r.Images
 	concrete.GoProxy = r.GoProxy
@@ -148,6 +152,8 @@ func (r *Slipway) UnmarshalJSON(bs []byte) error {
 		Repository   string
 		Packed       bool
 		CGO          bool
+		Compared     bool
+		Fresh        bool
 		Tools        *dagger.Container
 		Images       []string
 		GoProxy      string
@@ -183,6 +189,8 @@ func (r *Slipway) UnmarshalJSON(bs []byte) error {
 	r.Repository = concrete.Repository
 	r.Packed = concrete.Packed
 	r.CGO = concrete.CGO
+	r.Compared = concrete.Compared
+	r.Fresh = concrete.Fresh
 	r.Tools = concrete.Tools
 	r.Images = concrete.Images
 	r.GoProxy = concrete.GoProxy
@@ -530,6 +538,13 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				}
 			}
 			return (*Slipway).Deploy(&parent, ctx, env, image, tags, yes, gitTag, test, noRollback, noWaitLock)
+		case "Hermetic":
+			var parent Slipway
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			return (*Slipway).Hermetic(&parent), nil
 		case "History":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -73,45 +74,8 @@ func read() {
 // nowhere: not in what is printed, in reports, in the image or in the cache.
 func TestPlantedSecrets(t *testing.T) {
 	needsSandbox(t)
-	work := t.TempDir()
-	dir := filepath.Join(work, "orders")
-	files := helloApp()
-	files[".gitignore"] += "release.key\nkubeconfig\n.slipway\n"
-	files["slipway.yaml"] = "test: {race: false}\nsign: {key: release.key}\nverify: {keys: ['env://RELEASE_KEY']}\n" +
-		"deploy: {chart: chart, environments: {prod: {secrets: {orders: {password: ORDERS_DATABASE}}}}}\n"
-	files["generate.go"] = "package main\n\n//go:generate sh -c \"env > generated.txt\"\n"
-	files["chart/Chart.yaml"] = "apiVersion: v2\nname: orders\nversion: 1.0.0\n"
-	files["chart/templates/c.yaml"] = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata: {x: {{ env \"ORDERS_DATABASE\" | quote }}}\n"
-	p := newProgram(t, dir)
-	home := p.variable("HOME")
-	roots := strings.Join([]string{dir, home, work, ".", ".."}, ":")
-	files["read_test.go"] = strings.Replace(readers, "\t\"strings\"\n", "\t\"strings\"\n\t\"testing\"\n", 1) + "\nfunc TestRead(t *testing.T) {\n\tread()\n\tt.Fail()\n}\n\nconst ROOTS = `" + roots + "`\n"
-	testkit.Write(t, dir, files)
-	for _, args := range [][]string{{"init", "-q"}, {"add", "."}, {"-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "-qm", "x"}, {"config", "http.extraheader", "AUTHORIZATION: basic TOP-secret"}} {
-		testkit.Git(t, dir, args...)
-	}
-
-	secrets := map[string]string{
-		filepath.Join(dir, "release.key"): "", filepath.Join(dir, "kubeconfig"): "KUBECONFIG", filepath.Join(work, "token"): "SIGSTORE_ID_TOKEN_FILE",
-		filepath.Join(work, "auth.json"): "REGISTRY_AUTH_FILE", filepath.Join(work, "netrc"): "NETRC", filepath.Join(work, "aws"): "AWS_SHARED_CREDENTIALS_FILE",
-		filepath.Join(work, "gcloud.json"): "GOOGLE_APPLICATION_CREDENTIALS", filepath.Join(work, "event.json"): "GITHUB_EVENT_PATH",
-		filepath.Join(home, ".netrc"): "", filepath.Join(home, ".kube", "config"): "", filepath.Join(home, ".ssh", "id_ed25519"): "",
-		filepath.Join(home, ".git-credentials"): "", filepath.Join(home, ".config", "gh", "hosts.yml"): "", filepath.Join(home, ".vault-token"): "",
-		filepath.Join(home, ".config", "helm", "registry", "config.json"): "", filepath.Join(home, ".aws", "credentials"): "",
-	}
-	for file, variable := range secrets {
-		testkit.Write(t, filepath.Dir(file), map[string]string{filepath.Base(file): "TOP-secret"})
-		if variable != "" {
-			p.env = append(p.env, variable+"="+file)
-		}
-	}
-	for _, name := range secretVariables() {
-		p.env = append(p.env, name+"=TOP-secret")
-	}
-	fakeLinter(t, p, readers+"\nconst ROOTS = `"+roots+"`\n\nfunc main() { read() }\n")
-
-	image := filepath.Join(t.TempDir(), "image")
-	reports := filepath.Join(dir, "reports")
+	p, secrets := plantSecrets(t)
+	image, reports := filepath.Join(t.TempDir(), "image"), filepath.Join(p.dir, "reports")
 	var printed bytes.Buffer
 	for _, step := range []struct {
 		code int
@@ -135,10 +99,9 @@ func TestPlantedSecrets(t *testing.T) {
 		t.Errorf("what was printed has secrets:\n%s", printed.Bytes())
 	}
 	searched := 0
-	for _, root := range []string{image, reports, p.variable("SLIPWAY_CACHE"), dir} {
+	for _, root := range []string{image, reports, p.variable("SLIPWAY_CACHE"), p.dir} {
 		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-			if err != nil || !d.Type().IsRegular() || secrets[path] != "" || path == filepath.Join(dir, "release.key") ||
-				strings.HasSuffix(path, ".go") || path == filepath.Join(dir, ".git", "config") {
+			if err != nil || !d.Type().IsRegular() || slices.Contains(secrets, path) || strings.HasSuffix(path, ".go") {
 				return err
 			}
 			searched++
@@ -153,11 +116,58 @@ func TestPlantedSecrets(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := os.Stat(filepath.Join(dir, "generated.txt")); err == nil {
+	if _, err := os.Stat(filepath.Join(p.dir, "generated.txt")); err == nil {
 		t.Error("the go:generate line was run")
 	}
 	t.Logf("%d variables and %d files, read by a test, a linter, a go:generate line and a chart: found %d times in %d bytes of output and %d files",
-		len(secretVariables()), len(secrets)+1, found, printed.Len(), searched)
+		len(secretVariables()), len(secrets), found, printed.Len(), searched)
+}
+
+// plantSecrets returns a program in the repository of an app whose test, linter, generator
+// and chart try to read secrets. Each variable and each file with credentials that slipway
+// knows has one. It also returns these files.
+func plantSecrets(t *testing.T) (p *program, secrets []string) {
+	t.Helper()
+	work := t.TempDir()
+	dir := filepath.Join(work, "orders")
+	files := helloApp()
+	files[".gitignore"] += "release.key\nkubeconfig\n.slipway\n"
+	files["slipway.yaml"] = "test: {race: false}\nsign: {key: release.key}\nverify: {keys: ['env://RELEASE_KEY']}\n" +
+		"deploy: {chart: chart, environments: {prod: {secrets: {orders: {password: ORDERS_DATABASE}}}}}\n"
+	files["generate.go"] = "package main\n\n//go:generate sh -c \"env > generated.txt\"\n"
+	files["chart/Chart.yaml"] = "apiVersion: v2\nname: orders\nversion: 1.0.0\n"
+	files["chart/templates/c.yaml"] = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata: {x: {{ env \"ORDERS_DATABASE\" | quote }}}\n"
+	p = newProgram(t, dir)
+	home := p.variable("HOME")
+	roots := "\nconst ROOTS = `" + strings.Join([]string{dir, home, work, ".", ".."}, ":") + "`\n"
+	files["read_test.go"] = strings.Replace(readers, "\t\"strings\"\n", "\t\"strings\"\n\t\"testing\"\n", 1) + "\nfunc TestRead(t *testing.T) {\n\tread()\n\tt.Fail()\n}\n" + roots
+	testkit.Write(t, dir, files)
+	for _, args := range [][]string{
+		{"init", "-q"}, {"add", "."}, {"-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "-qm", "x"},
+		{"config", "http.extraheader", "AUTHORIZATION: basic TOP-secret"},
+	} {
+		testkit.Git(t, dir, args...)
+	}
+	secrets = []string{filepath.Join(dir, ".git", "config")}
+	for file, variable := range map[string]string{
+		filepath.Join(dir, "release.key"): "", filepath.Join(dir, "kubeconfig"): "KUBECONFIG", filepath.Join(work, "token"): "SIGSTORE_ID_TOKEN_FILE",
+		filepath.Join(work, "auth.json"): "REGISTRY_AUTH_FILE", filepath.Join(work, "netrc"): "NETRC", filepath.Join(work, "aws"): "AWS_SHARED_CREDENTIALS_FILE",
+		filepath.Join(work, "gcloud.json"): "GOOGLE_APPLICATION_CREDENTIALS", filepath.Join(work, "event.json"): "GITHUB_EVENT_PATH",
+		filepath.Join(home, ".netrc"): "", filepath.Join(home, ".kube", "config"): "", filepath.Join(home, ".ssh", "id_ed25519"): "",
+		filepath.Join(home, ".git-credentials"): "", filepath.Join(home, ".config", "gh", "hosts.yml"): "", filepath.Join(home, ".vault-token"): "",
+		filepath.Join(home, ".config", "helm", "registry", "config.json"): "", filepath.Join(home, ".aws", "credentials"): "",
+	} {
+		testkit.Write(t, filepath.Dir(file), map[string]string{filepath.Base(file): "TOP-secret"})
+		if variable != "" {
+			p.env = append(p.env, variable+"="+file)
+		}
+		secrets = append(secrets, file)
+	}
+	for _, name := range secretVariables() {
+		p.env = append(p.env, name+"=TOP-secret")
+	}
+	fakeLinter(t, p, readers+"\nfunc main() { read() }\n"+roots)
+	return p, secrets
 }
 
 // fakeLinter replaces golangci-lint, whose plugins execute code of the app, by a program.

@@ -1,0 +1,68 @@
+package trivy_test
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/slipway-ci/slipway/pipeline/fault"
+	"github.com/slipway-ci/slipway/pipeline/scan/trivy"
+)
+
+// TestPlantedDatabase replaces the database in the cache by one without advisories that has
+// the same size and the same time of modification. It is not believed, and what is believed
+// without reading it is only the file that slipway has written.
+func TestPlantedDatabase(t *testing.T) {
+	h := newHub(t)
+	img, err := trivy.Artifact(database(t, advisories))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := withDatabase(t, h.push(t, img))
+	o.Registry = h.client(t)
+	if _, err := scanner.Scan(t.Context(), o); fault.CodeOf(err) != "scan.findings" {
+		t.Fatal(err)
+	}
+	files, _ := filepath.Glob(filepath.Join(string(o.Cache), "trivy", "db", "*", "*", "trivy.db"))
+	if len(files) != 1 {
+		t.Fatalf("files %v", files)
+	}
+	honest, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	planted := bytes.ReplaceAll(honest, []byte("CVE-"), []byte("EVC-"))
+	if bytes.Equal(planted, honest) {
+		t.Fatal("there is nothing to replace, so this test shows nothing")
+	}
+	before, err := os.Stat(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	plant := func(content []byte) {
+		t.Helper()
+		if err := errors.Join(os.WriteFile(files[0], content, 0o644), os.Chtimes(files[0], time.Time{}, before.ModTime())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	plant(planted)
+	o.Settings.Offline = true
+	if _, err := scanner.Scan(t.Context(), o); fault.CodeOf(err) != "scan.no-database" {
+		t.Errorf("offline, with a planted database: %v", err)
+	}
+	plant(honest)
+	if _, err := scanner.Scan(t.Context(), o); fault.CodeOf(err) != "scan.findings" {
+		t.Errorf("offline, with a copy of the same database: %v", err)
+	}
+	plant(planted)
+	o.Settings.Offline = false
+	if _, err := scanner.Scan(t.Context(), o); fault.CodeOf(err) != "scan.findings" {
+		t.Errorf("with a planted database: %v", err)
+	}
+	if now, err := os.ReadFile(files[0]); err != nil || !bytes.Equal(now, honest) {
+		t.Errorf("the planted database was not replaced: %v", err)
+	}
+}
