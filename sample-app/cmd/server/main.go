@@ -113,9 +113,12 @@ func runService(ctx context.Context, path string, lookup func(string) (string, b
 	if err != nil {
 		return complain(stderr, exitUsage, err)
 	}
-	log, _ := logging.New(stdout, cfg.Log.Level)
+	log, level := logging.New(stdout, cfg.Log.Level, cfg.Console())
+	defer func() { _ = log.Sync() }() // a terminal and a pipe cannot be flushed and need not be
 	log.Info("starting", zap.String("version", version), zap.String("commit", commit), zap.String("date", date))
-	service, err := serve.New(ctx, cfg, log)
+	service, err := serve.New(ctx, cfg, log, serve.Live{
+		Level: level, File: path, Load: func() (config.Config, error) { return config.Reload(path, lookup) },
+	})
 	if err != nil {
 		return complain(stderr, exitUsage, err)
 	}

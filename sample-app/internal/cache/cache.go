@@ -19,6 +19,9 @@ import (
 type Options struct {
 	// URL is a redis:// or rediss:// URL.
 	URL string
+	// Password returns the password for a new connection. If it is nil, that of the URL is
+	// used.
+	Password func() string
 	// PoolSize is the maximum number of connections.
 	PoolSize int
 	// TTL is how long an order stays in the cache.
@@ -49,12 +52,20 @@ redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
 `
 
+// maxLifetime is how long a connection is used if the password can change.
+const maxLifetime = 15 * time.Minute
+
 // Open returns a Cache. It does not connect to Redis; connections are opened when
 // they are first needed. It returns an error if the URL is invalid.
 func Open(o Options) (*Cache, error) {
 	opts, err := redis.ParseURL(o.URL)
 	if err != nil {
 		return nil, fmt.Errorf("redis url: %w", err)
+	}
+	if user := opts.Username; o.Password != nil {
+		opts.CredentialsProvider = func() (string, string) { return user, o.Password() }
+		// A connection that is in use stays open; this replaces it before long.
+		opts.ConnMaxLifetime = maxLifetime
 	}
 	opts.PoolSize = o.PoolSize
 	opts.ContextTimeoutEnabled = true // otherwise deadlines of contexts are ignored

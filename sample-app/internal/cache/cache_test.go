@@ -1,7 +1,11 @@
 package cache_test
 
 import (
+	"context"
 	"errors"
+	"net/url"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -119,4 +123,45 @@ func TestOpenRejectsBadURL(t *testing.T) {
 	if _, err := cache.Open(cache.Options{URL: "redis://host/notanumber"}); err == nil {
 		t.Error("no error")
 	}
+}
+
+// TestPasswordRotates: a new connection uses the password of that moment.
+func TestPasswordRotates(t *testing.T) {
+	address, prefix := testenv.Redis(t)
+	user := "user-" + strings.Trim(strings.ReplaceAll(prefix, ":", "-"), "-")
+	admin := raw(t, address)
+	set := func(password string) {
+		t.Helper()
+		if err := admin.Do(t.Context(), "ACL", "SETUSER", user, "reset", "on", ">"+password, "~*", "+@all").Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set("one")
+	t.Cleanup(func() { _ = admin.Do(context.Background(), "ACL", "DELUSER", user).Err() })
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword(user, "the password at the start")
+	password := "one"
+	var mu sync.Mutex
+	c, err := cache.Open(cache.Options{
+		URL: u.String(), PoolSize: 4, TTL: time.Hour, Timeout: testenv.Patience, KeyPrefix: prefix,
+		Password: func() string { mu.Lock(); defer mu.Unlock(); return password },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	if err := c.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	set("two")
+	if err := admin.Do(t.Context(), "CLIENT", "KILL", "USER", user).Err(); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	password = "two"
+	mu.Unlock()
+	testenv.Eventually(t, "a connection with the new password", func() bool { return c.Ping(t.Context()) == nil })
 }

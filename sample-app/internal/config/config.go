@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,12 +25,17 @@ import (
 // file need not exist, in contrast to a file whose path is given.
 const DefaultPath = "/etc/app/config.yaml"
 
+// production is the default environment.
+const production = "production"
+
 // maxFileBytes is the maximum size of a file. A Kubernetes ConfigMap can hold 1 MiB.
 const maxFileBytes = 1 << 20
 
 // Config contains all settings of the service.
 type Config struct {
+	App       App      `yaml:"app"`
 	Log       Log      `yaml:"log"`
+	Features  Features `yaml:"features"`
 	Server    Server   `yaml:"server"`
 	Health    Health   `yaml:"health"`
 	Database  Database `yaml:"database"`
@@ -40,10 +46,35 @@ type Config struct {
 	Shutdown  Shutdown `yaml:"shutdown"`
 }
 
+// App says what runs.
+type App struct {
+	// Environment is where the service runs, for example staging. The default is
+	// production.
+	Environment string `yaml:"environment"`
+}
+
 // Log configures logging.
 type Log struct {
-	// Level is debug, info, warn or error. The default is info.
+	// Level is debug, info, warn or error. The default is info. It can change while the
+	// service runs.
 	Level zapcore.Level `yaml:"level"`
+	// Format is json or console. The default is json in the environment production, and
+	// console in any other.
+	Format string `yaml:"format"`
+}
+
+// Console reports whether log lines are for people and not for a collector of logs.
+func (c Config) Console() bool {
+	return c.Log.Format == "console" || c.Log.Format == "" && c.App.Environment != production
+}
+
+// Features switches on what is not meant for everybody yet. All features can change while
+// the service runs.
+type Features struct {
+	// NewCheckout adds a receipt to the response when an order is created.
+	NewCheckout bool `yaml:"new_checkout"`
+	// ExperimentalUI serves a page with the newest orders at /ui.
+	ExperimentalUI bool `yaml:"experimental_ui"`
 }
 
 // Server configures the API listener and the metrics listener.
@@ -165,6 +196,7 @@ func Default() Config {
 		MaxConcurrent: 32,
 	}
 	return Config{
+		App: App{Environment: production},
 		Log: Log{Level: zapcore.InfoLevel},
 		Server: Server{
 			Listen:         ":8080",
@@ -199,6 +231,19 @@ func Load(path string, lookup func(string) (string, bool)) (Config, error) {
 		return Config{}, err
 	}
 	if err := readPasswords(&cfg); err != nil {
+		return Config{}, err
+	}
+	if err := cfg.Validate(); err != nil {
+		return Config{}, err
+	}
+	return cfg, nil
+}
+
+// Reload reads and validates the settings like Load, but without password files, which
+// change independently.
+func Reload(path string, lookup func(string) (string, bool)) (Config, error) {
+	cfg, err := Read(path, lookup)
+	if err != nil {
 		return Config{}, err
 	}
 	if err := cfg.Validate(); err != nil {
@@ -293,6 +338,8 @@ func tidy(err error) error {
 // Validate returns an error that lists all invalid values in one line, or nil.
 func (c Config) Validate() error {
 	var v validator
+	v.require(c.App.Environment != "", "app.environment", "must be a name such as production")
+	v.require(slices.Contains([]string{"", "json", "console"}, c.Log.Format), "log.format", "must be json or console")
 	v.require(c.Server.Listen != "", "server.listen", "must be an address such as :8080")
 	v.require(c.Server.MetricsListen != "", "server.metrics_listen", "must be an address such as :9090")
 	v.positive("server.read_timeout", c.Server.ReadTimeout)

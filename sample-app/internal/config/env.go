@@ -32,14 +32,10 @@ func EnvVars() []EnvVar {
 			c.Log.Level = level
 			return err
 		}},
-		{Name: "APP_SERVER_LISTEN", Key: "server.listen", set: func(c *Config, v string) error {
-			c.Server.Listen = v
-			return nil
-		}},
-		{Name: "APP_SERVER_METRICS_LISTEN", Key: "server.metrics_listen", set: func(c *Config, v string) error {
-			c.Server.MetricsListen = v
-			return nil
-		}},
+		{Name: "LOG_FORMAT", Key: "log.format", set: text(func(c *Config) *string { return &c.Log.Format })},
+		{Name: "APP_ENVIRONMENT", Key: "app.environment", set: text(func(c *Config) *string { return &c.App.Environment })},
+		{Name: "APP_SERVER_LISTEN", Key: "server.listen", set: text(func(c *Config) *string { return &c.Server.Listen })},
+		{Name: "APP_SERVER_METRICS_LISTEN", Key: "server.metrics_listen", set: text(func(c *Config) *string { return &c.Server.MetricsListen })},
 		{Name: "DATABASE_URL", Key: "database.url", Secret: true, set: func(c *Config, v string) error {
 			c.Database.URL = NewURL(v)
 			return nil
@@ -47,10 +43,8 @@ func EnvVars() []EnvVar {
 		{Name: "DATABASE_PASSWORD", Key: "the password in database.url", Secret: true, set: func(c *Config, v string) error {
 			return setPassword(&c.Database.URL, v)
 		}},
-		{Name: "DATABASE_PASSWORD_FILE", Key: "database.password_file", set: func(c *Config, v string) error {
-			c.Database.PasswordFile = v
-			return nil
-		}},
+		{Name: "DB_PASSWORD_FILE", Key: "database.password_file", set: text(func(c *Config) *string { return &c.Database.PasswordFile })},
+		{Name: "DATABASE_PASSWORD_FILE", Key: "database.password_file", set: text(func(c *Config) *string { return &c.Database.PasswordFile })},
 		{Name: "DATABASE_MAX_CONNS", Key: "database.max_conns", set: func(c *Config, v string) error {
 			n, err := strconv.ParseInt(v, 10, 32)
 			if err != nil {
@@ -66,10 +60,7 @@ func EnvVars() []EnvVar {
 		{Name: "REDIS_PASSWORD", Key: "the password in redis.url", Secret: true, set: func(c *Config, v string) error {
 			return setPassword(&c.Redis.URL, v)
 		}},
-		{Name: "REDIS_PASSWORD_FILE", Key: "redis.password_file", set: func(c *Config, v string) error {
-			c.Redis.PasswordFile = v
-			return nil
-		}},
+		{Name: "REDIS_PASSWORD_FILE", Key: "redis.password_file", set: text(func(c *Config) *string { return &c.Redis.PasswordFile })},
 		{Name: "PAYMENT_URL", Key: "payment.url", set: func(c *Config, v string) error {
 			c.Payment.URL = NewURL(v)
 			return nil
@@ -84,6 +75,14 @@ func EnvVars() []EnvVar {
 		{Name: "SHUTDOWN_TIMEOUT", Key: "shutdown.timeout", set: func(c *Config, v string) error {
 			return setDuration(&c.Shutdown.Timeout, v)
 		}},
+	}
+}
+
+// text returns a function that sets a key that is a text.
+func text(key func(*Config) *string) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		*key(c) = v
+		return nil
 	}
 }
 
@@ -114,7 +113,7 @@ func readPasswords(cfg *Config) error {
 		if p.path == "" {
 			continue
 		}
-		password, err := readPassword(p.path)
+		password, err := ReadPassword(p.path)
 		if err == nil {
 			err = setPassword(p.url, password)
 		}
@@ -125,7 +124,9 @@ func readPasswords(cfg *Config) error {
 	return nil
 }
 
-func readPassword(path string) (string, error) {
+// ReadPassword returns the content of a password file without the line break at its end.
+// A file that is empty is an error.
+func ReadPassword(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err

@@ -4,6 +4,7 @@
 //	GET  /api/orders/{id}         read an order
 //	GET  /api/orders              list orders, newest first: ?limit=&cursor=
 //	POST /api/orders/{id}/cancel  cancel a confirmed order
+//	GET  /ui                      a page with the newest orders, if the feature is on
 //
 // Errors are problem details (RFC 9457).
 package httpapi
@@ -45,6 +46,9 @@ type Options struct {
 	// MaxInFlight is the maximum number of concurrent API requests. Further
 	// requests get status 503.
 	MaxInFlight int64
+	// Features returns which features are on. It is called for every request that needs
+	// it.
+	Features func() Features
 }
 
 type api struct {
@@ -77,6 +81,7 @@ func New(o Options) http.Handler {
 	orders.GET("", a.list)
 	orders.GET("/:id", a.get)
 	orders.POST("/:id/cancel", a.cancel)
+	engine.GET("/ui", a.started, a.limit, a.bound, a.page)
 	return engine
 }
 
@@ -105,7 +110,7 @@ func (a *api) create(c *gin.Context) {
 	if created {
 		status = http.StatusCreated
 	}
-	c.JSON(unlessPending(status, o), o)
+	c.JSON(unlessPending(status, o), a.withReceipt(o))
 }
 
 func (a *api) get(c *gin.Context) {

@@ -66,6 +66,8 @@ type fixture struct {
 	health *health.Health
 	logs   *observer.ObservedLogs
 	seen   []observed
+
+	features httpapi.Features
 }
 
 // newAPI returns the API of a service that has started.
@@ -84,6 +86,7 @@ func newStartingAPI(o orders) *fixture {
 			f.seen = append(f.seen, observed{method, path, status})
 		},
 		RequestTimeout: time.Minute, MaxBodyBytes: 2048, MaxInFlight: 1,
+		Features: func() httpapi.Features { return f.features },
 	})
 	return f
 }

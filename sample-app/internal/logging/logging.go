@@ -10,10 +10,10 @@ import (
 )
 
 // New returns a logger that writes each entry as one line of JSON with the keys level,
-// ts (ISO 8601), caller and msg and, from level error, stacktrace. Durations are in
-// milliseconds. The level can be changed with the returned AtomicLevel. No entries are
-// dropped by sampling.
-func New(w io.Writer, level zapcore.Level) (*zap.Logger, zap.AtomicLevel) {
+// ts (ISO 8601), caller and msg and, from level error, stacktrace. With console, it writes
+// lines that people can read instead. Durations are in milliseconds. The level can be
+// changed with the returned AtomicLevel. No entries are dropped by sampling.
+func New(w io.Writer, level zapcore.Level, console bool) (*zap.Logger, zap.AtomicLevel) {
 	enc := zap.NewProductionEncoderConfig()
 	enc.TimeKey = "ts"
 	enc.EncodeTime = zapcore.ISO8601TimeEncoder
@@ -21,6 +21,12 @@ func New(w io.Writer, level zapcore.Level) (*zap.Logger, zap.AtomicLevel) {
 		e.AppendFloat64(float64(d) / float64(time.Millisecond))
 	}
 	atomic := zap.NewAtomicLevelAt(level)
-	core := zapcore.NewCore(zapcore.NewJSONEncoder(enc), zapcore.Lock(zapcore.AddSync(w)), atomic)
+	encoder := zapcore.NewJSONEncoder(enc)
+	if console {
+		enc.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000")
+		enc.EncodeLevel = zapcore.CapitalLevelEncoder
+		encoder = zapcore.NewConsoleEncoder(enc)
+	}
+	core := zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), atomic)
 	return zap.New(core, zap.AddCaller(), zap.AddStacktrace(zapcore.ErrorLevel)), atomic
 }

@@ -15,7 +15,7 @@ import (
 
 func TestLinesAreJSON(t *testing.T) {
 	var out bytes.Buffer
-	log, level := logging.New(&out, zapcore.InfoLevel)
+	log, level := logging.New(&out, zapcore.InfoLevel, false)
 	log.Debug("not yet")
 	level.SetLevel(zapcore.DebugLevel)
 	log.Debug("detail")
@@ -43,5 +43,15 @@ func TestLinesAreJSON(t *testing.T) {
 		if !strings.HasPrefix(got["caller"], "logging/logging_test.go:") {
 			t.Errorf("caller %q", got["caller"])
 		}
+	}
+}
+
+func TestConsole(t *testing.T) {
+	var out bytes.Buffer
+	log, _ := logging.New(&out, zapcore.InfoLevel, true)
+	log.Info("started", zap.Int("migrations", 3))
+	fields := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\t")
+	if len(fields) != 5 || fields[1] != "INFO" || fields[3] != "started" || fields[4] != `{"migrations": 3}` {
+		t.Errorf("line %q", out.String())
 	}
 }

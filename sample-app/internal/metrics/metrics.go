@@ -26,9 +26,11 @@ type Metrics struct {
 	amount         prometheus.Histogram
 	paymentsFailed *prometheus.CounterVec
 	query          *prometheus.HistogramVec
+	reloads        *prometheus.CounterVec
+	reloaded       *prometheus.GaugeVec
 }
 
-var latencyBuckets = []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5} //nolint:gochecknoglobals // Go has no constant slices
+var latencyBuckets = []float64{0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5} //nolint:gochecknoglobals // Go has no constant slices
 
 // New returns Metrics that include those of the Go runtime and of the process.
 func New() *Metrics {
@@ -37,12 +39,12 @@ func New() *Metrics {
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "http_requests_total",
 			Help: "Number of HTTP requests, by method, route and status.",
-		}, []string{"method", "path", "status"}),
+		}, []string{"method", "endpoint", "status"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "http_request_duration_seconds",
 			Help:    "Duration of HTTP requests in seconds, by method, route and status.",
 			Buckets: latencyBuckets,
-		}, []string{"method", "path", "status"}),
+		}, []string{"method", "endpoint", "status"}),
 		connections: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "active_connections",
 			Help: "Number of open client connections to the API, including idle ones.",
@@ -54,7 +56,7 @@ func New() *Metrics {
 		amount: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "order_amount_dollars",
 			Help:    "Total amount of confirmed orders in USD. Orders in other currencies are not included.",
-			Buckets: []float64{10, 50, 100, 250, 500, 1000, 2500, 5000},
+			Buckets: []float64{10, 50, 100, 200, 500, 1000, 5000},
 		}),
 		paymentsFailed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "payments_failed_total",
@@ -65,9 +67,17 @@ func New() *Metrics {
 			Help:    "Duration of database calls in seconds, by call.",
 			Buckets: latencyBuckets,
 		}, []string{"query"}),
+		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "config_reloads_total",
+			Help: "Number of times that a file was read again after a change, by file and result.",
+		}, []string{"file", "result"}),
+		reloaded: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "config_last_reload_successful",
+			Help: "Whether the newest content of a file is used (1), or the one before it because the newest is invalid (0).",
+		}, []string{"file"}),
 	}
 	m.registry.MustRegister(
-		m.requests, m.duration, m.connections, m.orders, m.amount, m.paymentsFailed, m.query,
+		m.requests, m.duration, m.connections, m.orders, m.amount, m.paymentsFailed, m.query, m.reloads, m.reloaded,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
@@ -82,7 +92,7 @@ func (m *Metrics) Handler() http.Handler {
 // Request records a request. path must be the pattern of the route and not the path
 // of the request, because otherwise clients could create any number of time series.
 func (m *Metrics) Request(method, path string, status int, took time.Duration) {
-	labels := prometheus.Labels{"method": method, "path": path, "status": strconv.Itoa(status)}
+	labels := prometheus.Labels{"method": method, "endpoint": path, "status": strconv.Itoa(status)}
 	m.requests.With(labels).Inc()
 	m.duration.With(labels).Observe(took.Seconds())
 }
@@ -114,6 +124,16 @@ func (m *Metrics) OrderCreated(o order.Order) {
 // PaymentFailed implements order.Recorder.
 func (m *Metrics) PaymentFailed(reason string) {
 	m.paymentsFailed.WithLabelValues(reason).Inc()
+}
+
+// Reload records that a file was read again after a change, and whether its content is used.
+func (m *Metrics) Reload(file string, ok bool) {
+	result, value := "failed", 0.0
+	if ok {
+		result, value = "ok", 1
+	}
+	m.reloads.WithLabelValues(file, result).Inc()
+	m.reloaded.WithLabelValues(file).Set(value)
 }
 
 // Queue adds a metric for the number of requests that wait for the named upstream.

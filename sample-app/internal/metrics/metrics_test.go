@@ -31,10 +31,10 @@ func TestMetrics(t *testing.T) {
 	w := httptest.NewRecorder()
 	m.Handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", http.NoBody))
 	for _, want := range []string{
-		`http_requests_total{method="GET",path="/api/orders",status="200"} 2`,
-		`http_request_duration_seconds_bucket{method="GET",path="/api/orders",status="200",le="0.0025"} 0`,
-		`http_request_duration_seconds_bucket{method="GET",path="/api/orders",status="200",le="0.005"} 2`,
-		`http_request_duration_seconds_bucket{method="GET",path="/api/orders",status="200",le="5"} 2`,
+		`http_requests_total{endpoint="/api/orders",method="GET",status="200"} 2`,
+		`http_request_duration_seconds_bucket{endpoint="/api/orders",method="GET",status="200",le="0.001"} 0`,
+		`http_request_duration_seconds_bucket{endpoint="/api/orders",method="GET",status="200",le="0.005"} 2`,
+		`http_request_duration_seconds_bucket{endpoint="/api/orders",method="GET",status="200",le="5"} 2`,
 		`db_query_duration_seconds_count{query="get_order"} 1`,
 		`active_connections 1`,
 		`orders_created_total{status="confirmed"} 2`,

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -19,6 +20,9 @@ import (
 type Options struct {
 	// URL is a postgres:// URL.
 	URL string
+	// Password returns the password for a new connection. If it is nil, that of the URL is
+	// used.
+	Password func() string
 	// MaxConns is the maximum number of connections in the pool.
 	MaxConns int32
 	// QueryTimeout is the maximum duration of each call.
@@ -26,6 +30,15 @@ type Options struct {
 	// Observe is called after each call, with its name and duration. It can be nil.
 	Observe func(query string, took time.Duration)
 }
+
+const (
+	// invalidPassword is the code of a refused password
+	// (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+	invalidPassword = "28P01"
+	// firstRetry and lastRetry are the minimum and maximum delay between two logins.
+	firstRetry = 20 * time.Millisecond
+	lastRetry  = 200 * time.Millisecond
+)
 
 // Store is an order.Store in PostgreSQL. It is safe for concurrent use.
 type Store struct {
@@ -46,6 +59,12 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	cfg.MaxConnLifetimeJitter = 6 * time.Minute // otherwise all connections would be replaced at the same time
 	cfg.MaxConnIdleTime = 5 * time.Minute
 	cfg.ConnConfig.ConnectTimeout = o.QueryTimeout
+	if o.Password != nil {
+		cfg.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
+			c.Password = o.Password()
+			return nil
+		}
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
@@ -55,6 +74,10 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 
 // Close waits for running queries and closes all connections.
 func (s *Store) Close() { s.pool.Close() }
+
+// Renew replaces all connections: idle ones at once, and those in use when they are
+// released. Use it after the password has changed.
+func (s *Store) Renew() { s.pool.Reset() }
 
 // Ping returns nil if the database answers.
 func (s *Store) Ping(ctx context.Context) error {
@@ -72,7 +95,7 @@ func (s *Store) run(ctx context.Context, query string, f func(context.Context) e
 	ctx, cancel := context.WithTimeout(ctx, s.opts.QueryTimeout)
 	defer cancel()
 	start := time.Now()
-	err := f(ctx)
+	err := s.retryLogin(ctx, f)
 	if s.opts.Observe != nil {
 		s.opts.Observe(query, time.Since(start))
 	}
@@ -83,6 +106,26 @@ func (s *Store) run(ctx context.Context, query string, f func(context.Context) e
 		return order.ErrNotFound
 	}
 	return fmt.Errorf("%s: %w", query, err)
+}
+
+// retryLogin calls f again as long as the database refuses the password, because a password
+// that rotates can change in the database a moment before it changes in its file. A call
+// that was refused has done nothing.
+func (s *Store) retryLogin(ctx context.Context, f func(context.Context) error) error {
+	if s.opts.Password == nil {
+		return f(ctx)
+	}
+	wait := backoff.NewExponentialBackOff()
+	wait.InitialInterval, wait.MaxInterval = firstRetry, lastRetry
+	var last error // of f, because the error of Retry can be that of ctx
+	_, _ = backoff.Retry(ctx, func() (struct{}, error) {
+		last = f(ctx)
+		if refusal, ok := errors.AsType[*pgconn.PgError](last); ok && refusal.Code == invalidPassword {
+			return struct{}{}, last
+		}
+		return struct{}{}, backoff.Permanent(last)
+	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(0))
+	return last
 }
 
 const columns = `id, customer_id, status, reason, total, currency, version, created_at, updated_at`

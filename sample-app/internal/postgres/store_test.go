@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -295,5 +296,46 @@ func TestErrorsDoNotContainThePassword(t *testing.T) {
 		if err == nil || strings.Contains(err.Error(), secret) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestPasswordRotates changes the password of a role before the store knows it. A call that
+// is refused is tried again with the new password, and connections are replaced.
+func TestPasswordRotates(t *testing.T) {
+	database := testenv.Postgres(t)
+	if _, err := open(t, database).Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	address, change := testenv.Role(t, database, "one")
+	var logins atomic.Int64
+	var password atomic.Value
+	password.Store("one")
+	s, err := postgres.Open(t.Context(), postgres.Options{
+		URL: address, MaxConns: 4, QueryTimeout: testenv.Patience,
+		Password: func() string { logins.Add(1); return password.Load().(string) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	read := func() error {
+		_, err := s.Get(t.Context(), uuid.New())
+		return err
+	}
+	if err := read(); !errors.Is(err, order.ErrNotFound) {
+		t.Fatal(err)
+	}
+	change("two")
+	if err := read(); !errors.Is(err, order.ErrNotFound) {
+		t.Errorf("with a connection from before: %v", err)
+	}
+	s.Renew()
+	before := logins.Load()
+	done := make(chan error, 1)
+	go func() { done <- read() }()
+	testenv.Eventually(t, "a login that is refused, and another one", func() bool { return logins.Load() >= before+2 })
+	password.Store("two")
+	if err := <-done; !errors.Is(err, order.ErrNotFound) {
+		t.Errorf("after the password was changed: %v", err)
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/slipway-ci/slipway/sample-app/internal/metrics"
 	"github.com/slipway-ci/slipway/sample-app/internal/order"
 	"github.com/slipway-ci/slipway/sample-app/internal/postgres"
+	"github.com/slipway-ci/slipway/sample-app/internal/reload"
 )
 
 const (
@@ -38,6 +39,9 @@ const (
 // Service is an order service. Create it with New and call Run once.
 type Service struct {
 	cfg     config.Config
+	live    Live
+	follow  []func(context.Context) // what follows files until the service stops
+	config  *reload.Value[config.Config]
 	log     *zap.Logger
 	health  *health.Health
 	store   *postgres.Store
@@ -59,12 +63,22 @@ type server struct {
 	listener net.Listener
 }
 
+// Live is what can change while the service runs.
+type Live struct {
+	// Level is the level of the log.
+	Level zap.AtomicLevel
+	// File is the configuration file, and Load reads and validates the configuration. If
+	// Load is nil, the configuration does not change.
+	File string
+	Load func() (config.Config, error)
+}
+
 // New returns a Service whose listeners are already open. It does not connect to any
 // dependency. It uses the values of ctx but ignores its cancellation. The error names the
 // invalid setting.
-func New(ctx context.Context, cfg config.Config, log *zap.Logger) (_ *Service, err error) {
+func New(ctx context.Context, cfg config.Config, log *zap.Logger, live Live) (_ *Service, err error) {
 	lifetime, abort := context.WithCancel(context.WithoutCancel(ctx))
-	s := &Service{cfg: cfg, log: log, metrics: metrics.New(), lifetime: lifetime, abort: abort}
+	s := &Service{cfg: cfg, live: live, log: log, metrics: metrics.New(), lifetime: lifetime, abort: abort}
 	defer func() {
 		if err != nil {
 			abort()
@@ -72,8 +86,11 @@ func New(ctx context.Context, cfg config.Config, log *zap.Logger) (_ *Service, e
 		}
 	}()
 
+	s.followConfig()
+	databasePassword := s.followPassword("database", cfg.Database.PasswordFile, func() { s.store.Renew() })
 	s.store, err = postgres.Open(lifetime, postgres.Options{
 		URL:          cfg.Database.URL.Reveal(),
+		Password:     databasePassword,
 		MaxConns:     cfg.Database.MaxConns,
 		QueryTimeout: cfg.Database.QueryTimeout.Duration,
 		Observe:      s.metrics.Query,
@@ -94,6 +111,7 @@ func New(ctx context.Context, cfg config.Config, log *zap.Logger) (_ *Service, e
 	if !cfg.Redis.URL.Empty() {
 		c, err := cache.Open(cache.Options{
 			URL:       cfg.Redis.URL.Reveal(),
+			Password:  s.followPassword("redis", cfg.Redis.PasswordFile, func() {}),
 			PoolSize:  cfg.Redis.PoolSize,
 			TTL:       cfg.Redis.TTL.Duration,
 			Timeout:   cfg.Redis.Timeout.Duration,
@@ -152,6 +170,7 @@ func (s *Service) listen(ctx context.Context) error {
 
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", s.metrics.Handler())
+	mux.Handle("/log/level", s.live.Level) // needs no more rights than the metrics and the probes
 	s.monitor = server{s.httpServer(mux), scrape}
 	s.api = server{s.httpServer(httpapi.New(httpapi.Options{
 		Orders:         s.orders,
@@ -161,6 +180,7 @@ func (s *Service) listen(ctx context.Context) error {
 		RequestTimeout: s.cfg.Server.RequestTimeout.Duration,
 		MaxBodyBytes:   s.cfg.Server.MaxBodyBytes,
 		MaxInFlight:    s.cfg.Server.MaxInFlight,
+		Features:       s.features,
 	})), api}
 	s.api.ConnState = s.metrics.ConnState
 	return nil
@@ -205,6 +225,9 @@ func (s *Service) Run(ctx context.Context) error {
 	working, rest := context.WithCancel(context.WithoutCancel(ctx))
 	defer rest()
 	background.Go(func() { s.work(working) })
+	for _, follow := range s.follow {
+		background.Go(func() { follow(working) })
+	}
 
 	var err error
 	select {

@@ -40,6 +40,7 @@ type fixture struct {
 	redis     *testenv.Proxy
 	payment   *standin.Payment
 	inventory *standin.Inventory
+	live      serve.Live
 	client    *http.Client
 
 	terminate context.CancelFunc // like SIGTERM
@@ -52,6 +53,7 @@ func start(t *testing.T, prepare func(*fixture, *config.Config)) *fixture {
 	t.Helper()
 	f := &fixture{
 		t: t, database: testenv.Postgres(t), client: &http.Client{Transport: &http.Transport{}, Timeout: 2 * testenv.Patience},
+		live:    serve.Live{Level: zap.NewAtomicLevel()},
 		payment: standin.NewPayment(1_000_000), inventory: standin.NewInventory(stock, nil), stopped: make(chan error, 1),
 	}
 	redisURL, prefix := testenv.Redis(t)
@@ -73,7 +75,7 @@ func start(t *testing.T, prepare func(*fixture, *config.Config)) *fixture {
 		prepare(f, &cfg)
 	}
 
-	service, err := serve.New(t.Context(), cfg, zap.NewNop())
+	service, err := serve.New(t.Context(), cfg, zap.NewNop(), f.live)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,8 +208,8 @@ func TestCreateReadAndCancel(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		`http_requests_total{method="POST",path="/api/orders",status="201"} 1`,
-		`http_request_duration_seconds_count{method="GET",path="/api/orders/:id",status="200"} 2`,
+		`http_requests_total{endpoint="/api/orders",method="POST",status="201"} 1`,
+		`http_request_duration_seconds_count{endpoint="/api/orders/:id",method="GET",status="200"} 2`,
 		`orders_created_total{status="confirmed"} 1`,
 		`order_amount_dollars_sum 25`,
 		`db_query_duration_seconds_count{query="insert_order"} 1`,
@@ -475,7 +477,7 @@ func TestNewNamesTheInvalidSetting(t *testing.T) {
 		cfg.Database.URL = config.NewURL("postgres://localhost/none")
 		cfg.Redis.URL = config.NewURL("redis://localhost/0")
 		change(&cfg)
-		if _, err := serve.New(t.Context(), cfg, zap.NewNop()); err == nil || !strings.Contains(err.Error(), name) {
+		if _, err := serve.New(t.Context(), cfg, zap.NewNop(), serve.Live{Level: zap.NewAtomicLevel()}); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: error %v", name, err)
 		}
 	}

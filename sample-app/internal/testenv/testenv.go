@@ -38,6 +38,27 @@ func Postgres(t *testing.T) string {
 	})
 }
 
+// Role creates a role that can use the schema of a database that Postgres has returned. It
+// returns the URL without a password, and a function that changes the password. The role
+// is dropped at the end of the test.
+func Role(t *testing.T, database, password string) (address string, change func(password string)) {
+	t.Helper()
+	role := "role_" + token(t)
+	schema := ""
+	address = with(t, database, func(u *url.URL) {
+		schema = u.Query().Get("search_path")
+		u.User = url.User(role)
+	})
+	change = func(password string) {
+		t.Helper()
+		execute(t, database, "ALTER ROLE "+role+" PASSWORD '"+password+"'")
+	}
+	execute(t, database, "CREATE ROLE "+role+" LOGIN PASSWORD '"+password+"'; GRANT ALL ON SCHEMA "+schema+" TO "+role+
+		"; GRANT ALL ON ALL TABLES IN SCHEMA "+schema+" TO "+role)
+	t.Cleanup(func() { execute(t, database, "DROP OWNED BY "+role+"; DROP ROLE "+role) })
+	return address, change
+}
+
 // Redis returns the URL of Redis and a separate key prefix for the test. If REDIS_URL is
 // not set, the test is skipped.
 func Redis(t *testing.T) (address, prefix string) {
