@@ -22,6 +22,12 @@ func (d *document) semantics(c *Config) {
 	if c.Sign.Key != "" && c.Sign.Keyless != nil {
 		d.at("/sign/key", "sign.key and sign.keyless exclude each other")
 	}
+	if c.Sign.RekorVersion == 2 && (len(c.Sign.Formats) == 0 || slices.Contains(c.Sign.Formats, "tag")) {
+		d.at("/sign/rekorVersion", "a log of version 2 takes only bundles: set sign.formats: [bundle]")
+	}
+	if c.Sign.RekorVersion == 2 && c.Sign.Keyless != nil && c.Sign.Timestamp == "" {
+		d.at("/sign/rekorVersion", "keyless signing with a log of version 2 needs sign.timestamp, because its entries have no time")
+	}
 	d.policy("/verify", c.Verify)
 	d.imageValues(c.Deploy.ImageValues)
 	for name, e := range c.Deploy.Environments {

@@ -58,7 +58,7 @@ func (p *run) prepareSigner(ctx context.Context) {
 // newSigner loads the configured key, or gets a certificate for keyless signing.
 func (p *run) newSigner(ctx context.Context) (sign.Signer, error) {
 	s := p.Config.Sign
-	o := sign.SignerOptions{Rekor: s.Rekor, Timestamp: s.Timestamp}
+	o := sign.SignerOptions{Rekor: s.Rekor, RekorVersion: s.RekorVersion, Timestamp: s.Timestamp}
 	switch {
 	case s.Keyless != nil:
 		o.Keyless = &sign.Keyless{

@@ -57,6 +57,10 @@ type SignerOptions struct {
 	// Rekor is the URL of the transparency log. Default: no log for a key, and the
 	// public log for keyless signing.
 	Rekor string
+	// RekorVersion is the version of the log's API, 1 or 2. Default: 1. A log of version
+	// 2 takes only bundles, and its entries have no time, so keyless signing needs
+	// Timestamp.
+	RekorVersion int
 	// Timestamp is the URL of a timestamp authority (RFC 3161), whose timestamp is added
 	// to bundles. Default: no timestamp.
 	Timestamp string

@@ -30,16 +30,18 @@ func TestSecretsAreWrittenAndNeverPrinted(t *testing.T) {
 	if got := p.deployment(t).Spec.Template.Spec.ImagePullSecrets; len(got) != 1 || got[0].Name != "registry" {
 		t.Errorf("the pod has the pull secrets %v", got)
 	}
-	crash := maps.Clone(set)
-	crash["mode"] = "crash" // in this mode the app logs the password
-	r, err := p.deploy(t, crash)
-	text, jsonErr := json.Marshal(r)
-	if jsonErr != nil || err == nil {
-		t.Fatal(jsonErr, err)
-	}
-	all := string(text) + err.Error() + fmt.Sprintf("%+v %#v", p.o, p.o)
-	if strings.Contains(all, password) || !strings.Contains(all, "flux capacitor") {
-		t.Errorf("the password is printed, or the logs are missing: %s", all)
+	for _, where := range []string{"mode", "hook"} { // in the mode crash the app, or a hook, logs the password
+		crash := maps.Clone(set)
+		crash[where] = "crash"
+		r, err := p.deploy(t, crash)
+		text, jsonErr := json.Marshal(r)
+		if jsonErr != nil || err == nil {
+			t.Fatal(where, jsonErr, err)
+		}
+		all := string(text) + err.Error() + fmt.Sprintf("%+v %#v", p.o, p.o)
+		if strings.Contains(all, password) || !strings.Contains(all, "flux capacitor") {
+			t.Errorf("%s: the password is printed, or the logs are missing: %s", where, all)
+		}
 	}
 	secrets, err := p.Client.CoreV1().Secrets(p.o.Namespace).List(t.Context(), metav1.ListOptions{LabelSelector: "owner=helm"})
 	if err != nil || len(secrets.Items) == 0 {

@@ -46,7 +46,7 @@ func Attest(ctx context.Context, o sign.AttestOptions) (sign.AttestResult, error
 		return sign.AttestResult{}, fault.Inputf("attest.nothing", "attesting: no statement is given")
 	}
 	for _, st := range o.Statements {
-		if s, err = checkInput(st.For, o.Signer); err != nil {
+		if s, err = checkInput(st.For, o.Signer, o.Formats); err != nil {
 			return sign.AttestResult{}, err
 		}
 		if err := checkStatement(st); err != nil {
@@ -139,7 +139,7 @@ func (s *signer) attest(ctx context.Context, st *store, t *task, results []sign.
 			switch {
 			case rejected != nil || i < 0:
 				keep = append(keep, c)
-			case !exists[i] && equalJSON(a.Predicate, t.statements[i].Predicate) && (s.log == nil || a.LogIndex != nil):
+			case !exists[i] && equalJSON(a.Predicate, t.statements[i].Predicate) && (!s.logs() || a.LogIndex != nil):
 				exists[i] = true
 				results[t.results[i]].LogIndex = a.LogIndex
 				keep = append(keep, c)

@@ -30,6 +30,7 @@ import (
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/signature/dsse"
 	"github.com/sigstore/sigstore/pkg/signature/options"
+	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/sign"
@@ -284,6 +285,26 @@ func (s *signer) newBundle(ctx context.Context, d name.Digest, statement []byte)
 	if err != nil {
 		return nil, fmt.Errorf("creating the bundle of %s: %w", d.Name(), err)
 	}
+	if s.tiles != nil {
+		return s.withTiles(ctx, d, text, signedBy)
+	}
+	return text, nil
+}
+
+// withTiles adds a bundle to a log of version 2, and returns it with the entry. signedBy is
+// the public key or the certificate in PEM.
+func (s *signer) withTiles(ctx context.Context, d name.Digest, text, signedBy []byte) ([]byte, error) {
+	var b protobundle.Bundle
+	err := protojson.Unmarshal(text, &b)
+	if err == nil {
+		if err = s.tiles.GetTransparencyLogEntry(ctx, signedBy, &b); err != nil {
+			return nil, s.logError(ctx, d, err)
+		}
+		text, err = protojson.Marshal(&b)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("creating the bundle of %s: %w", d.Name(), err)
+	}
 	return text, nil
 }
 
@@ -318,7 +339,7 @@ func (s *signer) attachBundle(ctx context.Context, st *store, k kind, d name.Dig
 	}
 	for _, c := range current {
 		a, rejected := s.policy.attestation(ctx, c, d)
-		if rejected == nil && a.PredicateType == w.PredicateType && equalJSON(a.Predicate, w.Predicate) && (s.log == nil || a.LogIndex != nil) {
+		if rejected == nil && a.PredicateType == w.PredicateType && equalJSON(a.Predicate, w.Predicate) && (!s.logs() || a.LogIndex != nil) {
 			return false, a.LogIndex, nil
 		}
 	}

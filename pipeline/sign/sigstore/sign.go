@@ -39,12 +39,20 @@ const jobs = 6
 type signer struct {
 	key         signature.SignerVerifier
 	cert, chain []byte          // PEM, only for keyless signing
-	log         *rekorapi.Rekor // nil if signatures are not logged
+	log         *rekorapi.Rekor // nil if signatures are not logged, or in a log of version 2
+	tiles       *sgsign.Rekor   // a log of version 2, or nil
 	logURL      string
 	authority   *sgsign.TimestampAuthority // nil if signatures get no timestamp
 	policy      *policy                    // trusts only this signer
 	identity    sign.Signature
 }
+
+// rekorV2 is the version of the API of logs that consist of tiles
+// (https://github.com/sigstore/rekor-tiles).
+const rekorV2 = 2
+
+// logs reports whether signatures are written to a transparency log.
+func (s *signer) logs() bool { return s.log != nil || s.tiles != nil }
 
 // NewSigner loads the key or requests a certificate. It returns a [fault.Input]
 // error if the key cannot be used, or if both a key and keyless signing are set.
@@ -71,6 +79,14 @@ func NewSigner(ctx context.Context, o sign.SignerOptions) (sign.Signer, error) {
 	if s.logURL != "" {
 		if err := checkURL("rekor", s.logURL); err != nil {
 			return nil, err
+		}
+		if o.RekorVersion == rekorV2 {
+			if s.cert != nil && s.authority == nil {
+				return nil, fault.Inputf("rekor.timestamp", "an entry of a log of version 2 has no time, which keyless signing needs").
+					WithFix("set sign.timestamp to the URL of a timestamp authority")
+			}
+			s.tiles = sgsign.NewRekor(&sgsign.RekorOptions{BaseURL: s.logURL, Version: rekorV2, Timeout: 30 * time.Second, Retries: 3})
+			return s, nil
 		}
 		// Without a logger, because the library would print every attempt.
 		if s.log, err = rekor.GetRekorClient(s.logURL, rekor.WithUserAgent("slipway"), rekor.WithRetryCount(3)); err != nil {
@@ -110,7 +126,7 @@ func (s *signer) withKey(ctx context.Context, k sign.Key) error {
 // sign.image-not-found if a subject is not in the registry.
 func Sign(ctx context.Context, o sign.Options) (sign.Result, error) {
 	start := time.Now()
-	s, err := checkInput(o.Subjects, o.Signer)
+	s, err := checkInput(o.Subjects, o.Signer, o.Formats)
 	if err != nil {
 		return sign.Result{}, err
 	}
@@ -141,7 +157,7 @@ func Sign(ctx context.Context, o sign.Options) (sign.Result, error) {
 }
 
 // checkInput checks the input of Sign and Attest, and returns the signer.
-func checkInput(subjects []sign.Subject, given sign.Signer) (*signer, error) {
+func checkInput(subjects []sign.Subject, given sign.Signer, formats []sign.Format) (*signer, error) {
 	s, ok := given.(*signer)
 	if !ok || s == nil {
 		return nil, fault.Inputf("key.missing", "there is nothing to sign with").WithFix("set sign.key or sign.keyless in slipway.yaml")
@@ -154,7 +170,7 @@ func checkInput(subjects []sign.Subject, given sign.Signer) (*signer, error) {
 			return nil, err
 		}
 	}
-	return s, nil
+	return s, s.checkFormats(formats)
 }
 
 func checkDigest(d name.Digest) error {
@@ -185,7 +201,7 @@ func (s *signer) sign(ctx context.Context, st *store, sub sign.Subject, annotati
 	changed, err := st.update(ctx, signatures, sub.Digest, func(current []candidate) ([]candidate, []oci.Signature, error) {
 		for _, c := range current {
 			sig, rejected := s.policy.signature(ctx, c, sub.Digest)
-			if rejected == nil && (s.log == nil || sig.LogIndex != nil) && sameAnnotations(c.payload, annotations) {
+			if rejected == nil && (!s.logs() || sig.LogIndex != nil) && sameAnnotations(c.payload, annotations) {
 				r.LogIndex = sig.LogIndex
 				return nil, nil, nil
 			}
@@ -201,6 +217,14 @@ func (s *signer) sign(ctx context.Context, st *store, sub sign.Subject, annotati
 	})
 	r.Unchanged = !changed && !bundled
 	return r, err
+}
+
+// checkFormats returns an error if the signer cannot sign in one of the formats.
+func (s *signer) checkFormats(formats []sign.Format) error {
+	if s.tiles == nil || !wants(formats, sign.FormatTag) {
+		return nil
+	}
+	return fault.Inputf("rekor.bundle", "a log of version 2 takes only bundles").WithFix("set sign.formats: [bundle], or sign.rekorVersion: 1")
 }
 
 // sameAnnotations reports whether the annotations in a payload are want.

@@ -23,8 +23,8 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/sign/sigstore"
 )
 
-// authority serves timestamps (RFC 3161) with a new key.
-func authority(t *testing.T) *httptest.Server {
+// authority serves timestamps (RFC 3161) with a new key, whose certificate it returns.
+func authority(t *testing.T) (*httptest.Server, *x509.Certificate) {
 	t.Helper()
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
 	usage := must(asn1.Marshal([]asn1.ObjectIdentifier{{1, 3, 6, 1, 5, 5, 7, 3, 8}}))(t) // time stamping, RFC 3161, section 2.3
@@ -58,7 +58,7 @@ func authority(t *testing.T) *httptest.Server {
 		_, _ = w.Write(response)
 	}))
 	t.Cleanup(server.Close)
-	return server
+	return server, cert
 }
 
 // TestTimestamps adds the timestamp of an authority to a bundle. If the authority fails,
@@ -70,7 +70,8 @@ func TestTimestamps(t *testing.T) {
 		return must(sigstore.NewSigner(t.Context(), sign.SignerOptions{Key: keys.key(), Timestamp: url}))(t)
 	}
 	subs := p.pushImage(t)
-	p.signAs(t, stamped(authority(t).URL), subs, sign.FormatBundle)
+	server, _ := authority(t)
+	p.signAs(t, stamped(server.URL), subs, sign.FormatBundle)
 	text, _ := p.bundleOf(t, subs[0])
 	b := &bundle.Bundle{}
 	if err := b.UnmarshalJSON(text); err != nil {
