@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
 	"github.com/slipway-ci/slipway/sample-app/internal/config"
 	"github.com/slipway-ci/slipway/sample-app/internal/testenv"
 )
