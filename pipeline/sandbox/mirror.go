@@ -19,11 +19,10 @@ import (
 // Record describes a file that [Mirror] has copied. A file that was changed since, even
 // with its size and modification time restored, does not match its record.
 type Record struct {
-	Size    int64       `json:"size"`
-	Time    int64       `json:"time"` // modification time of the original, in nanoseconds since 1970
-	Mode    fs.FileMode `json:"mode"`
-	Inode   uint64      `json:"inode"`   // of the copy
-	Changed int64       `json:"changed"` // inode change time of the copy, which programs cannot set
+	Size           int64       `json:"size"`
+	Time           int64       `json:"time"` // modification time of the original, in nanoseconds since 1970
+	Mode           fs.FileMode `json:"mode"`
+	cache.Identity             // of the copy
 }
 
 // Mirror makes the folder to a copy of the folder from, in which programs in a sandbox can
@@ -219,7 +218,7 @@ func (m *mirror) file(rel, original string) error {
 	}
 	r := Record{Size: source.Size(), Time: source.ModTime().UnixNano(), Mode: source.Mode().Perm()}
 	if fi, err := m.root.Lstat(rel); err == nil && fi.Mode().IsRegular() {
-		r.identify(fi)
+		r.Identity = cache.Identify(fi)
 		if m.before[rel] == r {
 			m.after[rel] = r
 			return nil
@@ -232,15 +231,9 @@ func (m *mirror) file(rel, original string) error {
 	if err != nil {
 		return err
 	}
-	r.identify(fi)
+	r.Identity = cache.Identify(fi)
 	m.after[rel] = r
 	return nil
-}
-
-// identify sets what identifies the copy.
-func (r *Record) identify(fi fs.FileInfo) {
-	id := cache.Identify(fi)
-	r.Inode, r.Changed = id.Inode, id.Changed
 }
 
 // copy replaces the file rel by a copy.

@@ -403,13 +403,16 @@ func TestDigestMismatchOfTheDatabase(t *testing.T) {
 	})
 }
 
-func TestDamagedCacheIsReplaced(t *testing.T) {
+// fetchedDatabase scans with a database from a registry, which the cache has afterwards. It
+// returns the options of the scan and the file of the database.
+func fetchedDatabase(t *testing.T) (o scan.Options, file string) {
+	t.Helper()
 	h := newHub(t)
 	img, err := trivy.Artifact(database(t, advisories))
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := withDatabase(t, h.push(t, img))
+	o = withDatabase(t, h.push(t, img))
 	o.Registry = h.client(t)
 	if _, err := scanner.Scan(t.Context(), o); fault.CodeOf(err) != "scan.findings" {
 		t.Fatal(err)
@@ -418,7 +421,12 @@ func TestDamagedCacheIsReplaced(t *testing.T) {
 	if len(files) != 1 {
 		t.Fatalf("files %v", files)
 	}
-	if err := os.Truncate(files[0], 100); err != nil {
+	return o, files[0]
+}
+
+func TestDamagedCacheIsReplaced(t *testing.T) {
+	o, file := fetchedDatabase(t)
+	if err := os.Truncate(file, 100); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := scanner.Scan(t.Context(), o); fault.CodeOf(err) != "scan.findings" {

@@ -4,33 +4,18 @@ import (
 	"bytes"
 	"errors"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/slipway-ci/slipway/pipeline/fault"
-	"github.com/slipway-ci/slipway/pipeline/scan/trivy"
 )
 
 // TestPlantedDatabase replaces the database in the cache by one without advisories that has
 // the same size and the same time of modification. It is not believed, and what is believed
 // without reading it is only the file that slipway has written.
 func TestPlantedDatabase(t *testing.T) {
-	h := newHub(t)
-	img, err := trivy.Artifact(database(t, advisories))
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := withDatabase(t, h.push(t, img))
-	o.Registry = h.client(t)
-	if _, err := scanner.Scan(t.Context(), o); fault.CodeOf(err) != "scan.findings" {
-		t.Fatal(err)
-	}
-	files, _ := filepath.Glob(filepath.Join(string(o.Cache), "trivy", "db", "*", "*", "trivy.db"))
-	if len(files) != 1 {
-		t.Fatalf("files %v", files)
-	}
-	honest, err := os.ReadFile(files[0])
+	o, file := fetchedDatabase(t)
+	honest, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,13 +23,13 @@ func TestPlantedDatabase(t *testing.T) {
 	if bytes.Equal(planted, honest) {
 		t.Fatal("there is nothing to replace, so this test shows nothing")
 	}
-	before, err := os.Stat(files[0])
+	before, err := os.Stat(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	plant := func(content []byte) {
 		t.Helper()
-		if err := errors.Join(os.WriteFile(files[0], content, 0o644), os.Chtimes(files[0], time.Time{}, before.ModTime())); err != nil {
+		if err := errors.Join(os.WriteFile(file, content, 0o644), os.Chtimes(file, time.Time{}, before.ModTime())); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -62,7 +47,7 @@ func TestPlantedDatabase(t *testing.T) {
 	if _, err := scanner.Scan(t.Context(), o); fault.CodeOf(err) != "scan.findings" {
 		t.Errorf("with a planted database: %v", err)
 	}
-	if now, err := os.ReadFile(files[0]); err != nil || !bytes.Equal(now, honest) {
+	if now, err := os.ReadFile(file); err != nil || !bytes.Equal(now, honest) {
 		t.Errorf("the planted database was not replaced: %v", err)
 	}
 }

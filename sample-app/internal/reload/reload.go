@@ -16,7 +16,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,17 +59,16 @@ type Value[T any] struct {
 	o       Options[T]
 	current atomic.Pointer[T]
 
-	mu       sync.Mutex // held while the files are read and the callbacks run
-	seen     [sha256.Size]byte
-	changed  []func(before, after T)
-	watching map[string]bool
+	mu      sync.Mutex // held while the files are read and the callbacks run
+	seen    [sha256.Size]byte
+	changed []func(before, after T)
 }
 
 // New returns a Value that has the initial value, which was read from the files, until Run
 // or Refresh finds another one.
 func New[T any](initial T, o Options[T]) *Value[T] {
 	o.Debounce, o.Recheck = cmp.Or(o.Debounce, DefaultDebounce), cmp.Or(o.Recheck, DefaultRecheck)
-	v := &Value[T]{o: o, watching: map[string]bool{}}
+	v := &Value[T]{o: o}
 	v.current.Store(&initial)
 	return v
 }
@@ -157,9 +155,6 @@ func (v *Value[T]) Run(ctx context.Context) {
 		case <-recheck.C:
 			v.watch(watcher)
 		case e := <-events:
-			if e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename) {
-				v.forget(e.Name)
-			}
 			if e.Op == fsnotify.Chmod {
 				continue
 			}
@@ -175,19 +170,13 @@ func (v *Value[T]) Run(ctx context.Context) {
 	}
 }
 
-// watch watches the folders of the files that are not watched yet and exist.
+// watch watches the folders of the files that exist. A folder that is watched already stays
+// so, and one that was made again is watched anew.
 func (v *Value[T]) watch(w *fsnotify.Watcher) {
 	if w == nil {
 		return
 	}
 	for _, path := range v.o.Paths {
-		dir := filepath.Dir(path)
-		if v.watching[dir] && slices.Contains(w.WatchList(), dir) {
-			continue
-		}
-		v.watching[dir] = w.Add(dir) == nil
+		_ = w.Add(filepath.Dir(path)) // the next comparison tries again
 	}
 }
-
-// forget notes that a folder is not watched any more.
-func (v *Value[T]) forget(dir string) { delete(v.watching, dir) }
