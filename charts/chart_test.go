@@ -157,11 +157,16 @@ func TestImage(t *testing.T) {
 
 func TestConfigReload(t *testing.T) {
 	for _, tt := range []struct {
-		mode  string
-		rolls bool
-	}{{"roll", true}, {"reload", false}} {
-		t.Run(tt.mode, func(t *testing.T) {
-			before, after := releaseWith(t, tt.mode, "info"), releaseWith(t, tt.mode, "debug")
+		mode, config string
+		rolls        bool
+	}{
+		{"roll", `{log: {level: debug}}`, true},
+		{"reload", `{log: {level: debug}}`, false},
+		{"reload", `{features: {new_checkout: true}}`, false},
+		{"reload", `{log: {level: debug}, database: {max_conns: 7}}`, true},
+	} {
+		t.Run(tt.mode+" "+tt.config, func(t *testing.T) {
+			before, after := releaseWith(t, tt.mode, `{}`), releaseWith(t, tt.mode, tt.config)
 			oldMap, newMap := only[corev1.ConfigMap](t, before, "ConfigMap"), only[corev1.ConfigMap](t, after, "ConfigMap")
 			if cmp.Equal(oldMap.Data, newMap.Data) {
 				t.Error("the ConfigMap does not change")
@@ -186,10 +191,33 @@ func TestConfigReload(t *testing.T) {
 	})
 }
 
-// releaseWith renders the chart with a mode of configReload and a log level.
-func releaseWith(t *testing.T, mode, level string) *release.Release {
+// releaseWith renders the chart with a mode of configReload and a configuration.
+func releaseWith(t *testing.T, mode, config string) *release.Release {
 	t.Helper()
-	return render(t, parseValues(t, fmt.Sprintf(`{configReload: %s, config: {log: {level: %s}}}`, mode, level)))
+	return render(t, parseValues(t, fmt.Sprintf(`{configReload: %s, config: %s}`, mode, config)))
+}
+
+func TestMemoryLimitOfGo(t *testing.T) {
+	for _, tt := range []struct{ values, want string }{
+		{`{}`, "1843MiB"}, // 90 % of 2Gi
+		{`{resources: {limits: {memory: 256Mi}}}`, "230MiB"},
+		{`{resources: {limits: {memory: 1.5Gi}}, gomemlimit: 50%}`, "768MiB"},
+		{`{resources: {limits: {memory: 512M}}, gomemlimit: 80%}`, "390MiB"},
+		{`{resources: {limits: {memory: 268435456}}}`, "230MiB"},
+		{`{resources: {limits: {memory: null}}}`, ""},
+		{`{gomemlimit: 1800MiB}`, "1800MiB"},
+		{`{gomemlimit: ""}`, ""},
+	} {
+		got := ""
+		for _, env := range deployment(t, render(t, parseValues(t, tt.values))).Spec.Template.Spec.Containers[0].Env {
+			if env.Name == "GOMEMLIMIT" {
+				got = env.Value
+			}
+		}
+		if got != tt.want {
+			t.Errorf("%s: GOMEMLIMIT=%s, want %s", tt.values, got, tt.want)
+		}
+	}
 }
 
 func TestAnnotations(t *testing.T) {

@@ -49,8 +49,43 @@ env: {{ .Values.environment | quote }}
 from the container's ports, so that they always match the probes and the Service. */}}
 {{- define "order-service.configFiles" -}}
 {{- $listen := dict "listen" (printf ":%d" (int .Values.ports.http)) "metrics_listen" (printf ":%d" (int .Values.ports.metrics)) -}}
-{{- $config := mergeOverwrite (deepCopy .Values.config) (dict "server" $listen) -}}
+{{- $config := mergeOverwrite (dict "app" (dict "environment" .Values.environment)) (deepCopy .Values.config) (dict "server" $listen) -}}
 {{ merge (dict "config.yaml" (toYaml $config)) .Values.configFiles | toYaml }}
+{{- end }}
+
+{{/* What a restart is needed for: the files without the keys that the service applies
+while it runs, if it is to do so. */}}
+{{- define "order-service.restartConfig" -}}
+{{- $files := include "order-service.configFiles" . | fromYaml -}}
+{{- if eq .Values.configReload "reload" -}}
+{{- $config := get $files "config.yaml" | fromYaml -}}
+{{- range .Values.reloadable -}}
+{{- $path := splitList "." . -}}
+{{- $section := get $config (first $path) -}}
+{{- if eq (len $path) 1 -}}
+{{- $_ := unset $config (first $path) -}}
+{{- else if kindIs "map" $section -}}
+{{- $_ := unset $section (last $path) -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := set $files "config.yaml" (toYaml $config) -}}
+{{- end -}}
+{{ toYaml $files }}
+{{- end }}
+
+{{/* Value of GOMEMLIMIT, or nothing. A percentage is taken of the container's memory limit,
+rounded down to MiB. */}}
+{{- define "order-service.gomemlimit" -}}
+{{- $limit := dig "limits" "memory" "" .Values.resources -}}
+{{- $limit = ternary (printf "%.0f" $limit) (toString $limit) (kindIs "float64" $limit) -}}
+{{- if not (hasSuffix "%" .Values.gomemlimit) -}}
+{{ .Values.gomemlimit }}
+{{- else if regexMatch "^[0-9]+([.][0-9]+)?(k|[MGTPE]|[KMGTPE]i)?$" $limit -}}
+{{- $unit := regexReplaceAll "^[0-9.]+" $limit "" -}}
+{{- $factors := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976 -}}
+{{- $bytes := mulf (trimSuffix $unit $limit | float64) (get $factors $unit | float64) -}}
+{{ divf (mulf $bytes (trimSuffix "%" .Values.gomemlimit | float64)) 104857600 | floor | int64 }}MiB
+{{- end -}}
 {{- end }}
 
 {{/* Names of the Secrets in the values, as a JSON list. */}}

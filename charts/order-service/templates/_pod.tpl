@@ -143,9 +143,7 @@ prometheus.io/scrape: "true"
 prometheus.io/port: {{ .Values.ports.metrics | quote }}
 prometheus.io/path: {{ .Values.metrics.path }}
 {{- end }}
-{{- if eq .Values.configReload "roll" }}
-checksum/config: {{ include "order-service.configFiles" . | sha256sum }}
-{{- end }}
+checksum/config: {{ include "order-service.restartConfig" . | sha256sum }}
 {{- end }}
 
 {{- define "order-service.env" -}}
@@ -161,9 +159,13 @@ checksum/config: {{ include "order-service.configFiles" . | sha256sum }}
     resourceFieldRef:
       resource: limits.cpu
 {{- end }}
-{{- with .Values.gomemlimit }}
+{{- with include "order-service.gomemlimit" . }}
 - name: GOMEMLIMIT
   value: {{ . }}
+{{- end }}
+{{- if and .Values.config.otlp.endpoint (not (hasKey .Values.env "OTEL_RESOURCE_ATTRIBUTES")) }}
+- name: OTEL_RESOURCE_ATTRIBUTES
+  value: k8s.namespace.name=$(POD_NAMESPACE),k8s.pod.name=$(POD_NAME),k8s.node.name=$(NODE_NAME)
 {{- end }}
 {{- range $name, $value := .Values.env }}
 - name: {{ $name }}

@@ -13,7 +13,7 @@ func TestRun(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	out, stdout := io.Pipe()
 	code := make(chan int, 1)
-	go func() { code <- run(ctx, []string{"--listen", "127.0.0.1:0"}, stdout, io.Discard) }()
+	go func() { code <- run(ctx, []string{"--listen", "127.0.0.1:0"}, noEnv, stdout, io.Discard) }()
 	line := make([]byte, 256)
 	n, err := out.Read(line)
 	if err != nil {
@@ -39,8 +39,10 @@ func TestRun(t *testing.T) {
 func TestUsage(t *testing.T) {
 	for args, want := range map[string]int{"--help": 0, "--nonsense": 2, "--listen 256.0.0.1:1": 2} {
 		var stderr bytes.Buffer
-		if got := run(t.Context(), strings.Fields(args), io.Discard, &stderr); got != want || stderr.Len() == 0 {
+		if got := run(t.Context(), strings.Fields(args), noEnv, io.Discard, &stderr); got != want || stderr.Len() == 0 {
 			t.Errorf("%s: exit code %d, want %d: %s", args, got, want, stderr.String())
 		}
 	}
 }
+
+func noEnv(string) (string, bool) { return "", false }

@@ -9,8 +9,10 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/redis/go-redis/extra/redisotel/v9"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/slipway-ci/slipway/sample-app/internal/order"
 )
@@ -30,6 +32,8 @@ type Options struct {
 	Timeout time.Duration
 	// KeyPrefix is the prefix of all keys.
 	KeyPrefix string
+	// Tracers is the source of tracers. If it is nil, operations are not traced.
+	Tracers trace.TracerProvider
 }
 
 // Cache is an order.Cache in Redis. It is safe for concurrent use.
@@ -79,7 +83,16 @@ func Open(o Options) (*Cache, error) {
 	// Only Redis Enterprise sends these notifications, and enabling them costs one
 	// round trip for each connection.
 	opts.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	return &Cache{client: redis.NewClient(opts), put: redis.NewScript(putNewer), opts: o}, nil
+	client := redis.NewClient(opts)
+	if o.Tracers != nil {
+		err := redisotel.InstrumentTracing(client, redisotel.WithTracerProvider(o.Tracers),
+			redisotel.WithDBStatement(false), // it contains whole orders
+			redisotel.WithCallerEnabled(false))
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("trace redis: %w", err), client.Close())
+		}
+	}
+	return &Cache{client: client, put: redis.NewScript(putNewer), opts: o}, nil
 }
 
 // Close closes all connections.

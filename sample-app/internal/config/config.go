@@ -36,6 +36,7 @@ type Config struct {
 	App       App      `yaml:"app"`
 	Log       Log      `yaml:"log"`
 	Features  Features `yaml:"features"`
+	OTLP      OTLP     `yaml:"otlp"`
 	Server    Server   `yaml:"server"`
 	Health    Health   `yaml:"health"`
 	Database  Database `yaml:"database"`
@@ -75,6 +76,27 @@ type Features struct {
 	NewCheckout bool `yaml:"new_checkout"`
 	// ExperimentalUI serves a page with the newest orders at /ui.
 	ExperimentalUI bool `yaml:"experimental_ui"`
+}
+
+// OTLP configures the traces and metrics that are sent to an OpenTelemetry collector.
+type OTLP struct {
+	// Endpoint is the http:// or https:// URL of the collector's OTLP port for gRPC. If it
+	// is empty, nothing is sent.
+	Endpoint URL `yaml:"endpoint"`
+	// ServiceName is the name under which the telemetry appears. The default is
+	// order-service.
+	ServiceName string `yaml:"service_name"`
+	// SampleRatio is the fraction of requests, from 0 to 1, that are traced. The default is
+	// 0.1. Requests whose sender has decided about it already are not counted.
+	SampleRatio float64 `yaml:"sample_ratio"`
+	// Timeout is the maximum duration of each attempt to send data. The default is 10s.
+	Timeout Duration `yaml:"timeout"`
+	// Retry is how long the same data is sent again while the collector cannot take it. The
+	// default is 1m; with 0 it is not sent again.
+	Retry Duration `yaml:"retry"`
+	// MetricsInterval is the time between two exports of metrics. The default is 15s; with 0
+	// metrics can only be scraped.
+	MetricsInterval Duration `yaml:"metrics_interval"`
 }
 
 // Server configures the API listener and the metrics listener.
@@ -198,6 +220,13 @@ func Default() Config {
 	return Config{
 		App: App{Environment: production},
 		Log: Log{Level: zapcore.InfoLevel},
+		OTLP: OTLP{
+			ServiceName:     "order-service",
+			SampleRatio:     0.1,
+			Timeout:         Duration{10 * time.Second},
+			Retry:           Duration{time.Minute},
+			MetricsInterval: Duration{15 * time.Second},
+		},
 		Server: Server{
 			Listen:         ":8080",
 			MetricsListen:  ":9090",
@@ -338,18 +367,7 @@ func tidy(err error) error {
 // Validate returns an error that lists all invalid values in one line, or nil.
 func (c Config) Validate() error {
 	var v validator
-	v.require(c.App.Environment != "", "app.environment", "must be a name such as production")
-	v.require(slices.Contains([]string{"", "json", "console"}, c.Log.Format), "log.format", "must be json or console")
-	v.require(c.Server.Listen != "", "server.listen", "must be an address such as :8080")
-	v.require(c.Server.MetricsListen != "", "server.metrics_listen", "must be an address such as :9090")
-	v.positive("server.read_timeout", c.Server.ReadTimeout)
-	v.positive("server.write_timeout", c.Server.WriteTimeout)
-	v.positive("server.idle_timeout", c.Server.IdleTimeout)
-	v.positive("server.request_timeout", c.Server.RequestTimeout)
-	v.require(c.Server.RequestTimeout.Duration < c.Server.WriteTimeout.Duration,
-		"server.request_timeout", "must be below server.write_timeout, otherwise late responses are cut off")
-	v.require(c.Server.MaxBodyBytes > 0, "server.max_body_bytes", "must be above 0")
-	v.require(c.Server.MaxInFlight > 0, "server.max_in_flight", "must be above 0")
+	v.serving(c)
 	v.positive("health.timeout", c.Health.Timeout)
 
 	v.require(!c.Database.URL.Empty(), "database.url", "is required: set it in the file or as DATABASE_URL")
@@ -374,7 +392,31 @@ func (c Config) Validate() error {
 	return v.err()
 }
 
+// ValidateServing is Validate for a service that has only the sections app, log, otlp and
+// server.
+func (c Config) ValidateServing() error {
+	var v validator
+	v.serving(c)
+	return v.err()
+}
+
 type validator struct{ problems []string }
+
+func (v *validator) serving(c Config) {
+	v.require(c.App.Environment != "", "app.environment", "must be a name such as production")
+	v.require(slices.Contains([]string{"", "json", "console"}, c.Log.Format), "log.format", "must be json or console")
+	v.otlp(c.OTLP)
+	v.require(c.Server.Listen != "", "server.listen", "must be an address such as :8080")
+	v.require(c.Server.MetricsListen != "", "server.metrics_listen", "must be an address such as :9090")
+	v.positive("server.read_timeout", c.Server.ReadTimeout)
+	v.positive("server.write_timeout", c.Server.WriteTimeout)
+	v.positive("server.idle_timeout", c.Server.IdleTimeout)
+	v.positive("server.request_timeout", c.Server.RequestTimeout)
+	v.require(c.Server.RequestTimeout.Duration < c.Server.WriteTimeout.Duration,
+		"server.request_timeout", "must be below server.write_timeout, otherwise late responses are cut off")
+	v.require(c.Server.MaxBodyBytes > 0, "server.max_body_bytes", "must be above 0")
+	v.require(c.Server.MaxInFlight > 0, "server.max_in_flight", "must be above 0")
+}
 
 func (v *validator) require(ok bool, key, problem string) {
 	if !ok {
@@ -392,6 +434,15 @@ func (v *validator) url(key string, u URL, schemes ...string) {
 			v.require(false, key, problem)
 		}
 	}
+}
+
+func (v *validator) otlp(o OTLP) {
+	v.url("otlp.endpoint", o.Endpoint, "http", "https")
+	v.require(o.ServiceName != "", "otlp.service_name", "must be a name such as order-service")
+	v.require(o.SampleRatio >= 0 && o.SampleRatio <= 1, "otlp.sample_ratio", "must be a number from 0 to 1, for example 0.1")
+	v.positive("otlp.timeout", o.Timeout)
+	v.require(o.Retry.Duration >= 0, "otlp.retry", "must not be negative")
+	v.require(o.MetricsInterval.Duration >= 0, "otlp.metrics_interval", "must not be negative")
 }
 
 func (v *validator) upstream(key string, u Upstream) {

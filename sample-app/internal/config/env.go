@@ -69,6 +69,19 @@ func EnvVars() []EnvVar {
 			c.Inventory.URL = NewURL(v)
 			return nil
 		}},
+		{Name: "OTEL_EXPORTER_OTLP_ENDPOINT", Key: "otlp.endpoint", set: func(c *Config, v string) error {
+			c.OTLP.Endpoint = NewURL(v)
+			return nil
+		}},
+		{Name: "OTEL_SERVICE_NAME", Key: "otlp.service_name", set: text(func(c *Config) *string { return &c.OTLP.ServiceName })},
+		{Name: "OTEL_TRACES_SAMPLER_ARG", Key: "otlp.sample_ratio", set: func(c *Config, v string) error {
+			ratio, err := strconv.ParseFloat(v, 64)
+			if err != nil {
+				return fmt.Errorf("%q is not a number from 0 to 1", v)
+			}
+			c.OTLP.SampleRatio = ratio
+			return nil
+		}},
 		{Name: "SHUTDOWN_DRAIN_DELAY", Key: "shutdown.drain_delay", set: func(c *Config, v string) error {
 			return setDuration(&c.Shutdown.DrainDelay, v)
 		}},

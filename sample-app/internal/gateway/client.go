@@ -42,6 +42,8 @@ type Options struct {
 	// MaxConcurrent is the maximum number of concurrent requests. Further
 	// requests wait.
 	MaxConcurrent int64
+	// Trace adds spans to the requests. If it is nil, they are not traced.
+	Trace func(http.RoundTripper) http.RoundTripper
 }
 
 // StatusError is a response with an unexpected status.
@@ -62,23 +64,27 @@ type client struct {
 	opts    Options
 	base    string
 	http    *http.Client
+	direct  *http.Transport
 	slots   *semaphore.Weighted
 	waiting atomic.Int64
 }
 
 func newClient(o Options) *client {
+	direct := &http.Transport{
+		Proxy:               http.ProxyFromEnvironment,
+		MaxIdleConnsPerHost: int(o.MaxConcurrent), // with the default of 2, most requests would open a new connection
+		IdleConnTimeout:     90 * time.Second,
+	}
+	var transport http.RoundTripper = direct
+	if o.Trace != nil {
+		transport = o.Trace(direct)
+	}
 	return &client{
-		opts: o,
-		base: strings.TrimRight(o.URL, "/"),
-		http: &http.Client{
-			Timeout: o.Timeout,
-			Transport: &http.Transport{
-				Proxy:               http.ProxyFromEnvironment,
-				MaxIdleConnsPerHost: int(o.MaxConcurrent), // with the default of 2, most requests would open a new connection
-				IdleConnTimeout:     90 * time.Second,
-			},
-		},
-		slots: semaphore.NewWeighted(o.MaxConcurrent),
+		opts:   o,
+		base:   strings.TrimRight(o.URL, "/"),
+		http:   &http.Client{Timeout: o.Timeout, Transport: transport},
+		direct: direct,
+		slots:  semaphore.NewWeighted(o.MaxConcurrent),
 	}
 }
 
@@ -87,7 +93,7 @@ func newClient(o Options) *client {
 func (c *client) Waiting() int64 { return c.waiting.Load() }
 
 // Close closes idle connections.
-func (c *client) Close() { c.http.CloseIdleConnections() }
+func (c *client) Close() { c.direct.CloseIdleConnections() }
 
 // call sends body as JSON with an idempotency key and decodes the response into out,
 // unless out is nil. A response with another status than 2xx is a *StatusError.

@@ -31,14 +31,16 @@ type Orders interface {
 	Cancel(ctx context.Context, id uuid.UUID) (order.Order, error)
 }
 
-// Options configure the API. All fields are required.
+// Options configure the API. All fields but Tracing are required.
 type Options struct {
 	Orders Orders
 	Health *health.Health
 	Log    *zap.Logger
+	// Tracing adds spans to requests. If it is nil, requests are not traced.
+	Tracing *Tracing
 	// Observe is called after every response, except those to probes. path is the
 	// pattern of the route.
-	Observe func(method, path string, status int, took time.Duration)
+	Observe func(ctx context.Context, method, path string, status int, took time.Duration)
 	// RequestTimeout is the maximum duration of the work for each API request.
 	RequestTimeout time.Duration
 	// MaxBodyBytes is the maximum size of request bodies, in bytes.
@@ -63,7 +65,11 @@ func New(o Options) http.Handler {
 	engine := gin.New()
 	engine.HandleMethodNotAllowed = true
 	engine.RedirectTrailingSlash = false
-	engine.Use(a.tag, a.record, a.rescue, a.drain)
+	engine.Use(a.tag)
+	if o.Tracing != nil {
+		engine.Use(o.Tracing.middleware())
+	}
+	engine.Use(a.record, a.rescue, a.drain)
 	engine.NoRoute(func(c *gin.Context) {
 		newProblem(http.StatusNotFound, "this path does not exist").send(c)
 	})

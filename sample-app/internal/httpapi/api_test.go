@@ -82,7 +82,7 @@ func newStartingAPI(o orders) *fixture {
 	f := &fixture{health: health.New(time.Second, zap.NewNop()), logs: logs}
 	f.Handler = httpapi.New(httpapi.Options{
 		Orders: o, Health: f.health, Log: zap.New(core),
-		Observe: func(method, path string, status int, _ time.Duration) {
+		Observe: func(_ context.Context, method, path string, status int, _ time.Duration) {
 			f.seen = append(f.seen, observed{method, path, status})
 		},
 		RequestTimeout: time.Minute, MaxBodyBytes: 2048, MaxInFlight: 1,

@@ -12,6 +12,8 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/slipway-ci/slipway/sample-app/internal/logging"
 )
 
 const (
@@ -49,14 +51,15 @@ func (a *api) record(c *gin.Context) {
 		// stops, and as load for the autoscaler.
 		level = zapcore.DebugLevel
 	} else {
-		a.Observe(method, route, status, took)
+		a.Observe(c.Request.Context(), method, route, status, took)
 	}
 	a.Log.Log(level, "request",
 		zap.String("method", c.Request.Method),
 		zap.String("path", c.Request.URL.Path),
 		zap.Int("status", status),
 		zap.Duration("duration_ms", took),
-		zap.String("request_id", requestID(c)))
+		zap.String("request_id", requestID(c)),
+		logging.Trace(c.Request.Context()))
 }
 
 // rescue converts a panic to a response with status 500, and logs it with its stack.
@@ -69,7 +72,7 @@ func (a *api) rescue(c *gin.Context) {
 		if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 			panic(v) // net/http uses this to abort a response
 		}
-		a.Log.Error("handler panicked", zap.String("request_id", requestID(c)), zap.String("panic", fmt.Sprint(v)))
+		a.Log.Error("handler panicked", zap.String("request_id", requestID(c)), zap.String("panic", fmt.Sprint(v)), logging.Trace(c.Request.Context()))
 		if !c.Writer.Written() {
 			newProblem(http.StatusInternalServerError, "an internal error occurred and was logged; this is a bug in the order service").send(c)
 		}

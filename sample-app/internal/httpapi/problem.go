@@ -7,8 +7,10 @@ import (
 	"net/http"
 
 	"github.com/gin-gonic/gin"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
+	"github.com/slipway-ci/slipway/sample-app/internal/logging"
 	"github.com/slipway-ci/slipway/sample-app/internal/order"
 )
 
@@ -59,7 +61,8 @@ func (a *api) fail(c *gin.Context, err error) {
 		// The client has disconnected. The status is only for logs and metrics.
 		p = &problem{Type: "about:blank", Title: "Client Closed Request", Status: statusClientClosed}
 	default:
-		a.Log.Error("request failed", zap.String("request_id", requestID(c)), zap.Error(err))
+		a.Log.Error("request failed", zap.String("request_id", requestID(c)), zap.Error(err), logging.Trace(c.Request.Context()))
+		trace.SpanFromContext(c.Request.Context()).RecordError(err)
 		p = newProblem(http.StatusServiceUnavailable, "the order service cannot reach one of its dependencies; try again later")
 	}
 	p.send(c)

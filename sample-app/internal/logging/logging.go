@@ -2,9 +2,11 @@
 package logging
 
 import (
+	"context"
 	"io"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -29,4 +31,25 @@ func New(w io.Writer, level zapcore.Level, console bool) (*zap.Logger, zap.Atomi
 	}
 	core := zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), atomic)
 	return zap.New(core, zap.AddCaller(), zap.AddStacktrace(zapcore.ErrorLevel)), atomic
+}
+
+// Trace returns a field that adds trace_id and span_id to an entry, or nothing if ctx belongs
+// to no trace. It adds them also if the trace is not recorded, because the logs of a request
+// belong together in every service that it reaches.
+func Trace(ctx context.Context) zap.Field {
+	span := trace.SpanContextFromContext(ctx)
+	if !span.IsValid() {
+		return zap.Skip()
+	}
+	return zap.Inline(ids{span})
+}
+
+// ids are the IDs of a span in an entry.
+type ids struct{ trace.SpanContext }
+
+// MarshalLogObject implements zapcore.ObjectMarshaler.
+func (i ids) MarshalLogObject(e zapcore.ObjectEncoder) error {
+	e.AddString("trace_id", i.TraceID().String())
+	e.AddString("span_id", i.SpanID().String())
+	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -53,5 +54,19 @@ func TestConsole(t *testing.T) {
 	fields := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\t")
 	if len(fields) != 5 || fields[1] != "INFO" || fields[3] != "started" || fields[4] != `{"migrations": 3}` {
 		t.Errorf("line %q", out.String())
+	}
+}
+
+func TestTrace(t *testing.T) {
+	var out bytes.Buffer
+	log, _ := logging.New(&out, zapcore.InfoLevel, false)
+	ctx := trace.ContextWithSpanContext(t.Context(), trace.NewSpanContext(trace.SpanContextConfig{
+		TraceID: trace.TraceID{0x4b, 15: 0x36}, SpanID: trace.SpanID{1},
+	}))
+	log.Info("inside", logging.Trace(ctx))
+	log.Info("outside", logging.Trace(t.Context()))
+	lines := strings.Split(out.String(), "\n")
+	if !strings.HasSuffix(lines[0], `"trace_id":"4b000000000000000000000000000036","span_id":"0100000000000000"}`) || strings.Contains(lines[1], "trace_id") {
+		t.Errorf("lines: %q", lines)
 	}
 }

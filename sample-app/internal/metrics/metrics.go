@@ -2,6 +2,7 @@
 package metrics
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/slipway-ci/slipway/sample-app/internal/order"
 )
@@ -28,6 +30,7 @@ type Metrics struct {
 	query          *prometheus.HistogramVec
 	reloads        *prometheus.CounterVec
 	reloaded       *prometheus.GaugeVec
+	telemetry      *prometheus.CounterVec
 }
 
 var latencyBuckets = []float64{0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5} //nolint:gochecknoglobals // Go has no constant slices
@@ -75,26 +78,70 @@ func New() *Metrics {
 			Name: "config_last_reload_successful",
 			Help: "Whether the newest content of a file is used (1), or the one before it because the newest is invalid (0).",
 		}, []string{"file"}),
+		telemetry: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "telemetry_exported_total",
+			Help: "Number of spans, and of exports of metrics, for the collector, by result: sent, failed, or dropped because too many were waiting.",
+		}, []string{"signal", "result"}),
 	}
 	m.registry.MustRegister(
-		m.requests, m.duration, m.connections, m.orders, m.amount, m.paymentsFailed, m.query, m.reloads, m.reloaded,
+		m.requests, m.duration, m.connections, m.orders, m.amount, m.paymentsFailed, m.query, m.reloads, m.reloaded, m.telemetry,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m
 }
 
-// Handler returns a handler that serves the metrics.
+// Handler returns a handler that serves the metrics. Exemplars are part of the OpenMetrics
+// format only, which Prometheus asks for.
 func (m *Metrics) Handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{Registry: m.registry})
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{Registry: m.registry, EnableOpenMetrics: true})
+}
+
+// Gatherer returns the metrics to whom sends them elsewhere.
+func (m *Metrics) Gatherer() prometheus.Gatherer { return m.registry }
+
+// Telemetry counts spans or exports of metrics for the collector.
+func (m *Metrics) Telemetry(signal, result string, n int) {
+	m.telemetry.WithLabelValues(signal, result).Add(float64(n))
+}
+
+// observe observes a value, with the trace of ctx as its exemplar if the trace is recorded.
+func observe(ctx context.Context, o prometheus.Observer, value float64) {
+	if labels := exemplar(ctx); labels != nil {
+		if e, ok := o.(prometheus.ExemplarObserver); ok {
+			e.ObserveWithExemplar(value, labels)
+			return
+		}
+	}
+	o.Observe(value)
+}
+
+// increase adds one, with the trace of ctx as its exemplar if the trace is recorded.
+func increase(ctx context.Context, c prometheus.Counter) {
+	if labels := exemplar(ctx); labels != nil {
+		if e, ok := c.(prometheus.ExemplarAdder); ok {
+			e.AddWithExemplar(1, labels)
+			return
+		}
+	}
+	c.Inc()
+}
+
+// exemplar returns the labels that lead to the trace of ctx, or nil if it is not recorded.
+func exemplar(ctx context.Context) prometheus.Labels {
+	span := trace.SpanContextFromContext(ctx)
+	if !span.IsSampled() {
+		return nil
+	}
+	return prometheus.Labels{"trace_id": span.TraceID().String(), "span_id": span.SpanID().String()}
 }
 
 // Request records a request. path must be the pattern of the route and not the path
 // of the request, because otherwise clients could create any number of time series.
-func (m *Metrics) Request(method, path string, status int, took time.Duration) {
-	labels := prometheus.Labels{"method": method, "endpoint": path, "status": strconv.Itoa(status)}
-	m.requests.With(labels).Inc()
-	m.duration.With(labels).Observe(took.Seconds())
+func (m *Metrics) Request(ctx context.Context, method, path string, status int, took time.Duration) {
+	code := strconv.Itoa(status)
+	increase(ctx, m.requests.WithLabelValues(method, path, code))
+	observe(ctx, m.duration.WithLabelValues(method, path, code), took.Seconds())
 }
 
 // ConnState counts connections. Use it as ConnState of an http.Server.
@@ -109,21 +156,21 @@ func (m *Metrics) ConnState(_ net.Conn, state http.ConnState) {
 }
 
 // Query records a database call with its name and duration.
-func (m *Metrics) Query(query string, took time.Duration) {
-	m.query.WithLabelValues(query).Observe(took.Seconds())
+func (m *Metrics) Query(ctx context.Context, query string, took time.Duration) {
+	observe(ctx, m.query.WithLabelValues(query), took.Seconds())
 }
 
 // OrderCreated implements order.Recorder.
-func (m *Metrics) OrderCreated(o order.Order) {
-	m.orders.WithLabelValues(string(o.Status)).Inc()
+func (m *Metrics) OrderCreated(ctx context.Context, o order.Order) {
+	increase(ctx, m.orders.WithLabelValues(string(o.Status)))
 	if o.Status == order.StatusConfirmed && o.Total.Currency == "USD" {
-		m.amount.Observe(float64(o.Total.Amount) / 100)
+		observe(ctx, m.amount, float64(o.Total.Amount)/100)
 	}
 }
 
 // PaymentFailed implements order.Recorder.
-func (m *Metrics) PaymentFailed(reason string) {
-	m.paymentsFailed.WithLabelValues(reason).Inc()
+func (m *Metrics) PaymentFailed(ctx context.Context, reason string) {
+	increase(ctx, m.paymentsFailed.WithLabelValues(reason))
 }
 
 // Reload records that a file was read again after a change, and whether its content is used.

@@ -7,7 +7,11 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/zap"
+
+	"github.com/slipway-ci/slipway/sample-app/internal/logging"
 )
 
 // Store stores orders. Methods that change an order with a given version return
@@ -65,10 +69,10 @@ type Payment interface {
 // Recorder records events.
 type Recorder interface {
 	// OrderCreated is called when a new order is confirmed or rejected.
-	OrderCreated(o Order)
+	OrderCreated(ctx context.Context, o Order)
 	// PaymentFailed is called when a payment fails, with one of the reasons for the
 	// rejection of an order.
-	PaymentFailed(reason string)
+	PaymentFailed(ctx context.Context, reason string)
 }
 
 // Options configure a Service.
@@ -81,6 +85,8 @@ type Options struct {
 	Payment   Payment
 	Recorder  Recorder
 	Log       *zap.Logger
+	// Tracer starts the spans of the work on an order. If it is nil, there are none.
+	Tracer trace.Tracer
 	// SettleTimeout is the maximum duration of the work on one order.
 	SettleTimeout time.Duration
 }
@@ -96,6 +102,9 @@ type Service struct {
 // all orders, even if a request is waiting for it. Another replica will recover these
 // orders.
 func NewService(lifetime context.Context, o Options) *Service {
+	if o.Tracer == nil {
+		o.Tracer = noop.NewTracerProvider().Tracer("")
+	}
 	return &Service{Options: o, lifetime: lifetime}
 }
 
@@ -124,6 +133,7 @@ func (s *Service) Create(ctx context.Context, d Draft, key string) (o Order, cre
 	if err != nil {
 		return Order{}, false, fmt.Errorf("create order: %w", err)
 	}
+	describe(ctx, o)
 	if o.Settled() {
 		return o, created, nil
 	}
@@ -143,16 +153,18 @@ func (s *Service) Get(ctx context.Context, id uuid.UUID) (Order, error) {
 	if s.Cache != nil {
 		o, err := s.Cache.Get(ctx, id)
 		if err == nil {
+			describe(ctx, o)
 			return o, nil
 		}
 		if !errors.Is(err, ErrNotFound) {
-			s.Log.Warn("cache is unavailable, reading from the database", zap.Error(err))
+			s.Log.Warn("cache is unavailable, reading from the database", zap.Error(err), logging.Trace(ctx))
 		}
 	}
 	o, err := s.Store.Get(ctx, id)
 	if err != nil {
 		return Order{}, fmt.Errorf("get order %s: %w", id, err)
 	}
+	describe(ctx, o)
 	s.remember(ctx, o)
 	return o, nil
 }
@@ -181,6 +193,7 @@ func (s *Service) Cancel(ctx context.Context, id uuid.UUID) (Order, error) {
 	if err != nil {
 		return Order{}, fmt.Errorf("cancel order %s: %w", id, err)
 	}
+	describe(ctx, o)
 	switch o.Status {
 	case StatusCancelled, StatusCancelling:
 		return o, nil
@@ -225,7 +238,7 @@ func (s *Service) resume(ctx context.Context, o Order) Order {
 	claimed, err := s.Store.Claim(ctx, o.ID, s.hold())
 	if err != nil {
 		if !errors.Is(err, ErrNotFound) {
-			s.Log.Warn("cannot claim an unfinished order", zap.Stringer("order_id", o.ID), zap.Error(err))
+			s.Log.Warn("cannot claim an unfinished order", zap.Stringer("order_id", o.ID), zap.Error(err), logging.Trace(ctx))
 		}
 		return o
 	}
@@ -253,7 +266,10 @@ type outcome struct {
 // settle completes the remaining steps of an order that the caller holds. If a step
 // fails, settle returns the unsettled order, which Recover will settle.
 func (s *Service) settle(ctx context.Context, o Order) Order {
-	log := s.Log.With(zap.Stringer("order_id", o.ID))
+	ctx, span := s.Tracer.Start(ctx, "settle order")
+	defer span.End()
+	describe(ctx, o)
+	log := s.Log.With(zap.Stringer("order_id", o.ID), logging.Trace(ctx))
 	var (
 		out outcome
 		err error
@@ -264,17 +280,20 @@ func (s *Service) settle(ctx context.Context, o Order) Order {
 		out, err = s.place(ctx, o, log)
 	}
 	if err != nil {
+		fail(ctx, err)
 		log.Warn("cannot finish the order, it will be recovered later", zap.String("status", string(o.Status)), zap.Error(err))
 		return o
 	}
 	settled, err := s.Store.Settle(ctx, o.ID, o.Version, out.status, out.reason)
 	if err != nil {
+		fail(ctx, err)
 		log.Warn("cannot store the result of the order, it will be recovered later", zap.String("status", string(out.status)), zap.Error(err))
 		return o
 	}
+	describe(ctx, settled)
 	s.remember(ctx, settled)
 	if out.status != StatusCancelled {
-		s.Recorder.OrderCreated(settled)
+		s.Recorder.OrderCreated(ctx, settled)
 	}
 	log.Info("order settled", zap.String("status", string(settled.Status)), zap.String("reason", settled.Reason))
 	return settled
@@ -290,6 +309,7 @@ func (s *Service) place(ctx context.Context, o Order, log *zap.Logger) (outcome,
 			return outcome{StatusRejected, ReasonOutOfStock}, nil
 		case err != nil:
 			log.Warn("cannot reserve the stock", zap.Error(err))
+			fail(ctx, err)
 			return outcome{StatusRejected, ReasonInventoryUnavailable}, s.undo(ctx, o.ID)
 		}
 	}
@@ -297,11 +317,12 @@ func (s *Service) place(ctx context.Context, o Order, log *zap.Logger) (outcome,
 		err := s.Payment.Charge(ctx, o)
 		switch {
 		case errors.Is(err, ErrDeclined):
-			s.Recorder.PaymentFailed(ReasonPaymentDeclined)
+			s.Recorder.PaymentFailed(ctx, ReasonPaymentDeclined)
 			return outcome{StatusRejected, ReasonPaymentDeclined}, s.undo(ctx, o.ID)
 		case err != nil:
 			log.Warn("cannot charge the payment", zap.Error(err))
-			s.Recorder.PaymentFailed(ReasonPaymentUnavailable)
+			fail(ctx, err)
+			s.Recorder.PaymentFailed(ctx, ReasonPaymentUnavailable)
 			return outcome{StatusRejected, ReasonPaymentUnavailable}, s.undo(ctx, o.ID)
 		}
 	}
@@ -331,6 +352,6 @@ func (s *Service) remember(ctx context.Context, o Order) {
 	}
 	// The new version must be stored in the cache even if the client disconnects.
 	if err := s.Cache.Put(context.WithoutCancel(ctx), o); err != nil {
-		s.Log.Warn("cache is unavailable, the order was not cached", zap.Stringer("order_id", o.ID), zap.Error(err))
+		s.Log.Warn("cache is unavailable, the order was not cached", zap.Stringer("order_id", o.ID), zap.Error(err), logging.Trace(ctx))
 	}
 }

@@ -8,10 +8,16 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/exaring/otelpgx"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	metricnoop "go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/slipway-ci/slipway/sample-app/internal/order"
 )
@@ -28,7 +34,9 @@ type Options struct {
 	// QueryTimeout is the maximum duration of each call.
 	QueryTimeout time.Duration
 	// Observe is called after each call, with its name and duration. It can be nil.
-	Observe func(query string, took time.Duration)
+	Observe func(ctx context.Context, query string, took time.Duration)
+	// Tracers is the source of tracers. If it is nil, calls are not traced.
+	Tracers trace.TracerProvider
 }
 
 const (
@@ -42,8 +50,9 @@ const (
 
 // Store is an order.Store in PostgreSQL. It is safe for concurrent use.
 type Store struct {
-	pool *pgxpool.Pool
-	opts Options
+	pool   *pgxpool.Pool
+	opts   Options
+	tracer trace.Tracer
 }
 
 // Open returns a Store. It does not connect to the database; connections are opened when
@@ -65,11 +74,17 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 			return nil
 		}
 	}
+	tracer := noop.NewTracerProvider().Tracer("")
+	if o.Tracers != nil {
+		tracer = o.Tracers.Tracer("github.com/slipway-ci/slipway/sample-app/internal/postgres")
+		cfg.ConnConfig.Tracer = otelpgx.NewTracer(otelpgx.WithTracerProvider(o.Tracers),
+			otelpgx.WithMeterProvider(metricnoop.NewMeterProvider())) // Observe has the same numbers
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
-	return &Store{pool: pool, opts: o}, nil
+	return &Store{pool: pool, opts: o, tracer: tracer}, nil
 }
 
 // Close waits for running queries and closes all connections.
@@ -94,16 +109,23 @@ func (s *Store) Stat() *pgxpool.Stat { return s.pool.Stat() }
 func (s *Store) run(ctx context.Context, query string, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.QueryTimeout)
 	defer cancel()
+	ctx, span := s.tracer.Start(ctx, query, trace.WithSpanKind(trace.SpanKindClient),
+		trace.WithAttributes(attribute.String("db.system", "postgresql"), attribute.String("db.operation", query)))
+	defer span.End()
 	start := time.Now()
 	err := s.retryLogin(ctx, f)
 	if s.opts.Observe != nil {
-		s.opts.Observe(query, time.Since(start))
+		s.opts.Observe(ctx, query, time.Since(start))
 	}
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, pgx.ErrNoRows):
 		return order.ErrNotFound
+	}
+	if !errors.Is(err, order.ErrStale) && !errors.Is(err, order.ErrIdempotencyMismatch) { // answers, not failures
+		span.RecordError(err)
+		span.SetStatus(codes.Error, query+" failed")
 	}
 	return fmt.Errorf("%s: %w", query, err)
 }

@@ -266,7 +266,7 @@ func TestQueriesEndAtTheirTimeout(t *testing.T) {
 	observed := make(chan string, 1)
 	impatient, err := postgres.Open(t.Context(), postgres.Options{
 		URL: address, MaxConns: 2, QueryTimeout: 50 * time.Millisecond,
-		Observe: func(query string, _ time.Duration) { observed <- query },
+		Observe: func(_ context.Context, query string, _ time.Duration) { observed <- query },
 	})
 	if err != nil {
 		t.Fatal(err)

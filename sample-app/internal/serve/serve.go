@@ -14,7 +14,6 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"go.uber.org/zap"
 
-	"github.com/slipway-ci/slipway/sample-app/internal/cache"
 	"github.com/slipway-ci/slipway/sample-app/internal/config"
 	"github.com/slipway-ci/slipway/sample-app/internal/gateway"
 	"github.com/slipway-ci/slipway/sample-app/internal/health"
@@ -23,6 +22,7 @@ import (
 	"github.com/slipway-ci/slipway/sample-app/internal/order"
 	"github.com/slipway-ci/slipway/sample-app/internal/postgres"
 	"github.com/slipway-ci/slipway/sample-app/internal/reload"
+	"github.com/slipway-ci/slipway/sample-app/internal/telemetry"
 )
 
 const (
@@ -47,6 +47,7 @@ type Service struct {
 	store   *postgres.Store
 	orders  *order.Service
 	metrics *metrics.Metrics
+	sends   *telemetry.Telemetry
 
 	api, monitor server
 
@@ -71,6 +72,8 @@ type Live struct {
 	// Load is nil, the configuration does not change.
 	File string
 	Load func() (config.Config, error)
+	// Version is that of the service, for telemetry.
+	Version string
 }
 
 // New returns a Service whose listeners are already open. It does not connect to any
@@ -83,55 +86,45 @@ func New(ctx context.Context, cfg config.Config, log *zap.Logger, live Live) (_ 
 		if err != nil {
 			abort()
 			s.close()
+			if s.sends != nil {
+				_ = s.sends.Shutdown(lifetime) // nothing was recorded yet
+			}
 		}
 	}()
 
-	s.followConfig()
-	databasePassword := s.followPassword("database", cfg.Database.PasswordFile, func() { s.store.Renew() })
-	s.store, err = postgres.Open(lifetime, postgres.Options{
-		URL:          cfg.Database.URL.Reveal(),
-		Password:     databasePassword,
-		MaxConns:     cfg.Database.MaxConns,
-		QueryTimeout: cfg.Database.QueryTimeout.Duration,
-		Observe:      s.metrics.Query,
-	})
-	if err != nil {
+	if err := s.startTelemetry(ctx); err != nil {
 		return nil, err
 	}
-	s.closers = append(s.closers, s.store.Close)
-	s.metrics.Pool(s.store.Stat)
-
+	s.followConfig()
+	if err := s.openStore(lifetime); err != nil {
+		return nil, err
+	}
 	opts := order.Options{
 		Store:         s.store,
 		Recorder:      s.metrics,
 		Log:           log,
 		SettleTimeout: cfg.Server.RequestTimeout.Duration,
 	}
+	if t := s.sends.Tracers(); t != nil {
+		opts.Tracer = t.Tracer("github.com/slipway-ci/slipway/sample-app/internal/order")
+	}
 	checks := []health.Check{{Name: "postgres", Required: true, Probe: s.store.Ping}}
 	if !cfg.Redis.URL.Empty() {
-		c, err := cache.Open(cache.Options{
-			URL:       cfg.Redis.URL.Reveal(),
-			Password:  s.followPassword("redis", cfg.Redis.PasswordFile, func() {}),
-			PoolSize:  cfg.Redis.PoolSize,
-			TTL:       cfg.Redis.TTL.Duration,
-			Timeout:   cfg.Redis.Timeout.Duration,
-			KeyPrefix: cfg.Redis.KeyPrefix,
-		})
+		c, err := s.openCache()
 		if err != nil {
 			return nil, err
 		}
-		s.closers = append(s.closers, func() { _ = c.Close() })
 		opts.Cache = c
 		checks = append(checks, health.Check{Name: "redis", Probe: c.Ping})
 	}
 	if !cfg.Payment.URL.Empty() {
-		p := gateway.NewPayment(upstream(cfg.Payment))
+		p := gateway.NewPayment(s.upstream("payment", cfg.Payment))
 		s.closers = append(s.closers, p.Close)
 		s.metrics.Queue("payment", p.Waiting)
 		opts.Payment = p
 	}
 	if !cfg.Inventory.URL.Empty() {
-		i := gateway.NewInventory(upstream(cfg.Inventory))
+		i := gateway.NewInventory(s.upstream("inventory", cfg.Inventory))
 		s.closers = append(s.closers, i.Close)
 		s.metrics.Queue("inventory", i.Waiting)
 		opts.Inventory = i
@@ -142,17 +135,6 @@ func New(ctx context.Context, cfg config.Config, log *zap.Logger, live Live) (_ 
 		return nil, err
 	}
 	return s, nil
-}
-
-// upstream converts the settings of an upstream.
-func upstream(u config.Upstream) gateway.Options {
-	return gateway.Options{
-		URL:           u.URL.Reveal(),
-		Timeout:       u.Timeout.Duration,
-		Retries:       u.Retries,
-		RetryInterval: u.RetryInterval.Duration,
-		MaxConcurrent: u.MaxConcurrent,
-	}
 }
 
 // listen opens the listeners, so that an address that is in use is an error
@@ -173,6 +155,7 @@ func (s *Service) listen(ctx context.Context) error {
 	mux.Handle("/log/level", s.live.Level) // needs no more rights than the metrics and the probes
 	s.monitor = server{s.httpServer(mux), scrape}
 	s.api = server{s.httpServer(httpapi.New(httpapi.Options{
+		Tracing:        s.tracing(),
 		Orders:         s.orders,
 		Health:         s.health,
 		Log:            s.log,
@@ -205,8 +188,8 @@ func (s *Service) Addr() string { return s.api.listener.Addr().String() }
 func (s *Service) MetricsAddr() string { return s.monitor.listener.Addr().String() }
 
 // Run serves requests until ctx is done, and then shuts down. First the readiness probe
-// fails, then the service drains, finishes open requests, closes the pools, and finally
-// stops the metrics endpoint. Run returns an error if a listener failed or if it had to
+// fails, then the service drains, finishes open requests, closes the pools, sends the last
+// telemetry, and finally stops the metrics endpoint. Run returns an error if a listener failed or if it had to
 // abort requests or leave connections open.
 func (s *Service) Run(ctx context.Context) error {
 	failed := make(chan error, 2)
@@ -318,8 +301,8 @@ func (s *Service) finishRequests(ctx context.Context, failed <-chan error, rest 
 	return err
 }
 
-// closeAll closes the pools and then the metrics endpoint, so that Prometheus can scrape
-// the metrics until the end.
+// closeAll closes the pools, sends the last telemetry, and then closes the metrics endpoint,
+// so that Prometheus can scrape the metrics until the end.
 func (s *Service) closeAll(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
@@ -334,6 +317,7 @@ func (s *Service) closeAll(ctx context.Context) error {
 	case <-ctx.Done():
 		err = fmt.Errorf("connections were still open after %s and have not been closed", stopTimeout)
 	}
+	s.sendLast(ctx)
 	return errors.Join(err, s.monitor.Shutdown(ctx))
 }
 

@@ -41,6 +41,7 @@ type fixture struct {
 	payment   *standin.Payment
 	inventory *standin.Inventory
 	live      serve.Live
+	log       *zap.Logger
 	client    *http.Client
 
 	terminate context.CancelFunc // like SIGTERM
@@ -53,7 +54,7 @@ func start(t *testing.T, prepare func(*fixture, *config.Config)) *fixture {
 	t.Helper()
 	f := &fixture{
 		t: t, database: testenv.Postgres(t), client: &http.Client{Transport: &http.Transport{}, Timeout: 2 * testenv.Patience},
-		live:    serve.Live{Level: zap.NewAtomicLevel()},
+		live: serve.Live{Level: zap.NewAtomicLevel()}, log: zap.NewNop(),
 		payment: standin.NewPayment(1_000_000), inventory: standin.NewInventory(stock, nil), stopped: make(chan error, 1),
 	}
 	redisURL, prefix := testenv.Redis(t)
@@ -75,7 +76,7 @@ func start(t *testing.T, prepare func(*fixture, *config.Config)) *fixture {
 		prepare(f, &cfg)
 	}
 
-	service, err := serve.New(t.Context(), cfg, zap.NewNop(), f.live)
+	service, err := serve.New(t.Context(), cfg, f.log, f.live)
 	if err != nil {
 		t.Fatal(err)
 	}

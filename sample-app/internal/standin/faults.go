@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -30,6 +31,18 @@ type Faults struct {
 
 	before, after atomic.Int64
 	gate          atomic.Pointer[Gate]
+}
+
+// DefineFaults defines flags for faults and returns a function that applies them after they
+// were parsed.
+func DefineFaults(flags *flag.FlagSet) func(*Faults) {
+	latency := flags.Duration("latency", 0, "`delay` of every response")
+	failRate := flags.Float64("fail-rate", 0, "`fraction` of requests, from 0 to 1, that fail with status 503")
+	failFirst := flags.Int64("fail-first", 0, "`number` of requests at the beginning that fail with status 503")
+	return func(f *Faults) {
+		f.Latency, f.Rate = *latency, *failRate
+		f.FailBefore(*failFirst)
+	}
 }
 
 // FailBefore makes the next n requests fail with status 503, without any effect.
