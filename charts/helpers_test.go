@@ -70,7 +70,7 @@ func valueSets(t *testing.T) []valueSet {
 	for _, file := range files {
 		sets = append(sets, valueSet{strings.TrimSuffix(filepath.Base(file), "-values.yaml"), readValues(t, file)})
 	}
-	for _, environment := range []string{"dev", "prod"} {
+	for _, environment := range []string{"dev", "prod", "simulated"} {
 		v := readValues(t, filepath.Join(chartDir, "values-"+environment+".yaml"))
 		v["image"] = map[string]any{"repository": "registry.example.com/shop/order-service", "tag": "v1.4.0"}
 		sets = append(sets, valueSet{environment, v})
