@@ -74,13 +74,14 @@ func (r Report) String() string {
 		parts = append(parts, fmt.Sprintf("%d %s", r.Orders[status], status))
 	}
 	parts = append(parts, fmt.Sprintf("%d failed", r.Failed))
-	text := fmt.Sprintf("%d requests: %s in %s (%.0f per second); p50 %s, p95 %s, p99 %s, longest %s",
+	var text strings.Builder
+	fmt.Fprintf(&text, "%d requests: %s in %s (%.0f per second); p50 %s, p95 %s, p99 %s, longest %s",
 		len(r.Latencies), strings.Join(parts, ", "), r.Took.Round(time.Millisecond), float64(len(r.Latencies))/r.Took.Seconds(),
 		round(r.Quantile(0.5)), round(r.Quantile(0.95)), round(r.Quantile(0.99)), round(r.Quantile(1)))
 	for _, failure := range r.Failures {
-		text += "\n  failed: " + failure
+		text.WriteString("\n  failed: " + failure)
 	}
-	return text
+	return text.String()
 }
 
 func round(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
