@@ -109,8 +109,7 @@ func (s *Store) Stat() *pgxpool.Stat { return s.pool.Stat() }
 func (s *Store) run(ctx context.Context, query string, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.QueryTimeout)
 	defer cancel()
-	ctx, span := s.tracer.Start(ctx, query, trace.WithSpanKind(trace.SpanKindClient),
-		trace.WithAttributes(attribute.String("db.system", "postgresql"), attribute.String("db.operation", query)))
+	ctx, span := s.begin(ctx, query)
 	defer span.End()
 	start := time.Now()
 	err := s.retryLogin(ctx, f)
@@ -128,6 +127,16 @@ func (s *Store) run(ctx context.Context, query string, f func(context.Context) e
 		span.SetStatus(codes.Error, query+" failed")
 	}
 	return fmt.Errorf("%s: %w", query, err)
+}
+
+// begin begins a span in a trace that is recorded.
+func (s *Store) begin(ctx context.Context, query string) (context.Context, trace.Span) {
+	if span := trace.SpanFromContext(ctx); !span.IsRecording() {
+		return ctx, span
+	}
+	//nolint:spancheck // run ends it
+	return s.tracer.Start(ctx, query, trace.WithSpanKind(trace.SpanKindClient),
+		trace.WithAttributes(attribute.String("db.system", "postgresql"), attribute.String("db.operation", query)))
 }
 
 // retryLogin calls f again as long as the database refuses the password, because a password

@@ -46,7 +46,7 @@ func (s *Service) tracing() *httpapi.Tracing {
 	if s.sends.Tracers() == nil {
 		return nil
 	}
-	return &httpapi.Tracing{Service: s.cfg.OTLP.ServiceName, Tracers: s.sends.Tracers(), Propagator: s.sends.Propagator()}
+	return &httpapi.Tracing{Tracers: s.sends.Tracers(), Propagator: s.sends.Propagator()}
 }
 
 func (s *Service) openStore(lifetime context.Context) (err error) {

@@ -154,6 +154,7 @@ func (s *Service) listen(ctx context.Context) error {
 	mux.Handle("GET /metrics", s.metrics.Handler())
 	mux.Handle("/log/level", s.live.Level) // needs no more rights than the metrics and the probes
 	s.monitor = server{s.httpServer(mux), scrape}
+	//nolint:contextcheck // each request has its own
 	s.api = server{s.httpServer(httpapi.New(httpapi.Options{
 		Tracing:        s.tracing(),
 		Orders:         s.orders,

@@ -5,6 +5,8 @@ import (
 
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Transport returns a function that adds a span to every request to the named service, and
@@ -14,10 +16,28 @@ func (t *Telemetry) Transport(peer string) func(http.RoundTripper) http.RoundTri
 		return nil
 	}
 	return func(next http.RoundTripper) http.RoundTripper {
-		return otelhttp.NewTransport(next, append(t.options(),
+		recorded := otelhttp.NewTransport(next, append(t.options(),
 			// The path contains IDs, and a name must not.
 			otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return r.Method + " " + peer }))...)
+		return quietTransport{recorded: recorded, next: next, propagator: t.Propagator()}
 	}
+}
+
+// quietTransport adds only headers to requests whose trace is not recorded. The instrumented
+// transport would wrap their bodies, which then need a further write to the connection.
+type quietTransport struct {
+	recorded, next http.RoundTripper
+	propagator     propagation.TextMapPropagator
+}
+
+// RoundTrip implements http.RoundTripper.
+func (q quietTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if !ignored(trace.SpanFromContext(r.Context())) {
+		return q.recorded.RoundTrip(r)
+	}
+	r = r.Clone(r.Context())                                              // a transport must not change the request
+	q.propagator.Inject(r.Context(), propagation.HeaderCarrier(r.Header)) //nolint:contextcheck // the clone has the same context
+	return q.next.RoundTrip(r)
 }
 
 // Handler returns a handler that adds a span to every request that next serves, except those

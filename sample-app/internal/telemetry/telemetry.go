@@ -113,7 +113,7 @@ func Start(ctx context.Context, o Options) (_ *Telemetry, err error) {
 		sdktrace.WithSampler(sdktrace.ParentBased(rootSampler{sdktrace.TraceIDRatioBased(o.SampleRatio)})),
 		sdktrace.WithSpanProcessor(spans),
 	)
-	t.tracers, t.shutdown = tracers, append(t.shutdown, tracers.Shutdown)
+	t.tracers, t.shutdown = quiet{tracers}, append(t.shutdown, tracers.Shutdown)
 	if o.MetricsInterval <= 0 || o.Gatherer == nil {
 		return t, nil
 	}
