@@ -114,7 +114,7 @@ func runService(ctx context.Context, path string, lookup func(string) (string, b
 	if err != nil {
 		return complain(stderr, exitUsage, err)
 	}
-	log, level := logging.New(stdout, cfg.Log.Level, cfg.Console())
+	log, level := logging.New(stdout, cfg.Log.Level.Level, cfg.Console())
 	defer func() { _ = log.Sync() }() // a terminal and a pipe cannot be flushed and need not be
 	log.Info("starting", zap.String("version", version), zap.String("commit", commit), zap.String("date", date))
 	// The SDK reports what it cannot return to one handler of the process.

@@ -58,7 +58,7 @@ type App struct {
 type Log struct {
 	// Level is debug, info, warn or error. The default is info. It can change while the
 	// service runs.
-	Level zapcore.Level `yaml:"level"`
+	Level Level `yaml:"level"`
 	// Format is json or console. The default is json in the environment production, and
 	// console in any other.
 	Format string `yaml:"format"`
@@ -219,7 +219,7 @@ func Default() Config {
 	}
 	return Config{
 		App: App{Environment: production},
-		Log: Log{Level: zapcore.InfoLevel},
+		Log: Log{Level: Level{zapcore.InfoLevel}},
 		OTLP: OTLP{
 			ServiceName:     "order-service",
 			SampleRatio:     0.1,

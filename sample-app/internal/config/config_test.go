@@ -60,7 +60,7 @@ shutdown: {drain_delay: 2s}
 		t.Fatal(err)
 	}
 	want := Default()
-	want.Log.Level = zapcore.DebugLevel
+	want.Log.Level = Level{zapcore.DebugLevel}
 	want.Server.Listen, want.Server.MetricsListen = "127.0.0.1:2", "127.0.0.1:3"
 	want.Server.RequestTimeout = Duration{7 * time.Second}
 	want.Database.URL, want.Database.MaxConns = NewURL("postgres://app:"+secret+"@db/orders"), 11
@@ -125,6 +125,7 @@ func TestLoadErrors(t *testing.T) {
 		{name: "tab", env: valid, file: "log:\n\tlevel: info\n", want: []string{"line 2"}},
 		{name: "two documents", env: valid, file: "log: {}\n---\nlog: {}\n", want: []string{"more than one YAML document"}},
 		{name: "wrong type", env: valid, file: "database: {max_conns: many}\n", want: []string{"line 1", "cannot unmarshal"}},
+		{name: "unknown level", env: valid, file: "app: {}\nlog:\n  level: verbose\n", want: []string{"line 3", `"verbose" is not a level of the log: use debug, info, warn or error`}},
 		{name: "bare number as duration", env: valid, file: "shutdown:\n  timeout: 30\n", want: []string{"line 2", `"30" is not a duration`}},
 		{name: "bad level", env: valid, file: "log: {level: loud}\n", want: []string{"loud"}},
 		{name: "bad level in env", env: append([]string{"LOG_LEVEL", "loud"}, valid...), want: []string{"LOG_LEVEL", "loud"}},

@@ -29,7 +29,7 @@ func EnvVars() []EnvVar {
 	return []EnvVar{
 		{Name: "LOG_LEVEL", Key: "log.level", set: func(c *Config, v string) error {
 			level, err := zapcore.ParseLevel(v)
-			c.Log.Level = level
+			c.Log.Level = Level{level}
 			return err
 		}},
 		{Name: "LOG_FORMAT", Key: "log.format", set: text(func(c *Config) *string { return &c.Log.Format })},

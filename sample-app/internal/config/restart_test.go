@@ -14,7 +14,7 @@ func TestNeedsRestart(t *testing.T) {
 		want   []string
 	}{
 		"nothing":        {func(*Config) {}, nil},
-		"level":          {func(c *Config) { c.Log.Level = zapcore.DebugLevel }, nil},
+		"level":          {func(c *Config) { c.Log.Level = Level{zapcore.DebugLevel} }, nil},
 		"features":       {func(c *Config) { c.Features.NewCheckout, c.Features.ExperimentalUI = true, true }, nil},
 		"password":       {func(c *Config) { c.Database.URL = NewURL("postgres://app:other@db/orders") }, nil},
 		"host":           {func(c *Config) { c.Database.URL = NewURL("postgres://app:old@elsewhere/orders") }, []string{"database.url"}},

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"go.uber.org/zap/zapcore"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -27,6 +28,19 @@ func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
 
 // MarshalText implements encoding.TextMarshaler. UnmarshalYAML can read the result.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// Level is a level of the log.
+type Level struct{ zapcore.Level }
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (l *Level) UnmarshalYAML(n *yaml.Node) error {
+	v, err := zapcore.ParseLevel(n.Value)
+	if n.Kind != yaml.ScalarNode || err != nil {
+		return fmt.Errorf("line %d: %q is not a level of the log: use debug, info, warn or error", n.Line, n.Value)
+	}
+	l.Level = v
+	return nil
+}
 
 // URL is a URL that can contain a password. All formatting with fmt, encoding/json
 // and YAML omits the password and the query. Only Reveal returns them.

@@ -39,7 +39,7 @@ func (s *Service) apply(before, after config.Config) {
 	s.metrics.Reload(fileConfig, true)
 	// A level that was set with the endpoint stays until the configuration changes it.
 	if before.Log.Level != after.Log.Level {
-		s.live.Level.SetLevel(after.Log.Level)
+		s.live.Level.SetLevel(after.Log.Level.Level)
 	}
 	if before.Log.Level != after.Log.Level || before.Features != after.Features {
 		s.log.Info("the configuration has changed", zap.Stringer("log_level", after.Log.Level),

@@ -83,7 +83,7 @@ func (p Program) configure(file, listen string) (config.Config, error) {
 
 // serve serves requests until ctx is done, and metrics if monitored is true.
 func (p Program) serve(ctx context.Context, cfg config.Config, monitored bool, service http.Handler) (err error) {
-	log, _ := logging.New(p.Stdout, cfg.Log.Level, cfg.Console())
+	log, _ := logging.New(p.Stdout, cfg.Log.Level.Level, cfg.Console())
 	counted := metrics.New()
 	// The SDK reports what it cannot return to one handler of the process.
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("telemetry", zap.Error(err)) }))

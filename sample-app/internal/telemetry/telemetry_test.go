@@ -154,16 +154,30 @@ func TestSlowCollector(t *testing.T) {
 // TestCollectorComesBack shows that what can be sent again is not lost.
 func TestCollectorComesBack(t *testing.T) {
 	collector := testenv.NewCollector(t)
-	proxy, through := testenv.NewProxy(t, collector.URL())
-	proxy.Down()
-	sends, c, _ := started(t, through, func(o *telemetry.Options) { o.Retry = testenv.Patience })
+	collector.Refuse(1)
+	sends, c, _ := started(t, collector.URL(), func(o *telemetry.Options) { o.Retry = testenv.Patience })
 	spans(sends, 512)
-	proxy.Up()
 	testenv.Eventually(t, "the batch has arrived", func() bool { return len(collector.Spans()) == 512 })
 	if err := sends.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if got := c.get(); got["spans sent"] != 512 || len(got) != 1 {
+		t.Errorf("counted: %v", got)
+	}
+}
+
+// TestQueueHasRoomAgain shows that the limit is one for what waits, and not for all spans.
+func TestQueueHasRoomAgain(t *testing.T) {
+	collector := testenv.NewCollector(t)
+	sends, c, _ := started(t, collector.URL(), nil)
+	for sent := 1024; sent <= 4096; sent += 1024 {
+		spans(sends, 1024)
+		testenv.Eventually(t, "two batches were sent", func() bool { return c.get()["spans sent"] == sent })
+	}
+	if err := sends.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.get(); len(got) != 1 {
 		t.Errorf("counted: %v", got)
 	}
 }
@@ -236,6 +250,32 @@ func TestHTTP(t *testing.T) {
 	}
 	if want := map[string]int{"request": 1, "GET shop": 2, "GET /items/{id}": 1}; !maps.Equal(names, want) {
 		t.Errorf("spans: %v, want %v", names, want)
+	}
+}
+
+// TestContextIsPassedOn shows that the services behind this one learn that a trace is not
+// recorded, so that they do not begin one of their own.
+func TestContextIsPassedOn(t *testing.T) {
+	collector := testenv.NewCollector(t)
+	sends, _, _ := started(t, collector.URL(), func(o *telemetry.Options) { o.SampleRatio = 0 })
+	var header string
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { header = r.Header.Get("Traceparent") }))
+	defer server.Close()
+	ctx, span := sends.Tracers().Tracer("test").Start(t.Context(), "request")
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, server.URL, http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := sends.Transport("shop")(&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if want := "00-" + span.SpanContext().TraceID().String() + "-" + span.SpanContext().SpanID().String() + "-00"; header != want || req.Header.Get("Traceparent") != "" {
+		t.Errorf("the header is %q, want %q", header, want)
+	}
+	if err := sends.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }
 

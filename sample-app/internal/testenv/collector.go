@@ -12,6 +12,8 @@ import (
 	metricspb "go.opentelemetry.io/proto/otlp/metrics/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // Collector is a simulated OpenTelemetry collector, which keeps what it gets.
@@ -22,6 +24,7 @@ type Collector struct {
 	open    chan struct{} // closed while requests are answered
 
 	mu      sync.Mutex
+	refuse  int // number of requests to refuse
 	spans   []Span
 	metrics map[string]*metricspb.Metric
 }
@@ -74,6 +77,13 @@ func (c *Collector) Answer() {
 	close(c.open)
 }
 
+// Refuse refuses the next n requests with a status after which they can be sent again.
+func (c *Collector) Refuse(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refuse = n
+}
+
 // Spans returns all spans so far.
 func (c *Collector) Spans() []Span {
 	c.mu.Lock()
@@ -111,8 +121,12 @@ func (c *Collector) Exemplars(name string) [][]byte {
 
 func (c *Collector) wait(ctx context.Context) error {
 	c.mu.Lock()
-	open := c.open
+	open, refused := c.open, c.refuse > 0
+	c.refuse = max(c.refuse-1, 0)
 	c.mu.Unlock()
+	if refused {
+		return status.Error(codes.Unavailable, "refused by the test")
+	}
 	select {
 	case <-open:
 		return nil
