@@ -18,28 +18,46 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	psapi "k8s.io/pod-security-admission/api"
 	"k8s.io/pod-security-admission/policy"
+	"sigs.k8s.io/yaml"
 )
 
 // kubernetesSum is the checksum of the module that contains the API's schemas.
 const kubernetesSum = "h1:WQdDvYJazkmkwSncgNwGvVtaCt4TYXIU3wSMRgvp3MI="
+
+// autoscaler is the module that contains the custom resource definition of
+// VerticalPodAutoscaler, with its checksum.
+const (
+	autoscaler    = "k8s.io/autoscaler/vertical-pod-autoscaler@v1.8.1"
+	autoscalerSum = "h1:Pe8bV1wozN4gOKO1rleiIY5alIyAXN+DnXDbXQcL4fI="
+)
+
+// download downloads a module that is not required in go.mod, checks its checksum, and
+// returns its directory.
+func download(module, sum string) (string, error) {
+	raw, err := exec.Command("go", "mod", "download", "-json", module).Output()
+	var info struct{ Dir, Sum, Error string }
+	if jsonErr := json.Unmarshal(raw, &info); jsonErr != nil {
+		return "", fmt.Errorf("go mod download: %w, %w", err, jsonErr)
+	}
+	if err != nil {
+		return "", fmt.Errorf("go mod download: %w: %s", err, info.Error)
+	}
+	if info.Sum != sum {
+		return "", fmt.Errorf("%s has the sum %s, want %s", module, info.Sum, sum)
+	}
+	return info.Dir, nil
+}
 
 // apiSchemas returns a directory with a JSON schema for each kind. The schemas are
 // generated from the OpenAPI description in Kubernetes' Go module. The module is
 // downloaded and not required in go.mod, because that would need dozens of replace
 // directives.
 var apiSchemas = sync.OnceValues(func() (string, error) {
-	module, err := exec.Command("go", "mod", "download", "-json", "k8s.io/kubernetes@"+kubeVersion).Output()
-	var info struct{ Dir, Sum, Error string }
-	if jsonErr := json.Unmarshal(module, &info); jsonErr != nil {
-		return "", fmt.Errorf("go mod download: %w, %w", err, jsonErr)
-	}
+	module, err := download("k8s.io/kubernetes@"+kubeVersion, kubernetesSum)
 	if err != nil {
-		return "", fmt.Errorf("go mod download: %w: %s", err, info.Error)
+		return "", err
 	}
-	if info.Sum != kubernetesSum {
-		return "", fmt.Errorf("k8s.io/kubernetes@%s has the sum %s, want %s", kubeVersion, info.Sum, kubernetesSum)
-	}
-	raw, err := os.ReadFile(filepath.Join(info.Dir, "api", "openapi-spec", "swagger.json"))
+	raw, err := os.ReadFile(filepath.Join(module, "api", "openapi-spec", "swagger.json"))
 	if err != nil {
 		return "", err
 	}
@@ -53,8 +71,52 @@ var apiSchemas = sync.OnceValues(func() (string, error) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return "", err
 	}
-	return dir, writeSchemas(dir, api.Definitions)
+	if err := writeSchemas(dir, api.Definitions); err != nil {
+		return "", err
+	}
+	module, err = download(autoscaler, autoscalerSum)
+	if err != nil {
+		return "", err
+	}
+	return dir, writeCustomSchemas(dir, filepath.Join(module, "deploy", "vpa-v1-crd-gen.yaml"))
 })
+
+// writeCustomSchemas writes a schema for every version in a file with custom resource
+// definitions.
+func writeCustomSchemas(dir, file string) error {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	for document := range strings.SplitSeq(string(raw), "\n---\n") {
+		var crd struct {
+			Spec struct {
+				Group    string
+				Names    struct{ Kind string }
+				Versions []struct {
+					Name   string
+					Schema struct{ OpenAPIV3Schema map[string]any }
+				}
+			}
+		}
+		if err := yaml.Unmarshal([]byte(document), &crd); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		group, _, _ := strings.Cut(crd.Spec.Group, ".")
+		for _, version := range crd.Spec.Versions {
+			tighten(version.Schema.OpenAPIV3Schema)
+			schema, err := json.Marshal(version.Schema.OpenAPIV3Schema)
+			if err != nil {
+				return err
+			}
+			name := strings.ToLower(fmt.Sprintf("%s-%s-%s.json", crd.Spec.Names.Kind, group, version.Name))
+			if err := os.WriteFile(filepath.Join(dir, name), schema, 0o644); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
 
 // writeSchemas writes a file kind-group-version.json for each kind, which is the
 // name that kubeconform expects.

@@ -56,6 +56,11 @@ func TestRejectsValues(t *testing.T) {
 		{`{config: {redis: {url: "redis://:hunter2@redis:6379/0"}}}`, `set REDIS_PASSWORD from a key of a Secret with secretEnv`},
 		{`{config: {redis: {url: "http://:hunter2@redis:6379/0"}}}`, `config.redis.url does not match ^rediss?://`},
 		{`{env: {DATABASE_PASSWORD: hunter2}}`, `env.DATABASE_PASSWORD contains a password in plain text`},
+		{`{autoscaling: {enabled: true}, verticalAutoscaling: {enabled: true}}`, "autoscaling and verticalAutoscaling would both act on cpu"},
+		{`{autoscaling: {enabled: true, targets: {cpu: null}}, verticalAutoscaling: {enabled: true}}`, "set autoscaling.targets.memory to null"},
+		{`{ingress: {enabled: true, hosts: [{host: api.example.com}]}}`, `at '/ingress/hosts/0': missing property 'paths'`},
+		{`{ingress: {enabled: true, hosts: [{host: api.example.com, paths: [{path: api}]}]}}`, `at '/ingress/hosts/0/paths/0/path'`},
+		{`{verticalAutoscaling: {updateMode: Auto}}`, `at '/verticalAutoscaling/updateMode': value must be one of`},
 		{`{configReload: reload, reloadable: []}`, `configReload is reload, but reloadable is empty`},
 		{`{config: {otlp: {endpoint: "collector:4317"}}}`, `at '/config/otlp/endpoint': 'collector:4317' does not match pattern`},
 		{`{config: {otlp: {sample_ratio: 2}}}`, `at '/config/otlp/sample_ratio': maximum`},
@@ -87,6 +92,7 @@ func TestRejectsValues(t *testing.T) {
 var wholeObjects = []string{
 	"resources", "probes.startup", "probes.liveness", "probes.readiness",
 	"podSecurityContext", "securityContext", "autoscaling.behavior",
+	"verticalAutoscaling.minAllowed", "verticalAutoscaling.maxAllowed",
 }
 
 // value is a key of values.yaml with its comment.

@@ -48,5 +48,12 @@ URL, possibly with a password. */ -}}
 {{- $problems = append $problems "autoscaling.targets is empty: set at least one target" -}}
 {{- end -}}
 {{- end -}}
+{{- if and $v.autoscaling.enabled $v.verticalAutoscaling.enabled (ne $v.verticalAutoscaling.updateMode "Off") -}}
+{{- range $v.verticalAutoscaling.controlledResources -}}
+{{- if index $v.autoscaling.targets . -}}
+{{- $problems = append $problems (printf "autoscaling and verticalAutoscaling would both act on %s, and each would undo what the other does: set autoscaling.targets.%s to null, remove %s from verticalAutoscaling.controlledResources, or set verticalAutoscaling.updateMode to Off" . . .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- with $problems }}{{ fail (join "\n" . | printf "\n%s") }}{{ end -}}
 {{- end }}
