@@ -8,7 +8,7 @@ metadata:
     {{- mergeOverwrite (include "order-service.podAnnotations" . | fromYaml) $v.podAnnotations | toYaml | nindent 4 }}
 spec:
   serviceAccountName: {{ include "order-service.serviceAccountName" . }}
-  automountServiceAccountToken: {{ ternary $v.automountServiceAccountToken $v.rbac.create (kindIs "bool" $v.automountServiceAccountToken) }}
+  automountServiceAccountToken: {{ ternary $v.automountServiceAccountToken (or $v.rbac.create $v.vault.enabled) (kindIs "bool" $v.automountServiceAccountToken) }}
   {{- /* Otherwise the kubelet adds several environment variables for every Service in
   the namespace. */}}
   enableServiceLinks: false
@@ -48,7 +48,7 @@ spec:
     - name: {{ .Chart.Name }}
       image: {{ include "order-service.image" . | quote }}
       imagePullPolicy: {{ $v.image.pullPolicy }}
-      args: [--config, /etc/app/config.yaml]
+      args: [--config, {{ ternary "/vault/secrets" "/etc/app" (and $v.vault.enabled (hasKey $v.vault.files "config.yaml")) }}/config.yaml]
       ports:
         - name: http
           containerPort: {{ $v.ports.http }}
@@ -120,8 +120,8 @@ spec:
     - name: secret-{{ $i }}
       secret:
         secretName: {{ $files.secret }}
-        {{- /* Only the pod's fsGroup can read them. */}}
-        defaultMode: 0440
+        {{- /* By default, only the pod's fsGroup can read them. */}}
+        defaultMode: 0{{ $files.mode | default "440" | trimPrefix "0" }}
         {{- with $files.items }}
         items:
           {{- range $key, $path := . }}
@@ -142,6 +142,21 @@ kubectl.kubernetes.io/default-container: {{ .Chart.Name }}
 prometheus.io/scrape: "true"
 prometheus.io/port: {{ .Values.ports.metrics | quote }}
 prometheus.io/path: {{ .Values.metrics.path }}
+{{- end }}
+{{- with .Values.vault }}
+{{- if .enabled }}
+vault.hashicorp.com/agent-inject: "true"
+vault.hashicorp.com/role: {{ .role | default (include "order-service.serviceAccountName" $) | quote }}
+{{- range $name, $file := .files }}
+vault.hashicorp.com/agent-inject-secret-{{ $name }}: {{ $file.secret | quote }}
+{{- with $file.template }}
+vault.hashicorp.com/agent-inject-template-{{ $name }}: {{ . | quote }}
+{{- end }}
+{{- end }}
+{{- range $name, $value := .annotations }}
+vault.hashicorp.com/{{ $name }}: {{ $value | quote }}
+{{- end }}
+{{- end }}
 {{- end }}
 checksum/config: {{ include "order-service.restartConfig" . | sha256sum }}
 {{- end }}

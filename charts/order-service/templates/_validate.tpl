@@ -25,6 +25,9 @@ URL, possibly with a password. */ -}}
 {{- $problems = append $problems (printf "env.%s contains a password in plain text: store it in a Secret, and set the variable from the key of the Secret with secretEnv" $name) -}}
 {{- end -}}
 {{- end -}}
+{{- if and $v.vault.enabled (not $v.vault.files) -}}
+{{- $problems = append $problems "vault.enabled is true, but vault.files is empty: name the files that the injector is to write, or set vault.enabled to false" -}}
+{{- end -}}
 {{- if and (eq $v.configReload "reload") (not $v.reloadable) -}}
 {{- $problems = append $problems "configReload is reload, but reloadable is empty, so the service would not notice a change: set configReload to roll, or name in reloadable the keys that the service applies while it runs" -}}
 {{- end -}}
