@@ -207,6 +207,8 @@ func TestMemoryLimitOfGo(t *testing.T) {
 		{`{resources: {limits: {memory: null}}}`, ""},
 		{`{gomemlimit: 1800MiB}`, "1800MiB"},
 		{`{gomemlimit: ""}`, ""},
+		{`{gomemlimit: null, vault: null, verticalAutoscaling: null, networkPolicy: {enabled: true, http: null}, config: {otlp: null}}`, ""},
+		{`{resources: null}`, ""},
 	} {
 		got := ""
 		for _, env := range deployment(t, render(t, parseValues(t, tt.values))).Spec.Template.Spec.Containers[0].Env {

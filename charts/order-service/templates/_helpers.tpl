@@ -76,9 +76,9 @@ while it runs, if it is to do so. */}}
 {{/* Value of GOMEMLIMIT, or nothing. A percentage is taken of the container's memory limit,
 rounded down to MiB. */}}
 {{- define "order-service.gomemlimit" -}}
-{{- $limit := dig "limits" "memory" "" .Values.resources -}}
+{{- $limit := dig "limits" "memory" "" (.Values.resources | default dict) -}}
 {{- $limit = ternary (printf "%.0f" $limit) (toString $limit) (kindIs "float64" $limit) -}}
-{{- if not (hasSuffix "%" .Values.gomemlimit) -}}
+{{- if not (hasSuffix "%" (.Values.gomemlimit | default "")) -}}
 {{ .Values.gomemlimit }}
 {{- else if regexMatch "^[0-9]+([.][0-9]+)?(k|[MGTPE]|[KMGTPE]i)?$" $limit -}}
 {{- $unit := regexReplaceAll "^[0-9.]+" $limit "" -}}

@@ -8,7 +8,7 @@ metadata:
     {{- mergeOverwrite (include "order-service.podAnnotations" . | fromYaml) $v.podAnnotations | toYaml | nindent 4 }}
 spec:
   serviceAccountName: {{ include "order-service.serviceAccountName" . }}
-  automountServiceAccountToken: {{ ternary $v.automountServiceAccountToken (or $v.rbac.create $v.vault.enabled) (kindIs "bool" $v.automountServiceAccountToken) }}
+  automountServiceAccountToken: {{ ternary $v.automountServiceAccountToken (or $v.rbac.create (($v.vault).enabled | default false)) (kindIs "bool" $v.automountServiceAccountToken) }}
   {{- /* Otherwise the kubelet adds several environment variables for every Service in
   the namespace. */}}
   enableServiceLinks: false
@@ -48,7 +48,7 @@ spec:
     - name: {{ .Chart.Name }}
       image: {{ include "order-service.image" . | quote }}
       imagePullPolicy: {{ $v.image.pullPolicy }}
-      args: [--config, {{ ternary "/vault/secrets" "/etc/app" (and $v.vault.enabled (hasKey $v.vault.files "config.yaml")) }}/config.yaml]
+      args: [--config, {{ ternary "/vault/secrets" "/etc/app" (and ($v.vault).enabled (hasKey (($v.vault).files | default dict) "config.yaml") | default false) }}/config.yaml]
       ports:
         - name: http
           containerPort: {{ $v.ports.http }}
@@ -178,7 +178,7 @@ checksum/config: {{ include "order-service.restartConfig" . | sha256sum }}
 - name: GOMEMLIMIT
   value: {{ . }}
 {{- end }}
-{{- if and .Values.config.otlp.endpoint (not (hasKey .Values.env "OTEL_RESOURCE_ATTRIBUTES")) }}
+{{- if and (dig "otlp" "endpoint" "" .Values.config) (not (hasKey .Values.env "OTEL_RESOURCE_ATTRIBUTES")) }}
 - name: OTEL_RESOURCE_ATTRIBUTES
   value: k8s.namespace.name=$(POD_NAMESPACE),k8s.pod.name=$(POD_NAME),k8s.node.name=$(NODE_NAME)
 {{- end }}

@@ -20,12 +20,16 @@ URL, possibly with a password. */ -}}
 {{- $problems = append $problems (printf "config.%s.url contains a password, which must not be stored in a ConfigMap: remove it from the URL, and set %s_PASSWORD from a key of a Secret with secretEnv" $section (upper $section)) -}}
 {{- end -}}
 {{- end -}}
-{{- range $name := list "DATABASE_URL" "DATABASE_PASSWORD" "REDIS_URL" "REDIS_PASSWORD" -}}
+{{- $collector := dig "otlp" "endpoint" "" $v.config | default "" -}}
+{{- if and $collector (not (regexMatch "^https?://[^/@?#]+:[0-9]+/?$" $collector)) -}}
+{{- $problems = append $problems "config.otlp.endpoint is not the URL of a host and a port: write it as http://otel-collector.observability:4317, without a user or a password" -}}
+{{- end -}}
+{{- range $name := list "DATABASE_URL" "DATABASE_PASSWORD" "REDIS_URL" "REDIS_PASSWORD" "OTEL_EXPORTER_OTLP_HEADERS" "OTEL_EXPORTER_OTLP_TRACES_HEADERS" "OTEL_EXPORTER_OTLP_METRICS_HEADERS" -}}
 {{- if hasKey $v.env $name -}}
 {{- $problems = append $problems (printf "env.%s contains a password in plain text: store it in a Secret, and set the variable from the key of the Secret with secretEnv" $name) -}}
 {{- end -}}
 {{- end -}}
-{{- if and $v.vault.enabled (not $v.vault.files) -}}
+{{- if and ($v.vault).enabled (not ($v.vault).files) -}}
 {{- $problems = append $problems "vault.enabled is true, but vault.files is empty: name the files that the injector is to write, or set vault.enabled to false" -}}
 {{- end -}}
 {{- if and (eq $v.configReload "reload") (not $v.reloadable) -}}
@@ -51,7 +55,7 @@ URL, possibly with a password. */ -}}
 {{- $problems = append $problems "autoscaling.targets is empty: set at least one target" -}}
 {{- end -}}
 {{- end -}}
-{{- if and $v.autoscaling.enabled $v.verticalAutoscaling.enabled (ne $v.verticalAutoscaling.updateMode "Off") -}}
+{{- if and $v.autoscaling.enabled ($v.verticalAutoscaling).enabled (ne ($v.verticalAutoscaling).updateMode "Off") -}}
 {{- range $v.verticalAutoscaling.controlledResources -}}
 {{- if index $v.autoscaling.targets . -}}
 {{- $problems = append $problems (printf "autoscaling and verticalAutoscaling would both act on %s, and each would undo what the other does: set autoscaling.targets.%s to null, remove %s from verticalAutoscaling.controlledResources, or set verticalAutoscaling.updateMode to Off" . . .) -}}

@@ -438,6 +438,9 @@ func (v *validator) url(key string, u URL, schemes ...string) {
 
 func (v *validator) otlp(o OTLP) {
 	v.url("otlp.endpoint", o.Endpoint, "http", "https")
+	if problem := o.Endpoint.checkPort(); problem != "" {
+		v.require(false, "otlp.endpoint", problem)
+	}
 	v.require(o.ServiceName != "", "otlp.service_name", "must be a name such as order-service")
 	v.require(o.SampleRatio >= 0 && o.SampleRatio <= 1, "otlp.sample_ratio", "must be a number from 0 to 1, for example 0.1")
 	v.positive("otlp.timeout", o.Timeout)

@@ -110,6 +110,20 @@ func (u URL) check(schemes ...string) string {
 	return ""
 }
 
+// checkPort returns what is wrong with a URL that must be a host and a port only, or "".
+func (u URL) checkPort() string {
+	parsed, err := url.Parse(u.raw)
+	switch {
+	case u.Empty() || err != nil:
+		return ""
+	case parsed.User != nil || parsed.RawQuery != "":
+		return "must not contain a user, a password or a query: set OTEL_EXPORTER_OTLP_HEADERS"
+	case parsed.Host != "" && parsed.Port() == "":
+		return "contains no port: add it, for example 4317"
+	}
+	return ""
+}
+
 // withPassword returns the URL with another password.
 func (u URL) withPassword(password string) (URL, error) {
 	parsed, err := url.Parse(u.raw)

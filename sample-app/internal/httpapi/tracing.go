@@ -39,9 +39,12 @@ func (t *Tracing) middleware() gin.HandlerFunc {
 		if !span.IsRecording() {
 			return
 		}
-		status := c.Writer.Status()
+		status, method := c.Writer.Status(), original.Method
+		if route == "" {
+			method = "_OTHER" // the value for unknown methods
+		}
 		span.SetAttributes(
-			semconv.HTTPRequestMethodKey.String(original.Method),
+			semconv.HTTPRequestMethodKey.String(method),
 			semconv.HTTPRoute(route),
 			semconv.URLPath(original.URL.Path),
 			semconv.UserAgentOriginal(original.UserAgent()),

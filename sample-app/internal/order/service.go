@@ -137,14 +137,18 @@ func (s *Service) Create(ctx context.Context, d Draft, key string) (o Order, cre
 	if o.Settled() {
 		return o, created, nil
 	}
+	request := ctx
 	ctx, stop := s.detach(ctx)
 	defer stop()
+	defer func() { describe(request, o) }()
 	if created {
-		return s.settle(ctx, o), true, nil
+		o = s.settle(ctx, o)
+		return o, true, nil
 	}
 	// Either the first request is still working on the order, or its replica has
 	// died. Only in the second case can resume claim the order and settle it.
-	return s.resume(ctx, o), false, nil
+	o = s.resume(ctx, o)
+	return o, false, nil
 }
 
 // Get returns an order, if possible from the cache. It returns ErrNotFound if the order

@@ -27,9 +27,13 @@ import (
 
 const (
 	readHeaderTimeout = 5 * time.Second
+	maxHeaderBytes    = 32 << 10
 	// stopTimeout is the maximum duration of the shutdown after the last request has
 	// been finished.
 	stopTimeout = 2 * time.Second
+	// flushTimeout is the maximum duration of sending the last telemetry, if
+	// shutdown.timeout permits it.
+	flushTimeout = 5 * time.Second
 	// firstRetry and lastRetry are the minimum and maximum delay between attempts to
 	// reach the database at the start.
 	firstRetry = 200 * time.Millisecond
@@ -174,6 +178,7 @@ func (s *Service) httpServer(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: readHeaderTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
 		ReadTimeout:       s.cfg.Server.ReadTimeout.Duration,
 		WriteTimeout:      s.cfg.Server.WriteTimeout.Duration,
 		IdleTimeout:       s.cfg.Server.IdleTimeout.Duration,
@@ -223,7 +228,7 @@ func (s *Service) Run(ctx context.Context) error {
 	err = errors.Join(err, s.finishRequests(ctx, failed, rest))
 	background.Wait()
 	s.abort()
-	err = errors.Join(err, s.closeAll(context.WithoutCancel(ctx)))
+	err = errors.Join(err, s.closeAll(context.WithoutCancel(ctx), started.Add(s.cfg.Shutdown.Timeout.Duration)))
 	servers.Wait()
 	s.log.Info("stopped", zap.Duration("duration_ms", time.Since(started)), zap.Bool("clean", err == nil))
 	return err
@@ -304,8 +309,10 @@ func (s *Service) finishRequests(ctx context.Context, failed <-chan error, rest 
 
 // closeAll closes the pools, sends the last telemetry, and then closes the metrics endpoint,
 // so that Prometheus can scrape the metrics until the end.
-func (s *Service) closeAll(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+// All of this ends before the deadline.
+func (s *Service) closeAll(parent context.Context, deadline time.Time) error {
+	reserve := min(stopTimeout, s.cfg.Shutdown.Timeout.Duration/10) / 4
+	ctx, cancel := context.WithDeadline(parent, earlier(time.Now().Add(stopTimeout), deadline.Add(-2*reserve)))
 	defer cancel()
 	closed := make(chan struct{})
 	go func() {
@@ -316,10 +323,21 @@ func (s *Service) closeAll(ctx context.Context) error {
 	select {
 	case <-closed:
 	case <-ctx.Done():
-		err = fmt.Errorf("connections were still open after %s and have not been closed", stopTimeout)
+		err = errors.New("connections were still open near the end of the shutdown and have not been closed")
 	}
-	s.sendLast(ctx)
-	return errors.Join(err, s.monitor.Shutdown(ctx))
+	sending, stop := context.WithDeadline(parent, earlier(time.Now().Add(flushTimeout), deadline.Add(-reserve)))
+	defer stop()
+	s.sendLast(sending)
+	ending, end := context.WithDeadline(parent, deadline)
+	defer end()
+	return errors.Join(err, s.monitor.Shutdown(ending))
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // close runs the closers in reverse order.

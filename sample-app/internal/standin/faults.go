@@ -17,6 +17,7 @@ import (
 
 const (
 	maxBodyBytes      = 1 << 20
+	maxHeaderBytes    = 32 << 10
 	readHeaderTimeout = 5 * time.Second
 	shutdownTimeout   = 5 * time.Second
 )
@@ -162,7 +163,7 @@ func decode(w http.ResponseWriter, r *http.Request, into any) bool {
 // Serve serves requests on the listener until ctx is done, and then finishes open
 // requests. It closes the listener.
 func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: readHeaderTimeout}
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: readHeaderTimeout, MaxHeaderBytes: maxHeaderBytes}
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()
 	select {

@@ -106,7 +106,9 @@ func (p Program) serve(ctx context.Context, cfg config.Config, monitored bool, s
 	defer func() {
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 		defer cancel()
-		err = errors.Join(err, sends.Shutdown(last))
+		if lost := sends.Shutdown(last); lost != nil {
+			log.Warn("the last telemetry could not be sent", zap.Error(lost))
+		}
 	}()
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.Server.Listen)
 	if err != nil {

@@ -52,7 +52,7 @@ func (o *observer) send(ctx context.Context, n int, export func(context.Context)
 	defer o.mu.Unlock()
 	if err != nil {
 		o.count(o.signal, Failed, n)
-		if o.lost == 0 {
+		if o.lost == 0 && o.lifetime.Err() == nil { // Shutdown says what happens after that
 			o.log.Warn("telemetry cannot be sent; the service goes on without it", zap.String("signal", o.signal), zap.Error(err))
 		}
 		o.lost += n
@@ -74,7 +74,11 @@ type spanExporter struct {
 
 // ExportSpans implements sdktrace.SpanExporter.
 func (e *spanExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
-	e.send(ctx, len(spans), func(ctx context.Context) error { return e.SpanExporter.ExportSpans(ctx, spans) })
+	valid := make([]sdktrace.ReadOnlySpan, len(spans))
+	for i, span := range spans {
+		valid[i] = validSpan{span}
+	}
+	e.send(ctx, len(spans), func(ctx context.Context) error { return e.SpanExporter.ExportSpans(ctx, valid) })
 	e.waiting.Add(-int64(len(spans)))
 	return nil
 }

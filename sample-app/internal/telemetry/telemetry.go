@@ -24,6 +24,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 )
 
 const (
@@ -38,6 +39,9 @@ const (
 	// send the same data.
 	firstRetry = time.Second
 	lastRetry  = 10 * time.Second
+	// maxValue is the maximum length of the value of an attribute. Clients choose some values,
+	// and a batch that is larger than 4 MiB is refused as a whole.
+	maxValue = 512
 )
 
 // Signals and results, as Options.Count gets them.
@@ -106,12 +110,13 @@ func Start(ctx context.Context, o Options) (_ *Telemetry, err error) {
 	}()
 	spans, err := startSpans(ctx, lifetime, o)
 	if err != nil {
-		return nil, fmt.Errorf("send traces to %s: %w", o.Endpoint, err)
+		return nil, fmt.Errorf("prepare to send traces: %w", err)
 	}
 	tracers := sdktrace.NewTracerProvider(
 		sdktrace.WithResource(about),
 		sdktrace.WithSampler(sdktrace.ParentBased(rootSampler{sdktrace.TraceIDRatioBased(o.SampleRatio)})),
 		sdktrace.WithSpanProcessor(spans),
+		sdktrace.WithRawSpanLimits(limits()),
 	)
 	t.tracers, t.shutdown = quiet{tracers}, append(t.shutdown, tracers.Shutdown)
 	if o.MetricsInterval <= 0 || o.Gatherer == nil {
@@ -119,7 +124,7 @@ func Start(ctx context.Context, o Options) (_ *Telemetry, err error) {
 	}
 	reader, err := startMetrics(ctx, lifetime, o)
 	if err != nil {
-		return nil, fmt.Errorf("send metrics to %s: %w", o.Endpoint, err)
+		return nil, fmt.Errorf("prepare to send metrics: %w", err)
 	}
 	meters := sdkmetric.NewMeterProvider(sdkmetric.WithResource(about), sdkmetric.WithReader(reader))
 	t.shutdown = append(t.shutdown, meters.Shutdown)
@@ -176,7 +181,7 @@ func startSpans(ctx, lifetime context.Context, o Options) (sdktrace.SpanProcesso
 	exporter, err := otlptrace.New(ctx, otlptracegrpc.NewClient(
 		otlptracegrpc.WithEndpointURL(o.Endpoint),
 		otlptracegrpc.WithTimeout(max(o.Timeout, o.Retry)),
-		otlptracegrpc.WithDialOption(limitAttempts(o.Timeout)),
+		otlptracegrpc.WithDialOption(limitAttempts(o.Timeout), reconnect()),
 		otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{
 			Enabled: o.Retry > 0, InitialInterval: firstRetry, MaxInterval: lastRetry, MaxElapsedTime: o.Retry,
 		}),
@@ -199,6 +204,7 @@ func startMetrics(ctx, lifetime context.Context, o Options) (sdkmetric.Reader, e
 	exporter, err := otlpmetricgrpc.New(ctx,
 		otlpmetricgrpc.WithEndpointURL(o.Endpoint),
 		otlpmetricgrpc.WithTimeout(o.Timeout),
+		otlpmetricgrpc.WithDialOption(reconnect()),
 		// The next export has newer values, so nothing is gained by sending old ones again.
 		otlpmetricgrpc.WithRetry(otlpmetricgrpc.RetryConfig{Enabled: false}),
 	)
@@ -210,6 +216,21 @@ func startMetrics(ctx, lifetime context.Context, o Options) (sdkmetric.Reader, e
 		sdkmetric.WithTimeout(o.Timeout),
 		sdkmetric.WithProducer(exemplarProducer{bridge.NewMetricProducer(bridge.WithGatherer(o.Gatherer))}),
 	), nil
+}
+
+// limits returns the limits of spans.
+func limits() sdktrace.SpanLimits {
+	l := sdktrace.NewSpanLimits()
+	l.AttributeValueLengthLimit = maxValue
+	return l
+}
+
+// reconnect tries to connect again soon. By default, gRPC waits for up to two minutes, which
+// is longer than data are sent again.
+func reconnect() grpc.DialOption {
+	delay := backoff.DefaultConfig
+	delay.MaxDelay = lastRetry
+	return grpc.WithConnectParams(grpc.ConnectParams{Backoff: delay, MinConnectTimeout: lastRetry})
 }
 
 // limitAttempts limits the duration of each attempt, because the exporter's own limit

@@ -7,11 +7,14 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -250,6 +253,29 @@ func TestHTTP(t *testing.T) {
 	}
 	if want := map[string]int{"request": 1, "GET shop": 2, "GET /items/{id}": 1}; !maps.Equal(names, want) {
 		t.Errorf("spans: %v, want %v", names, want)
+	}
+}
+
+// TestTextsOfClients shows that no client can make the spans of others get lost, with text
+// that is not valid or very long.
+func TestTextsOfClients(t *testing.T) {
+	collector := testenv.NewCollector(t)
+	sends, c, _ := started(t, collector.URL(), nil)
+	_, span := sends.Tracers().Tracer("test").Start(t.Context(), "a\xff")
+	span.SetAttributes(attribute.String("agent", "b\xff"), attribute.String("path", strings.Repeat("/", 1<<20)))
+	span.RecordError(errors.New("c\xff"))
+	span.SetStatus(codes.Error, "d\xff")
+	span.End()
+	spans(sends, 10)
+	if err := sends.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	arrived := collector.Spans()
+	if len(arrived) != 11 || c.get()["spans sent"] != 11 {
+		t.Fatalf("%d spans have arrived: %v", len(arrived), c.get())
+	}
+	if first := arrived[0]; first.GetName() != "a\uFFFD" || first.Attributes["agent"] != "b\uFFFD" || len(first.Attributes["path"]) != 512 || first.GetStatus().GetMessage() != "d\uFFFD" {
+		t.Errorf("the span is %v", first)
 	}
 }
 
