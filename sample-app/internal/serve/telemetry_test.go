@@ -190,7 +190,8 @@ func TestNothingIsLostWhenTheServiceStops(t *testing.T) {
 	var stopUpstreams func()
 	f := started(t, func(f *fixture, cfg *config.Config) {
 		f.log = zap.New(core)
-		cfg.Shutdown.DrainDelay = config.Duration{Duration: 100 * time.Millisecond}
+		// Every client has time to see that its connection is to be closed.
+		cfg.Shutdown.DrainDelay = config.Duration{Duration: 2 * time.Second}
 		stopUpstreams = traced(t, f, cfg, collector)
 	})
 	var mu sync.Mutex
