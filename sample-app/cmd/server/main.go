@@ -15,12 +15,12 @@ import (
 	"syscall"
 	"time"
 
-	"go.opentelemetry.io/otel"
 	"go.uber.org/zap"
 
 	"github.com/slipway-ci/slipway/sample-app/internal/config"
 	"github.com/slipway-ci/slipway/sample-app/internal/logging"
 	"github.com/slipway-ci/slipway/sample-app/internal/serve"
+	"github.com/slipway-ci/slipway/sample-app/internal/telemetry"
 )
 
 // The linker sets these variables:
@@ -117,8 +117,7 @@ func runService(ctx context.Context, path string, lookup func(string) (string, b
 	log, level := logging.New(stdout, cfg.Log.Level.Level, cfg.Console())
 	defer func() { _ = log.Sync() }() // a terminal and a pipe cannot be flushed and need not be
 	log.Info("starting", zap.String("version", version), zap.String("commit", commit), zap.String("date", date))
-	// The SDK reports what it cannot return to one handler of the process.
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("telemetry", zap.Error(err)) }))
+	telemetry.LogErrors(log)
 	service, err := serve.New(ctx, cfg, log, serve.Live{
 		Version: version, Level: level, File: path, Load: func() (config.Config, error) { return config.Reload(path, lookup) },
 	})

@@ -16,19 +16,7 @@ import (
 
 // startTelemetry prepares to send traces and metrics, if the configuration asks for it.
 func (s *Service) startTelemetry(ctx context.Context) (err error) {
-	s.sends, err = telemetry.Start(ctx, telemetry.Options{
-		Endpoint:        s.cfg.OTLP.Endpoint.Reveal(),
-		Service:         s.cfg.OTLP.ServiceName,
-		Version:         s.live.Version,
-		Environment:     s.cfg.App.Environment,
-		SampleRatio:     s.cfg.OTLP.SampleRatio,
-		Timeout:         s.cfg.OTLP.Timeout.Duration,
-		Retry:           s.cfg.OTLP.Retry.Duration,
-		MetricsInterval: s.cfg.OTLP.MetricsInterval.Duration,
-		Gatherer:        s.metrics.Gatherer(),
-		Count:           s.metrics.Telemetry,
-		Log:             s.log,
-	})
+	s.sends, err = telemetry.Start(ctx, telemetry.Configured(s.cfg, s.live.Version, s.metrics, s.log))
 	return err
 }
 

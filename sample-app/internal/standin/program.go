@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"go.opentelemetry.io/otel"
 	"go.uber.org/zap"
 
 	"github.com/slipway-ci/slipway/sample-app/internal/config"
@@ -85,21 +84,8 @@ func (p Program) configure(file, listen string) (config.Config, error) {
 func (p Program) serve(ctx context.Context, cfg config.Config, monitored bool, service http.Handler) (err error) {
 	log, _ := logging.New(p.Stdout, cfg.Log.Level.Level, cfg.Console())
 	counted := metrics.New()
-	// The SDK reports what it cannot return to one handler of the process.
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("telemetry", zap.Error(err)) }))
-	sends, err := telemetry.Start(ctx, telemetry.Options{
-		Endpoint:        cfg.OTLP.Endpoint.Reveal(),
-		Service:         cfg.OTLP.ServiceName,
-		Version:         "simulated",
-		Environment:     cfg.App.Environment,
-		SampleRatio:     cfg.OTLP.SampleRatio,
-		Timeout:         cfg.OTLP.Timeout.Duration,
-		Retry:           cfg.OTLP.Retry.Duration,
-		MetricsInterval: cfg.OTLP.MetricsInterval.Duration,
-		Gatherer:        counted.Gatherer(),
-		Count:           counted.Telemetry,
-		Log:             log,
-	})
+	telemetry.LogErrors(log)
+	sends, err := telemetry.Start(ctx, telemetry.Configured(cfg, "simulated", counted, log))
 	if err != nil {
 		return err
 	}
