@@ -48,7 +48,7 @@ type Image struct {
 	Entrypoint  string            `json:"entrypoint,omitzero" yaml:"entrypoint" jsonschema:"pattern=^/[^/].*[^/]$" jsonschema_description:"The absolute path of the program in the image."`
 	Args        []string          `json:"args,omitzero" yaml:"args" jsonschema_description:"The default arguments of the program."`
 	User        string            `json:"user,omitzero" yaml:"user" jsonschema:"pattern=^[0-9]+(:[0-9]+)?$" jsonschema_description:"The numeric uid or uid:gid that the program runs as. Kubernetes can check runAsNonRoot only for a numeric user."`
-	Ports       []int             `json:"ports,omitzero" yaml:"ports" jsonschema:"uniqueItems=true" jsonschema_description:"The TCP ports that the image declares as exposed."`
+	Ports       []int             `json:"ports,omitzero" yaml:"ports" jsonschema:"uniqueItems=true" jsonschema_description:"The TCP ports that the image declares as exposed. Default: 8080 and 9090, or none if the program does not listen on a port, as far as the source of its module tells."`
 	Env         map[string]string `json:"env,omitzero" yaml:"env" jsonschema_description:"The environment variables of the program, for example TZ: Asia/Shanghai. Never put secrets here."`
 	Labels      map[string]string `json:"labels,omitzero" yaml:"labels" jsonschema_description:"Labels and annotations to add to the image."`
 	Source      string            `json:"source,omitzero" yaml:"source" jsonschema:"format=uri" jsonschema_description:"The URL of the source repository. Default: derived from the module path, if that names a known forge."`

@@ -11,7 +11,7 @@ func Default() Config {
 	return Config{
 		App: App{Dir: ".", Platforms: []string{"linux/amd64", "linux/arm64"}},
 		Image: Image{
-			Base: "scratch", Entrypoint: "/server", User: "65534:65534", Ports: []int{8080, 9090},
+			Base: "scratch", Entrypoint: "/server", User: "65534:65534",
 			Compression: "gzip", Format: "oci",
 			HealthCheck: HealthCheck{
 				Interval: Duration(30 * time.Second), Timeout: Duration(5 * time.Second),
@@ -25,10 +25,15 @@ func Default() Config {
 			Databases: []string{"mirror.gcr.io/aquasec/trivy-db:2", "ghcr.io/aquasecurity/trivy-db:2", "public.ecr.aws/aquasecurity/trivy-db:2"},
 		},
 		Sign:     Sign{Attestations: []string{"sbom", "provenance", "scan"}, Formats: []string{"tag"}},
-		Deploy:   Deploy{ImageValues: ImageValues{PullSecrets: "imagePullSecrets"}},
+		Deploy:   Deploy{ImageValues: ImageValues{PullSecrets: "imagePullSecrets"}, Service: Service{Kind: "Deployment"}},
 		Registry: Registry{Uploads: 5, Downloads: 10},
 	}
 }
+
+// DefaultPorts returns the ports that an image exposes if image.ports is not set and the
+// program listens on a port. They belong to [Default], which cannot hold them because they
+// depend on the program.
+func DefaultPorts() []int { return []int{8080, 9090} }
 
 // DefaultEnvironment returns the defaults of an environment. They belong to
 // [Default], which cannot hold them because each environment has a name.

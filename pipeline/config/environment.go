@@ -12,7 +12,9 @@ import (
 
 // Deploy configures how and where the image is deployed.
 type Deploy struct {
-	Chart        string                 `json:"chart,omitzero" yaml:"chart" jsonschema:"minLength=1" jsonschema_description:"The Helm chart, as a folder or a packaged chart, relative to slipway.yaml. Default: the folder chart, or charts/NAME with the name of the app, if one of them exists."`
+	Chart        string                 `json:"chart,omitzero" yaml:"chart" jsonschema:"minLength=1" jsonschema_description:"The Helm chart: a folder or a packaged chart, relative to slipway.yaml; oci://HOST/PATH/NAME:VERSION@sha256:..., of which the version or the digest suffices; or https://HOST/PATH/NAME:VERSION in a Helm repository. Default: the folder chart, or charts/NAME with the name of the app, if one of them exists, and otherwise slipway's own chart, which deploys any Go service."`
+	ChartKeyring string                 `json:"chartKeyring,omitzero" yaml:"chartKeyring" jsonschema:"minLength=1" jsonschema_description:"A file with public keys as gpg --export writes it, relative to slipway.yaml. A chart from a registry or a Helm repository must then have a provenance that is signed with one of them."`
+	Service      Service                `json:"service,omitzero" yaml:"service" jsonschema_description:"The app as slipway's own chart deploys it. Only for repositories without a chart."`
 	Release      string                 `json:"release,omitzero" yaml:"release" jsonschema:"pattern=^[a-z0-9]([-a-z0-9]*[a-z0-9])?$,maxLength=53" jsonschema_description:"The name of the Helm release. Default: the name of the app."`
 	ImageValues  ImageValues            `json:"imageValues,omitzero" yaml:"imageValues" jsonschema_description:"The values of the chart that select the image, as dotted paths."`
 	Environments map[string]Environment `json:"environments,omitzero" yaml:"environments" jsonschema_description:"The environments by name, for example staging and prod."`
@@ -27,7 +29,7 @@ type ImageValues struct {
 	Digest      string `json:"digest,omitzero" yaml:"digest" jsonschema:"minLength=1" jsonschema_description:"The value that receives the digest, as sha256:... Default: the value digest next to that of the repository, unless the chart has only a value tag."`
 	Tag         string `json:"tag,omitzero" yaml:"tag" jsonschema:"minLength=1" jsonschema_description:"The value that receives the version of the app and the digest, as 1.2.3@sha256:..., for a chart that has no value for the digest. If digest is set too, it receives only the version. Default: the value tag next to that of the repository, if the chart has no value digest there."`
 	Reference   string `json:"reference,omitzero" yaml:"reference" jsonschema:"minLength=1" jsonschema_description:"The value that receives the whole image, as repository@sha256:..., instead of the values above. Default: image, if that is a text in the values of the chart."`
-	Version     string `json:"version,omitzero" yaml:"version" jsonschema:"minLength=1" jsonschema_description:"The value that receives the version of the app, for example version. By default the version is not passed to the chart."`
+	Version     string `json:"version,omitzero" yaml:"version" jsonschema:"minLength=1" jsonschema_description:"The value that receives the version of the app, for example version. Default: the annotation slipway-ci.github.io/version-value in the Chart.yaml of the chart; without it, the version is not passed to the chart."`
 	PullSecrets string `json:"pullSecrets,omitzero" yaml:"pullSecrets" jsonschema:"minLength=1" jsonschema_description:"The value that receives the list of pull secrets, as - name: NAME, if slipway writes one."`
 }
 

@@ -59,7 +59,8 @@ func values(t *testing.T, v any) map[string]any {
 }
 
 // setDefaults writes values into a schema as the defaults of its properties. The
-// default of a boolean that is absent is false, and that of a number is zero.
+// default of a boolean that is absent is false, and that of a number is zero, unless zero is
+// not allowed or the description names another default.
 func setDefaults(t *testing.T, s *jsonschema.Schema, values map[string]any) {
 	t.Helper()
 	for p := s.Properties.Oldest(); p != nil; p = p.Next() {
@@ -71,6 +72,7 @@ func setDefaults(t *testing.T, s *jsonschema.Schema, values map[string]any) {
 			p.Value.Default = value
 		case p.Value.Type == "boolean":
 			p.Value.Default = false
+		case p.Value.Minimum != "" && p.Value.Minimum != "0", strings.Contains(p.Value.Description, "Default: "):
 		case p.Value.Type == "number", p.Value.Type == "integer":
 			p.Value.Default = 0
 		}

@@ -30,6 +30,7 @@ func (d *document) semantics(c *Config) {
 	}
 	d.policy("/verify", c.Verify)
 	d.imageValues(c.Deploy.ImageValues)
+	d.service(c.Deploy.Service)
 	for name, e := range c.Deploy.Environments {
 		d.environment("/deploy/environments/"+escape(name), e)
 	}
@@ -89,6 +90,26 @@ func (d *document) image(image *Image) {
 		if !variableName(key) {
 			d.at("/image/env/"+escape(key), "%q is not the name of an environment variable", key)
 		}
+	}
+}
+
+// service checks that the settings of deploy.service do not contradict each other.
+func (d *document) service(s Service) {
+	const at = "/deploy/service"
+	if s.Kind == "CronJob" && s.Schedule == "" {
+		d.at(at+"/kind", "a CronJob needs deploy.service.schedule, for example 0 3 * * *")
+	}
+	if s.Kind != "CronJob" && s.Schedule != "" {
+		d.at(at+"/schedule", "deploy.service.schedule is for a CronJob, but deploy.service.kind is %s", s.Kind)
+	}
+	if s.Health != "" && s.GRPC {
+		d.at(at+"/health", "deploy.service.health and grpc exclude each other: with grpc, the probes use the health protocol of gRPC")
+	}
+	if s.Port != nil && *s.Port == 0 && (s.Health != "" || s.GRPC) {
+		d.at(at+"/port", "deploy.service.port is 0, so nothing can answer the probes: remove health and grpc, or set the port")
+	}
+	if s.Port != nil && s.Metrics != 0 && *s.Port == s.Metrics {
+		d.at(at+"/metrics", "deploy.service.metrics is the same port as deploy.service.port: name it in deploy.service.values as ports: {metrics: %d}", s.Metrics)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 
 	"github.com/slipway-ci/slipway/pipeline/config"
+	"github.com/slipway-ci/slipway/pipeline/registry"
 	"github.com/slipway-ci/slipway/pipeline/sign"
 )
 
@@ -38,7 +39,7 @@ type Options struct {
 	Settings    config.Environment // with defaults, absolute paths and at least one cluster
 	Release     string             // the name of the Helm release
 	Namespace   string             // the namespace, unless a cluster has another
-	Chart       string             // the absolute path of a folder or a packaged chart
+	Chart       Chart              // the chart with which the image is deployed
 	ImageValues config.ImageValues // the values of the chart that select the image
 	Kubeconfig  string             // a file; default: $KUBECONFIG or ~/.kube/config
 	// Server is a host and port that replace those of the API server, for a kubeconfig
@@ -49,6 +50,9 @@ type Options struct {
 	// which they can be reached from here. It applies if the server in the kubeconfig
 	// has a loopback address.
 	Forward map[string]string
+
+	// Registries downloads a chart that is neither in the repository nor in slipway.
+	Registries *registry.Client `json:"-"`
 
 	// VerifyImage verifies an image that the chart runs besides the app with the keys and
 	// identities of the setting that allows it. If it is nil, such images are refused.

@@ -14,10 +14,13 @@ import (
 
 // ChartValues is what a chart reveals about the values that it is rendered with.
 type ChartValues struct {
-	Chart    string            // the name of the chart
-	Defaults map[string]any    // values.yaml of the chart
-	Given    map[string]any    // the values of the environment
-	Uses     func(string) bool // reports whether a template contains .Values. followed by a dotted path
+	Chart    string         // the name of the chart
+	Defaults map[string]any // values.yaml of the chart
+	Given    map[string]any // the values of the environment
+	// Annotations are those in Chart.yaml. VersionAnnotation names the value that receives
+	// the version of the app.
+	Annotations map[string]string
+	Uses        func(string) bool // reports whether a template contains .Values. followed by a dotted path
 }
 
 // has reports whether the chart knows a value. A value without a default is known only
@@ -37,6 +40,10 @@ func (c ChartValues) first(paths ...string) string {
 	return ""
 }
 
+// VersionAnnotation is the annotation of a chart with the default of
+// [config.ImageValues].Version.
+const VersionAnnotation = "slipway-ci.github.io/version-value"
+
 // FindImageValues fills in the values of v that are not set in the configuration, from
 // the shape of the values of the chart:
 //
@@ -49,6 +56,7 @@ func (c ChartValues) first(paths ...string) string {
 // If the chart has none of them, the error is a [fault.Input] error. Whether the chart
 // then really runs the image is checked after it is rendered.
 func FindImageValues(v config.ImageValues, c ChartValues) (config.ImageValues, error) {
+	v.Version = cmp.Or(v.Version, c.Annotations[VersionAnnotation])
 	if v.Reference != "" {
 		return v, nil
 	}

@@ -126,30 +126,8 @@ func withoutPath(err error) error {
 	return err
 }
 
-// findChart returns the folder of the chart: deploy.chart or, if that is not set, chart
-// or charts/NAME.
-func findChart(root string, c config.Config) (string, error) {
-	if given := c.Deploy.Chart; given != "" {
-		path := config.Resolve(root, given)
-		if _, err := os.Stat(path); err != nil {
-			return "", fault.Inputf("deploy.chart", "deploy.chart %s: %w", given, withoutPath(err))
-		}
-		return path, nil
-	}
-	name, err := appName(root, c)
-	if err != nil {
-		return "", err
-	}
-	for _, place := range []string{"chart", filepath.Join("charts", name)} {
-		if _, err := os.Stat(filepath.Join(root, place, "Chart.yaml")); err == nil {
-			return filepath.Join(root, place), nil
-		}
-	}
-	return "", fault.Inputf("deploy.chart", "there is no chart: neither chart nor charts/%s has a Chart.yaml", name).WithFix("set deploy.chart in slipway.yaml")
-}
-
-// DeploymentFiles returns the absolute paths of the chart and of the values files of an
-// environment. Those that do not exist are left out.
+// DeploymentFiles returns the absolute paths of the chart, of its dependencies in other
+// folders, and of the values files of an environment. Those that do not exist are left out.
 func DeploymentFiles(root string, c config.Config, environment string) []string {
 	e := c.Deploy.Environments[environment]
 	names := slices.Clone(e.Values)
@@ -162,10 +140,11 @@ func DeploymentFiles(root string, c config.Config, environment string) []string 
 			files = append(files, path)
 		}
 	}
-	if chart, err := findChart(root, c); err == nil {
-		files = append(files, chart)
+	chart, err := findChart(root, c)
+	if err != nil || chart.Path == "" {
+		return files
 	}
-	return files
+	return append(append(files, chart.Path), deploy.LocalDependencies(chart.Path)...)
 }
 
 func exists(path string) bool {
@@ -192,29 +171,21 @@ func (p *run) checkEnvironment(getenv func(string) (string, bool)) error {
 	return err
 }
 
-// checkLinks returns an error if a symbolic link in a chart leads out of the chart and out of
-// the repository: a template could show the file, for example one with credentials.
-func checkLinks(ctx context.Context, chart string) error {
-	top := chart
-	if repository, err := source.OpenRepository(ctx, filepath.Dir(chart)); err == nil && repository != nil {
-		top = repository.Top
-	}
-	file, err := source.Escape(ctx, top, chart)
-	if err != nil || file == "" {
-		return err
-	}
-	return fault.Inputf("deploy.chart", "a symbolic link in the chart %s leads to %s, which is outside the repository", chart, file).WithFix("copy the file into the chart")
-}
-
 // deployOptions returns the options that checkEnvironment has set, with the version and
 // the pull secret of the image.
 func (p *run) deployOptions(ctx context.Context, image deploy.Image) (deploy.Options, error) {
 	o := p.deployment
-	if err := checkLinks(ctx, o.Chart); err != nil {
+	if err := checkFolders(ctx, o.Chart); err != nil {
+		return o, err
+	}
+	var err error
+	if o.Chart, err = p.describe(ctx, o.Chart); err != nil {
+		return o, err
+	}
+	if o.Registries, err = p.registry(); err != nil {
 		return o, err
 	}
 	p.verifyWith(&o)
-	var err error
 	if p.report.Source != nil {
 		o.Version = p.source.Version
 	} else if o.Version, err = p.stampedVersion(); err != nil {

@@ -18,8 +18,10 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/graph"
 	"github.com/slipway-ci/slipway/pipeline/image"
+	"github.com/slipway-ci/slipway/pipeline/listener"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 	"github.com/slipway-ci/slipway/pipeline/source"
+	"github.com/slipway-ci/slipway/pipeline/toolchain"
 )
 
 func (p *run) build(ctx context.Context) (graph.Outcome, error) {
@@ -64,7 +66,7 @@ func (p *run) image(ctx context.Context) (graph.Outcome, error) {
 		return graph.Outcome{}, err
 	}
 	r, err := image.Run(ctx, image.Options{
-		Source: p.source, Binaries: binaries, Settings: p.Config.Image, ZoneInfo: p.toolchain.ZoneInfo(),
+		Source: p.source, Binaries: binaries, Settings: p.imageSettings(), ZoneInfo: p.toolchain.ZoneInfo(),
 		Bases: client, Cache: p.Cache, RunDir: p.work.Dir,
 	})
 	if err != nil {
@@ -80,6 +82,29 @@ func (p *run) image(ctx context.Context) (graph.Outcome, error) {
 		}
 	}
 	return graph.Outcome{Kind: kind, Summary: strings.Join(sizes, ", ")}, nil
+}
+
+// imageSettings returns the settings of the image, with the ports that it exposes.
+func (p *run) imageSettings() config.Image {
+	settings := p.Config.Image
+	settings.Ports = p.ports()
+	return settings
+}
+
+// findPorts returns the ports that the image exposes.
+func (p *run) findPorts(ctx context.Context) []int {
+	if p.Config.Image.Ports != nil {
+		return p.Config.Image.Ports
+	}
+	main := p.source.Main
+	found := listener.Find(ctx, listener.Options{
+		Dir: p.source.Dir, Module: p.source.Module, Mains: []string{main}, Tags: p.Config.App.Tags,
+		Go: p.source.Go, Env: toolchain.Environ(p.Config.App.Env),
+	})
+	if at, ok := found[main]; ok && at == "" {
+		return nil
+	}
+	return config.DefaultPorts()
 }
 
 // changed returns the outcome of a step that passed, given whether it changed nothing.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/slipway-ci/slipway/pipeline/cache"
 	"github.com/slipway-ci/slipway/pipeline/config"
+	"github.com/slipway-ci/slipway/pipeline/deploy"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/graph"
 	"github.com/slipway-ci/slipway/pipeline/image"
@@ -48,7 +49,7 @@ func (p *run) unpacked(ctx context.Context) (plainImages, error) {
 		return plainImages{}, err
 	}
 	images, err := image.Unpacked(ctx, image.Options{
-		Source: p.source, Binaries: p.report.Build.Binaries, Settings: p.Config.Image, Bases: client,
+		Source: p.source, Binaries: p.report.Build.Binaries, Settings: p.imageSettings(), Bases: client,
 	})
 	if err != nil {
 		return plainImages{}, err
@@ -120,7 +121,7 @@ func (p *run) scanOptions(ctx context.Context) (o scan.Options, given []any, err
 	}
 	for _, chart := range o.Settings.Charts {
 		if path := p.resolve(chart); exists(path) { // the scan reports a chart that does not exist
-			if err := checkLinks(ctx, path); err != nil {
+			if err := checkFolders(ctx, deploy.Chart{Path: path}); err != nil {
 				return o, nil, err
 			}
 		}

@@ -140,6 +140,7 @@ type run struct {
 	verified  sign.VerifiedImage // the result of the step verify, for the step deploy
 
 	fingerprint func() (string, error)
+	ports       func() []int
 	signer      func() (sign.Signer, error)
 	deployment  deploy.Options  // set by checkDeploy
 	tracked     map[string]bool // see committed; set by scanOptions
@@ -252,6 +253,7 @@ func (p *run) prepare(ctx context.Context) (err error) {
 	}
 	p.atEnd(p.work.Close)
 	p.fingerprint = sync.OnceValues(func() (string, error) { return p.source.Fingerprint(ctx) })
+	p.ports = sync.OnceValue(func() []int { return p.findPorts(ctx) })
 	p.prepareSigner(ctx)
 	return p.findGiven(ctx)
 }

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/slipway-ci/slipway/pipeline/display"
+	"github.com/slipway-ci/slipway/pipeline/listener"
 	"github.com/slipway-ci/slipway/pipeline/toolchain"
 )
 
@@ -57,7 +58,7 @@ func Choose(ctx context.Context, o Options) ([]Candidate, error) {
 	if len(o.Mains) == 1 {
 		return append(all, Candidate{Main: o.Mains[0], Reasons: []string{"is the only main package"}}), ctx.Err()
 	}
-	listening := listening(ctx, o)
+	listening := listener.Find(ctx, listener.Options{Dir: o.Dir, Module: o.Module, Mains: o.Mains, Go: o.Go, Env: o.Env})
 	builds := dockerfiles(ctx, o)
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
@@ -103,7 +104,7 @@ func (c Candidate) Why() string {
 func named(o Options, main string) string {
 	name := programName(o, main)
 	switch {
-	case name == moduleName(o.Module):
+	case name == listener.PackageName(o.Module):
 		return "module"
 	case o.Repository != "" && name == filepath.Base(o.Repository):
 		return "repository"
@@ -114,23 +115,9 @@ func named(o Options, main string) string {
 // programName returns the name that go build gives to the program of a main package.
 func programName(o Options, main string) string {
 	if main == "." {
-		return moduleName(o.Module)
+		return listener.PackageName(o.Module)
 	}
 	return path.Base(main)
-}
-
-var majorVersion = regexp.MustCompile(`^v[0-9]+$`)
-
-// moduleName returns the last element of a module path that is not a major version.
-func moduleName(module string) string {
-	dir, name := path.Split(module)
-	if majorVersion.MatchString(name) && dir != "" {
-		name = path.Base(path.Clean(dir))
-	}
-	if name, _, ok := strings.Cut(name, ".v"); ok { // gopkg.in/yaml.v3
-		return name
-	}
-	return name
 }
 
 var (

@@ -26,7 +26,7 @@ func (p *testRelease) withChart(t *testing.T, values string, files map[string]st
 	t.Helper()
 	all := map[string]string{"Chart.yaml": "apiVersion: v2\nname: testapp\nversion: 0.1.0\nappVersion: '9.9'\n", "values.yaml": values}
 	maps.Copy(all, files)
-	p.o.Chart = testkit.Tree(t, all)
+	p.o.Chart.Path = testkit.Tree(t, all)
 }
 
 // deploymentOf returns the template of a Deployment without probes that runs an image.
@@ -53,7 +53,7 @@ spec:
 func TestChartOfHelmCreate(t *testing.T) {
 	p := newTestRelease(t)
 	var err error
-	if p.o.Chart, err = chartutil.Create("app", t.TempDir()); err != nil {
+	if p.o.Chart.Path, err = chartutil.Create("app", t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
 	p.o.Version = "v1.2.3+dirty"

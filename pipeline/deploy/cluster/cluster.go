@@ -138,6 +138,10 @@ func (t Tool) Deploy(ctx context.Context, o deploy.Options, image sign.VerifiedI
 	}
 	result.Image = deploy.ImageOf(image.Reference())
 	var all []*deployment
+	var err error
+	if o.Chart, err = release.Fetch(ctx, o.Registries, o.Chart); err != nil {
+		return result, err
+	}
 	for _, c := range o.Settings.Clusters { // report mistakes before the first cluster is changed
 		d, err := t.open(o, c, result.Image)
 		if err != nil {

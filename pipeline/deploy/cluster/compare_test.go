@@ -201,7 +201,7 @@ func (p *testRelease) helmUpgrade(t *testing.T, program string, set map[string]a
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, append([]string{
-		"upgrade", "--install", "app", p.o.Chart, "--create-namespace", "--namespace", p.o.Namespace, "--kubeconfig", p.o.Kubeconfig, "--values", values, "--wait",
+		"upgrade", "--install", "app", p.o.Chart.Path, "--create-namespace", "--namespace", p.o.Namespace, "--kubeconfig", p.o.Kubeconfig, "--values", values, "--wait",
 	}, flags...)...)
 	var out bytes.Buffer
 	cmd.Stderr = &out

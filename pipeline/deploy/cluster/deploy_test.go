@@ -194,7 +194,7 @@ func TestBadInput(t *testing.T) {
 	}{
 		{"missing kubeconfig", "deploy.kubeconfig", func(o *deploy.Options) { o.Kubeconfig = filepath.Join(t.TempDir(), "none") }},
 		{"missing context", "deploy.kubeconfig", func(o *deploy.Options) { o.Settings.Clusters = []config.Cluster{{Context: "nowhere"}} }},
-		{"missing chart", "deploy.chart", func(o *deploy.Options) { o.Chart = t.TempDir() }},
+		{"missing chart", "deploy.chart", func(o *deploy.Options) { o.Chart.Path = t.TempDir() }},
 		{"malformed server", "usage", func(o *deploy.Options) { o.Server = "https://nowhere/" }},
 		{"failing template", "deploy.chart", func(o *deploy.Options) { o.Settings.Set = map[string]any{"env": "text"} }},
 	} {

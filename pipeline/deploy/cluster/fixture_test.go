@@ -35,7 +35,7 @@ func newTestRelease(t *testing.T) *testRelease {
 	p := &testRelease{Cluster: c, image: images.Image(t, c, "1")}
 	p.o = deploy.Options{
 		Environment: "test", Settings: config.DefaultEnvironment(), Release: "app", Namespace: c.Name(t),
-		Chart: filepath.Join("testdata", "chart"), Kubeconfig: c.Kubeconfig, Run: "test",
+		Chart: deploy.Chart{Path: filepath.Join("testdata", "chart")}, Kubeconfig: c.Kubeconfig, Run: "test",
 		ImageValues: config.Default().Deploy.ImageValues,
 	}
 	s := &p.o.Settings

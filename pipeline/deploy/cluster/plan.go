@@ -9,12 +9,17 @@ import (
 
 	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/deploy"
+	"github.com/slipway-ci/slipway/pipeline/deploy/release"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
 // Plan implements [deploy.Tool].
 func (t Tool) Plan(ctx context.Context, o deploy.Options, image deploy.Image) (deploy.Plan, error) {
 	plan := deploy.Plan{Environment: o.Environment, Release: o.Release, Namespace: o.Namespace, Image: image}
+	var err error
+	if o.Chart, err = release.Fetch(ctx, o.Registries, o.Chart); err != nil {
+		return plan, err
+	}
 	for _, c := range o.Settings.Clusters {
 		p, err := t.plan(ctx, o, c, image)
 		if err != nil {

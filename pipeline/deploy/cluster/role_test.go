@@ -132,7 +132,7 @@ type deployer struct{ *testRelease }
 func newDeployer(t *testing.T) deployer {
 	t.Helper()
 	p := deployer{newTestRelease(t)}
-	p.o.Chart = "../../../charts/order-service"
+	p.o.Chart.Path = "../../../charts/order-service"
 	p.o.Release = "orders"
 	p.o.Settings.History = 2
 	p.o.Secrets = []deploy.SecretData{{Name: "credentials", Data: map[string]string{"password": "x-password-x"}}}

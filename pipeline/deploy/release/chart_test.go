@@ -32,6 +32,7 @@ func render(t *testing.T, ch Chart) []*unstructured.Unstructured {
 	install := action.NewInstall(new(action.Configuration))
 	install.ReleaseName, install.Namespace = "orders", "shop"
 	install.ClientOnly, install.DryRun = true, true
+	install.KubeVersion = &chartutil.KubeVersion{Version: "v1.34.2", Major: "1", Minor: "34"}
 	r, err := install.Run(ch.chart, chartutil.CoalesceTables(map[string]any{}, ch.values))
 	if err != nil {
 		t.Fatal(err)
@@ -52,7 +53,7 @@ func render(t *testing.T, ch Chart) []*unstructured.Unstructured {
 // images returns the images of the Deployments of a chart that is rendered with an image.
 func images(t *testing.T, dir string, set map[string]any) []string {
 	t.Helper()
-	ch, err := Load(dir, nil, set)
+	ch, err := Load(deploy.Chart{Path: dir}, nil, set)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +135,7 @@ func TestSetOverridesLikeAValuesFile(t *testing.T) {
 			}
 			chart := writeChart(t, defaults, files)
 			rendered := func(files []string, set map[string]any) (texts []string) {
-				ch, err := Load(chart, files, set)
+				ch, err := Load(deploy.Chart{Path: chart}, files, set)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -7,6 +7,8 @@ import (
 	"helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/chartutil"
 	helm "helm.sh/helm/v3/pkg/release"
+
+	"github.com/slipway-ci/slipway/pipeline/deploy"
 )
 
 // renderOnce renders a chart as Helm does, without a cluster.
@@ -37,7 +39,7 @@ func TestFrozenChart(t *testing.T) {
 		"charts/sub/templates/_s.tpl":    `{{ define "s" }}{{ end }}`,
 		"charts/sub/templates/NOTES.txt": "sub\n",
 	})
-	ch, err := Load(dir, nil, nil)
+	ch, err := Load(deploy.Chart{Path: dir}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -153,11 +153,14 @@ func searchCharts(ctx context.Context, o scan.Options) ([]scan.Finding, error) {
 		if !filepath.IsAbs(dir) {
 			dir = filepath.Join(o.Root, chart)
 		}
-		more, err := searchChart(ctx, options, relative(o.Root, dir), dir)
+		err := withDependencies(ctx, dir, func(complete string) error {
+			more, err := searchChart(ctx, options, relative(o.Root, dir), complete)
+			found = append(found, more...)
+			return err
+		})
 		if err != nil {
 			return nil, err
 		}
-		found = append(found, more...)
 	}
 	return found, nil
 }

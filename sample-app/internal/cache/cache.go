@@ -26,6 +26,8 @@ type Options struct {
 	Password func() string
 	// PoolSize is the maximum number of connections.
 	PoolSize int
+	// MaxRetries is how often a failed operation is repeated.
+	MaxRetries int
 	// TTL is how long an order stays in the cache.
 	TTL time.Duration
 	// Timeout is the maximum duration of each operation.
@@ -76,9 +78,12 @@ func Open(o Options) (*Cache, error) {
 	opts.DialTimeout = o.Timeout
 	opts.ReadTimeout = o.Timeout
 	opts.WriteTimeout = o.Timeout
-	// If Redis fails, the order is read from the database. Retries would only
-	// delay this.
-	opts.MaxRetries = -1
+	// If Redis fails, the order is read from the database. By default there are no
+	// retries, which would only delay this.
+	opts.MaxRetries = o.MaxRetries
+	if o.MaxRetries == 0 {
+		opts.MaxRetries = -1 // 0 stands for the default of the library
+	}
 	opts.DialerRetries = 1
 	// Only Redis Enterprise sends these notifications, and enabling them costs one
 	// round trip for each connection.

@@ -147,6 +147,12 @@ type Database struct {
 	// MaxConns is the maximum number of connections in the pool. The default is
 	// 50, the minimum is 2.
 	MaxConns int32 `yaml:"max_conns"`
+	// MinIdleConns is the number of idle connections that the pool keeps ready. The
+	// default is 0.
+	MinIdleConns int32 `yaml:"min_idle_conns"`
+	// MaxConnLifetime is how long a connection is used before it is replaced. The
+	// default is 1h.
+	MaxConnLifetime Duration `yaml:"max_conn_lifetime"`
 	// QueryTimeout is the maximum duration of each query or transaction. The
 	// default is 5s.
 	QueryTimeout Duration `yaml:"query_timeout"`
@@ -161,6 +167,9 @@ type Redis struct {
 	PasswordFile string `yaml:"password_file"`
 	// PoolSize is the maximum number of connections. The default is 20.
 	PoolSize int `yaml:"pool_size"`
+	// MaxRetries is how often a failed operation is repeated. The default is 0,
+	// because the database has the order too.
+	MaxRetries int `yaml:"max_retries"`
 	// TTL is how long an order stays in the cache. The default is 5m. It is also
 	// the maximum time for which the cache returns a stale order if Redis was
 	// unreachable when the order changed.
@@ -238,7 +247,7 @@ func Default() Config {
 			MaxInFlight:    512,
 		},
 		Health:   Health{Timeout: Duration{750 * time.Millisecond}},
-		Database: Database{MaxConns: 50, QueryTimeout: Duration{5 * time.Second}},
+		Database: Database{MaxConns: 50, MaxConnLifetime: Duration{time.Hour}, QueryTimeout: Duration{5 * time.Second}},
 		Redis: Redis{
 			PoolSize:  20,
 			TTL:       Duration{5 * time.Minute},
@@ -374,10 +383,13 @@ func (c Config) Validate() error {
 	v.url("database.url", c.Database.URL, "postgres", "postgresql")
 	// A migration holds one connection for its lock, and the probes need another.
 	v.require(c.Database.MaxConns >= 2, "database.max_conns", "must be 2 or more")
+	v.require(c.Database.MinIdleConns >= 0 && c.Database.MinIdleConns <= c.Database.MaxConns, "database.min_idle_conns", "must be 0 or more, and not above max_conns")
+	v.positive("database.max_conn_lifetime", c.Database.MaxConnLifetime)
 	v.positive("database.query_timeout", c.Database.QueryTimeout)
 
 	v.url("redis.url", c.Redis.URL, "redis", "rediss")
 	v.require(c.Redis.PoolSize > 0, "redis.pool_size", "must be above 0")
+	v.require(c.Redis.MaxRetries >= 0 && c.Redis.MaxRetries <= 10, "redis.max_retries", "must be between 0 and 10")
 	v.positive("redis.ttl", c.Redis.TTL)
 	v.positive("redis.timeout", c.Redis.Timeout)
 

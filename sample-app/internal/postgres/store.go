@@ -2,6 +2,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +32,11 @@ type Options struct {
 	Password func() string
 	// MaxConns is the maximum number of connections in the pool.
 	MaxConns int32
+	// MinIdleConns is the number of idle connections that the pool keeps ready.
+	MinIdleConns int32
+	// MaxConnLifetime is how long a connection is used, plus up to a tenth of that.
+	// The default is one hour.
+	MaxConnLifetime time.Duration
 	// QueryTimeout is the maximum duration of each call.
 	QueryTimeout time.Duration
 	// Observe is called after each call, with its name and duration. It can be nil.
@@ -64,8 +70,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, fmt.Errorf("database url: %w", err)
 	}
 	cfg.MaxConns = o.MaxConns
-	cfg.MaxConnLifetime = time.Hour
-	cfg.MaxConnLifetimeJitter = 6 * time.Minute // otherwise all connections would be replaced at the same time
+	cfg.MinIdleConns = o.MinIdleConns
+	cfg.MaxConnLifetime = cmp.Or(o.MaxConnLifetime, time.Hour)
+	cfg.MaxConnLifetimeJitter = cfg.MaxConnLifetime / 10 // otherwise all connections would be replaced at the same time
 	cfg.MaxConnIdleTime = 5 * time.Minute
 	cfg.ConnConfig.ConnectTimeout = o.QueryTimeout
 	if o.Password != nil {

@@ -39,12 +39,14 @@ func (s *Service) tracing() *httpapi.Tracing {
 
 func (s *Service) openStore(lifetime context.Context) (err error) {
 	s.store, err = postgres.Open(lifetime, postgres.Options{
-		URL:          s.cfg.Database.URL.Reveal(),
-		Password:     s.followPassword("database", s.cfg.Database.PasswordFile, func() { s.store.Renew() }),
-		MaxConns:     s.cfg.Database.MaxConns,
-		QueryTimeout: s.cfg.Database.QueryTimeout.Duration,
-		Observe:      s.metrics.Query,
-		Tracers:      s.sends.Tracers(),
+		URL:             s.cfg.Database.URL.Reveal(),
+		Password:        s.followPassword("database", s.cfg.Database.PasswordFile, func() { s.store.Renew() }),
+		MaxConns:        s.cfg.Database.MaxConns,
+		MinIdleConns:    s.cfg.Database.MinIdleConns,
+		MaxConnLifetime: s.cfg.Database.MaxConnLifetime.Duration,
+		QueryTimeout:    s.cfg.Database.QueryTimeout.Duration,
+		Observe:         s.metrics.Query,
+		Tracers:         s.sends.Tracers(),
 	})
 	if err != nil {
 		return err
@@ -56,13 +58,14 @@ func (s *Service) openStore(lifetime context.Context) (err error) {
 
 func (s *Service) openCache() (*cache.Cache, error) {
 	c, err := cache.Open(cache.Options{
-		URL:       s.cfg.Redis.URL.Reveal(),
-		Password:  s.followPassword("redis", s.cfg.Redis.PasswordFile, func() {}),
-		PoolSize:  s.cfg.Redis.PoolSize,
-		TTL:       s.cfg.Redis.TTL.Duration,
-		Timeout:   s.cfg.Redis.Timeout.Duration,
-		KeyPrefix: s.cfg.Redis.KeyPrefix,
-		Tracers:   s.sends.Tracers(),
+		URL:        s.cfg.Redis.URL.Reveal(),
+		Password:   s.followPassword("redis", s.cfg.Redis.PasswordFile, func() {}),
+		PoolSize:   s.cfg.Redis.PoolSize,
+		MaxRetries: s.cfg.Redis.MaxRetries,
+		TTL:        s.cfg.Redis.TTL.Duration,
+		Timeout:    s.cfg.Redis.Timeout.Duration,
+		KeyPrefix:  s.cfg.Redis.KeyPrefix,
+		Tracers:    s.sends.Tracers(),
 	})
 	if err != nil {
 		return nil, err
