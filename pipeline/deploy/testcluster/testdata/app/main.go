@@ -9,6 +9,9 @@
 //	oom        allocates memory until it is killed
 //	exit0      ends with exit code 0
 //	health     ends with exit code 0, as the health check of a real app does
+//
+// If DATA names a folder, the program appends VERSION to the file versions in it before it
+// serves, and serves the file at /versions.
 package main
 
 import (
@@ -18,6 +21,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
 	"sync/atomic"
 	"syscall"
@@ -62,6 +66,14 @@ func main() {
 	mux.HandleFunc("/startup", probe(mode == "unstarted"))
 	mux.HandleFunc("/ready", probe(mode == "unready"))
 	mux.HandleFunc("/live", probe(false))
+	if dir := os.Getenv("DATA"); dir != "" {
+		file := filepath.Join(dir, "versions")
+		if err := appendLine(file, os.Getenv("VERSION")); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		mux.HandleFunc("/versions", func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, file) })
+	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		if draining.Load() {
 			w.Header().Set("Connection", "close")
@@ -85,4 +97,13 @@ func main() {
 		os.Exit(1)
 	}
 	<-ctx.Done()
+}
+
+func appendLine(file, line string) error {
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(f, line)
+	return errors.Join(err, f.Close())
 }
