@@ -93,7 +93,7 @@ Exit codes: 0 success, 1 a gate or stage failed, 2 wrong usage or configuration,
 		a.traced(c)
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{a.initCommand(), a.doctorCommand(), a.keysCommand(), a.chartCommand(), a.sourceCommand(), a.registryCommand(), a.versionCommand()} {
+	for _, c := range []*cobra.Command{a.initCommand(), a.doctorCommand(), a.keysCommand(), a.chartCommand(), a.sealCommand(), a.sourceCommand(), a.registryCommand(), a.versionCommand()} {
 		c.GroupID = "set-up"
 		root.AddCommand(c)
 	}

@@ -28,6 +28,9 @@ type Tool interface {
 	Deploy(ctx context.Context, o Options, image sign.VerifiedImage) (Result, error)
 	// Status returns the state of the release and its workloads on every cluster.
 	Status(ctx context.Context, o Options) ([]Status, error)
+	// Certificate returns the certificate, in PEM, with which values are sealed for the
+	// controller of Sealed Secrets in the first cluster of the environment.
+	Certificate(ctx context.Context, o Options, c SealingController) ([]byte, error)
 	// Rollback rolls back to a revision and follows the rollout. Revision 0 stands
 	// for the newest good revision before the current one.
 	Rollback(ctx context.Context, o Options, revision int) (Result, error)
@@ -62,8 +65,9 @@ type Options struct {
 	// rollbacks are refused.
 	VerifyApp func(ctx context.Context, image name.Digest) error `json:"-"`
 
-	Secrets    []SecretData // written before the release; their values are never printed
-	PullSecret *PullSecret  // the login of the nodes for the registry of the image
+	Sealed     []SealedSecret // applied before the release, instead of Secrets
+	Secrets    []SecretData   // written before the release; their values are never printed
+	PullSecret *PullSecret    // the login of the nodes for the registry of the image
 
 	Run     string // who deploys, for the lock and the history
 	Version string // the version of the app, for the history
@@ -82,6 +86,16 @@ func ImageOf(ref name.Digest) Image {
 
 // String returns repository@digest.
 func (i Image) String() string { return i.Repository + "@" + i.Digest }
+
+// SealedSecret is a sealed Secret, which only the controller in the cluster can decrypt.
+type SealedSecret struct {
+	Name     string
+	File     string // relative to slipway.yaml, for messages
+	Manifest []byte
+}
+
+// SealingController is where the controller of Sealed Secrets can be reached in a cluster.
+type SealingController struct{ Namespace, Name string }
 
 // SecretData is a Kubernetes Secret to write. Its values are hidden when it is
 // printed or marshaled.

@@ -75,7 +75,7 @@ func DeployOptions(root string, c config.Config, environment string, d Deploymen
 		Kubeconfig: d.Kubeconfig, Server: d.Server, Forward: d.Forward, Run: d.Run,
 	}
 	o.Namespace = cmp.Or(e.Namespace, o.Release)
-	if getenv == nil {
+	if getenv == nil || e.Sealed != "" {
 		return o, nil
 	}
 	for _, secret := range slices.Sorted(maps.Keys(e.Secrets)) {
@@ -140,6 +140,11 @@ func DeploymentFiles(root string, c config.Config, environment string) []string 
 			files = append(files, path)
 		}
 	}
+	if e.Sealed != "" {
+		if path := config.Resolve(root, e.Sealed); exists(path) {
+			files = append(files, path)
+		}
+	}
 	chart, err := findChart(root, c)
 	if err != nil || chart.Path == "" {
 		return files
@@ -165,6 +170,9 @@ func (p *run) checkEnvironment(getenv func(string) (string, bool)) error {
 	}
 	var err error
 	if p.deployment, err = DeployOptions(p.Root, p.Config, p.Environment, p.Deployment, getenv); err != nil {
+		return err
+	}
+	if p.deployment.Sealed, err = SealedSecrets(p.Root, p.deployment); err != nil {
 		return err
 	}
 	p.deployment.Chart, err = findChart(p.Root, p.Config)

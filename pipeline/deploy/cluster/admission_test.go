@@ -7,45 +7,16 @@ import (
 	"testing"
 	"time"
 
-	"helm.sh/helm/v3/pkg/action"
-	"helm.sh/helm/v3/pkg/chart/loader"
 	core "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/client-go/dynamic"
 	"sigs.k8s.io/yaml"
 
 	"github.com/slipway-ci/slipway/pipeline/deploy/testcluster"
 )
-
-// installAdmission installs the chart admission for the namespaces with a label.
-func installAdmission(t *testing.T, c *testcluster.Cluster, namespace string, label map[string]any) {
-	t.Helper()
-	flags := genericclioptions.NewConfigFlags(false)
-	flags.KubeConfig, flags.Namespace = &c.Kubeconfig, &namespace
-	var helm action.Configuration
-	if err := helm.Init(flags, namespace, "secret", func(string, ...any) {}); err != nil {
-		t.Fatal(err)
-	}
-	ch, err := loader.Load("../../../charts/admission")
-	if err != nil {
-		t.Fatal(err)
-	}
-	install := action.NewInstall(&helm)
-	install.ReleaseName, install.Namespace = namespace, namespace
-	values := map[string]any{"rules": map[string]any{"imagesByDigest": true}, "namespaceSelector": map[string]any{"matchLabels": label}}
-	if _, err := install.RunWithContext(t.Context(), ch, values); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if _, err := action.NewUninstall(&helm).Run(namespace); err != nil {
-			t.Error(err)
-		}
-	})
-}
 
 // podTemplate returns the spec of a pod with one container, as YAML in one line.
 func podTemplate(image, security, more string) string {
@@ -61,7 +32,9 @@ func TestAdmissionPolicies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	installAdmission(t, c, namespace, map[string]any{"guarded": namespace})
+	installChart(t, c, "../../../charts/admission", namespace, map[string]any{
+		"rules": map[string]any{"imagesByDigest": true}, "namespaceSelector": map[string]any{"matchLabels": map[string]any{"guarded": namespace}},
+	})
 	client, err := dynamic.NewForConfig(c.Config)
 	if err != nil {
 		t.Fatal(err)

@@ -50,6 +50,11 @@ func (d *deployment) reconcile(ctx context.Context) error {
 	if err != nil {
 		return explainForbidden(err)
 	}
+	sealedChanged, err := d.ensureSealed(ctx)
+	if err != nil {
+		return explainForbidden(err)
+	}
+	secretsChanged = secretsChanged || sealedChanged
 	if err := d.ensureCRDs(ctx, chart); err != nil {
 		return explainForbidden(err)
 	}
@@ -89,7 +94,7 @@ func (d *deployment) reconcile(ctx context.Context) error {
 // is applied again, because templates can read what is written in between.
 func (d *deployment) checkFirst(ctx context.Context, chart release.Chart) error {
 	crds, err := d.chartCRDs(ctx, chart)
-	if err != nil || len(crds) == 0 && len(d.Secrets) == 0 && d.PullSecret == nil {
+	if err != nil || len(crds) == 0 && len(d.Secrets) == 0 && len(d.Sealed) == 0 && d.PullSecret == nil {
 		return err
 	}
 	if _, err := d.planCRDs(ctx, chart); err != nil {

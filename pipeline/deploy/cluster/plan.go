@@ -58,6 +58,11 @@ func (t Tool) plan(ctx context.Context, o deploy.Options, c config.Cluster, imag
 		return p, err
 	}
 	p.Changes = append(p.Changes, created...)
+	unsealed, err := d.planSealed(ctx)
+	if err != nil {
+		return p, err
+	}
+	p.Changes = append(p.Changes, unsealed...)
 	found, err := d.release.Find(ctx)
 	if err != nil {
 		return p, err

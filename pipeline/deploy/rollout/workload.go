@@ -282,6 +282,8 @@ func (j judge) generic(s state, w *Workload) []finding {
 			Kind: Stalled, Reason: "NoLoadBalancer", Message: "has no address from a load balancer",
 			Fix: "check that the cluster provides load balancers for Services, or use another type of Service",
 		}})
+	case "bitnami.com/SealedSecret":
+		return append(findings, sealedSecret(u, w)...)
 	case "/PersistentVolumeClaim":
 		if w.Done {
 			break
@@ -301,6 +303,28 @@ func (j judge) generic(s state, w *Workload) []finding {
 		}
 	}
 	return findings
+}
+
+// sealedSecret examines a sealed Secret, whose condition kstatus does not know
+// (https://github.com/bitnami-labs/sealed-secrets).
+func sealedSecret(u *unstructured.Unstructured, w *Workload) []finding {
+	observed, _, _ := unstructured.NestedInt64(u.Object, "status", "observedGeneration")
+	conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+	w.Done, w.Message = false, "waiting until the controller has unsealed it"
+	for _, c := range conditions {
+		fields, _ := c.(map[string]any)
+		switch {
+		case observed < u.GetGeneration() || fields["type"] != "Synced":
+		case fields["status"] == "True":
+			w.Done, w.Message = true, "unsealed"
+		case fields["status"] == "False":
+			return []finding{{Problem: Problem{
+				Kind: Config, Reason: "NotUnsealed", Message: fmt.Sprintf("cannot be unsealed: %v", fields["message"]),
+				Fix: "it was sealed for another cluster, name or namespace; seal it again",
+			}}}
+		}
+	}
+	return nil
 }
 
 // hasAddress reports whether a Service of type LoadBalancer has an address. It returns true

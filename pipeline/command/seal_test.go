@@ -1,0 +1,99 @@
+package command
+
+import (
+	"encoding/pem"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bitnami-labs/sealed-secrets/pkg/crypto"
+
+	"github.com/slipway-ci/slipway/internal/testkit"
+	"github.com/slipway-ci/slipway/pipeline/fault"
+)
+
+// sealingApp returns a program for a repository whose environment test has sealed Secrets, and
+// the certificate of a controller in sealing.pem.
+func sealingApp(t *testing.T, environment string) *program {
+	t.Helper()
+	_, cert, err := crypto.GeneratePrivateKeyAndCert(2048, time.Hour, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := helloApp()
+	files["sealing.pem"] = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}))
+	files["slipway.yaml"] = "deploy:\n  environments:\n    test:\n" + environment
+	return newProgram(t, testkit.Repository(t, files))
+}
+
+const sealedEnvironment = "      namespace: shop\n      sealed: deploy/sealed\n      secrets: {hello: {password: HELLO_PASSWORD, token: HELLO_TOKEN}}\n"
+
+func TestSeal(t *testing.T) {
+	p := sealingApp(t, sealedEnvironment)
+	p.env = append(p.env, "HELLO_PASSWORD="+helloPassword, "HELLO_TOKEN=planted-token")
+	seal := func(code int, want string, args ...string) {
+		t.Helper()
+		e := p.run(t, append([]string{"seal", "--env", "test", "--cert", "sealing.pem"}, args...)...)
+		if e.code != code || !strings.Contains(e.stdout+e.stderr, want) {
+			t.Fatalf("%v: exit %d, want %d and %q\n%s%s", args, e.code, code, want, e.stdout, e.stderr)
+		}
+		wantNoSecret(t, helloPassword, e.stdout+e.stderr, p.dir)
+	}
+	file := filepath.Join(p.dir, "deploy", "sealed", "hello.yaml")
+	read := func() (password, token string) {
+		t.Helper()
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(raw)) {
+			if value, ok := strings.CutPrefix(strings.TrimSpace(line), "password: "); ok {
+				password = value
+			}
+			if value, ok := strings.CutPrefix(strings.TrimSpace(line), "token: "); ok {
+				token = value
+			}
+		}
+		return password, token
+	}
+	seal(fault.ExitOK, "wrote deploy/sealed/hello.yaml (password, token)")
+	password, token := read()
+	if password == "" || token == "" {
+		t.Fatalf("password %q, token %q", password, token)
+	}
+	// Only the key that is named is sealed again.
+	seal(fault.ExitOK, "(token)", "hello/token")
+	if again, other := read(); again != password || other == token || other == "" {
+		t.Error("hello/token did not seal only the token")
+	}
+	seal(fault.ExitInput, "hello/nothing is not in deploy.environments.test.secrets", "hello/nothing")
+	p.env = append(p.env[:len(p.env)-1:len(p.env)-1], "OTHER=x") // without HELLO_TOKEN
+	seal(fault.ExitInput, "HELLO_TOKEN is not set, which is the value of token in Secret hello")
+	if again, _ := read(); again != password {
+		t.Error("the file was changed although a value is missing")
+	}
+}
+
+func TestSealBadInput(t *testing.T) {
+	for name, tt := range map[string]struct {
+		environment string
+		args        []string
+		want        string
+	}{
+		"no folder":      {"      secrets: {hello: {password: HELLO_PASSWORD}}\n", nil, "deploy.environments.test.sealed is not set"},
+		"no Secrets":     {"      sealed: x\n", nil, "deploy.environments.test.secrets is empty"},
+		"no certificate": {sealedEnvironment, []string{"--cert", "nowhere.pem"}, "--cert: open nowhere.pem"},
+		"no PEM":         {sealedEnvironment, []string{"--cert", "go.mod"}, "is not a certificate in PEM"},
+		"controller":     {sealedEnvironment, []string{"--cert", "", "--controller", "x"}, `--controller "x" is not NAMESPACE/NAME`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := sealingApp(t, tt.environment)
+			e := p.run(t, append([]string{"seal", "--env", "test", "--cert", "sealing.pem"}, tt.args...)...)
+			if e.code != fault.ExitInput || !strings.Contains(e.stderr, tt.want) || strings.Count(e.stderr, "\n") != 1 {
+				t.Errorf("exit %d, want %q\n%s", e.code, tt.want, e.stderr)
+			}
+		})
+	}
+}
