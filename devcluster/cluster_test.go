@@ -3,10 +3,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log"
 	"net"
 	"net/http"
@@ -57,6 +59,7 @@ func TestCluster(t *testing.T) {
 	t.Run("loads archives and references", k.loads)
 	t.Run("resolves names", k.resolvesNames)
 	t.Run("enforces Pod Security", k.enforcesPodSecurity)
+	t.Run("encrypts Secrets", k.encryptsSecrets)
 	t.Run("runs at the same time as another", k.runsNextToAnother)
 	t.Run("starts again after a crash", k.startsAfterCrash)
 	t.Run("leaves no trace", k.leavesNoTrace)
@@ -241,6 +244,36 @@ func (k *clusterTest) enforcesPodSecurity(t *testing.T) {
 	}, nil)
 	if refusal := (*apiError)(nil); !errors.As(err, &refusal) || refusal.code != http.StatusForbidden || !strings.Contains(refusal.message, "privileged") {
 		t.Errorf("a privileged pod: %v", err)
+	}
+}
+
+// encryptsSecrets looks for the value of a Secret, and of a ConfigMap, in the files of etcd.
+func (k *clusterTest) encryptsSecrets(t *testing.T) {
+	const secret, public = "planted-value-of-a-secret", "planted-value-of-a-configmap"
+	for path, data := range map[string]object{
+		"/api/v1/namespaces/default/secrets":    {"metadata": object{"name": "planted"}, "stringData": object{"key": secret}},
+		"/api/v1/namespaces/default/configmaps": {"metadata": object{"name": "planted"}, "data": object{"key": public}},
+	} {
+		if err := k.api.create(t.Context(), path, data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	found := map[string]bool{}
+	err := filepath.WalkDir(k.cluster.Path("etcd"), func(file string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		raw, err := os.ReadFile(file)
+		for _, text := range []string{secret, public, "k8s:enc:secretbox:v1:devcluster:"} {
+			found[text] = found[text] || bytes.Contains(raw, []byte(text))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found[secret] || !found[public] || !found["k8s:enc:secretbox:v1:devcluster:"] {
+		t.Errorf("found in the files of etcd: %v", found)
 	}
 }
 

@@ -143,6 +143,9 @@ func writePKI(c *Cluster, r *Record) error {
 	if err := addAccountKeys(files); err != nil {
 		return err
 	}
+	if files["encryption.yaml"], err = encryption(); err != nil {
+		return err
+	}
 	if err := addServers(files, c, r, ca, front); err != nil {
 		return err
 	}
@@ -170,6 +173,24 @@ func addAccountKeys(files map[string][]byte) error {
 	files["sa.pub"] = encode("PUBLIC KEY", public)
 	files["sa.key"], err = encodeKey(key)
 	return err
+}
+
+// encryption returns the configuration with which the API server encrypts Secrets in etcd
+// (https://kubernetes.io/docs/tasks/administer-cluster/encrypt-data/).
+func encryption() ([]byte, error) {
+	key := make([]byte, 32)
+	if _, err := rand.Read(key); err != nil {
+		return nil, fmt.Errorf("generating the key for Secrets: %w", err)
+	}
+	return fmt.Appendf(nil, `apiVersion: apiserver.config.k8s.io/v1
+kind: EncryptionConfiguration
+resources:
+  - resources: [secrets]
+    providers:
+      - secretbox:
+          keys: [{name: devcluster, secret: %s}]
+      - identity: {}
+`, base64.StdEncoding.EncodeToString(key)), nil
 }
 
 // addServers adds the certificates of the API server and the kubelet, and those

@@ -58,6 +58,7 @@ func servers(c *Cluster, r *Record) map[string]server {
 		"--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
 		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
 		"--proxy-client-cert-file="+pkiFile("front-proxy.crt"), "--proxy-client-key-file="+pkiFile("front-proxy.key"),
+		"--encryption-provider-config="+pkiFile("encryption.yaml"),
 		"--allow-privileged=true")
 	own := func(name string) []string {
 		k := pkiFile(name)
