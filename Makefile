@@ -66,7 +66,7 @@ bench: tools $(SLIPWAY) ## measure against go build and ko, into docs/bench
 .PHONY: soak
 soak: tools $(SLIPWAY) ## kill, cut and compare deployments on a real cluster, for an hour or two
 	SLIPWAY_TEST_SOAK=50 SLIPWAY_TEST_REPORT=$(CURDIR)/docs/bench/deploy ./scripts/with-cluster \
-		go test -v -count=1 -timeout 4h -run 'Killed|Cut|Lost|Helm|Returns|Role' ./pipeline/deploy/cluster
+		go test -v -count=1 -timeout 4h -run 'Killed|Cut|Lost|Helm|Returns|Role|Autoscaling' ./pipeline/deploy/cluster
 
 .PHONY: build
 build: $(SLIPWAY) ## build bin/slipway

@@ -10,6 +10,9 @@
 //	exit0      ends with exit code 0
 //	health     ends with exit code 0, as the health check of a real app does
 //
+// A request of /burn takes 10 ms of CPU time. It and /count are counted in http_requests_total
+// at /metrics.
+//
 // If DATA names a folder, the program appends VERSION to the file versions in it before it
 // serves, and serves the file at /versions.
 package main
@@ -66,6 +69,16 @@ func main() {
 	mux.HandleFunc("/startup", probe(mode == "unstarted"))
 	mux.HandleFunc("/ready", probe(mode == "unready"))
 	mux.HandleFunc("/live", probe(false))
+	var requests atomic.Int64
+	mux.HandleFunc("/burn", func(http.ResponseWriter, *http.Request) {
+		requests.Add(1)
+		for until := time.Now().Add(10 * time.Millisecond); time.Now().Before(until); {
+		}
+	})
+	mux.HandleFunc("/count", func(http.ResponseWriter, *http.Request) { requests.Add(1) })
+	mux.HandleFunc("/metrics", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, "# TYPE http_requests_total counter\nhttp_requests_total %d\n", requests.Load())
+	})
 	if dir := os.Getenv("DATA"); dir != "" {
 		file := filepath.Join(dir, "versions")
 		if err := appendLine(file, os.Getenv("VERSION")); err != nil {
