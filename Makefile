@@ -10,7 +10,7 @@ export GOEXPERIMENT := jsonv2
 export GOFLAGS := -trimpath
 
 SLIPWAY := bin/slipway
-SOURCES := $(shell find pipeline -name '*.go' -not -name '*_test.go') pipeline/config/schema.json go.mod go.sum
+SOURCES := $(shell find pipeline -name '*.go' -not -name '*_test.go') $(shell find charts/charts.go charts/service -type f) pipeline/config/schema.json go.mod go.sum
 
 .PHONY: help
 help: ## show this help

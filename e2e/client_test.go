@@ -59,7 +59,7 @@ func (s *suite) uses(t *testing.T) {
 		images += ", "
 	}
 	const inside = "third_party/slipway"
-	for file := range strings.Lines(s.must(t, s.module, "git", "ls-files", "--cached", "--others", "--exclude-standard", "dagger.json", ".dagger", "go.mod", "go.sum", "pipeline")) {
+	for file := range strings.Lines(s.must(t, s.module, "git", "ls-files", "--cached", "--others", "--exclude-standard", "dagger.json", ".dagger", "go.mod", "go.sum", "pipeline", "charts")) {
 		file = strings.TrimSpace(file)
 		data, err := os.ReadFile(filepath.Join(s.module, file))
 		if err != nil {

@@ -56,8 +56,10 @@ type Settings struct {
 	Verify Trust `yaml:"verify"`
 	Deploy struct {
 		Chart        string `yaml:"chart"`
+		ChartKeyring string `yaml:"chartKeyring"`
 		Environments map[string]struct {
 			Values   []string `yaml:"values"`
+			Sealed   string   `yaml:"sealed"`
 			Clusters []struct {
 				Values []string `yaml:"values"`
 			} `yaml:"clusters"`
@@ -206,12 +208,25 @@ func (f Files) Hidden(needs []string) ([]string, error) {
 // Deploy selects what a deployment needs in addition: the chart and its values. They are
 // uploaded separately because they do not change the image.
 func (f Files) Deploy() Filter {
+	// Dependencies of a chart, given as file:// in its Chart.yaml, are usually beside it.
 	charts := []string{"chart", "charts"}
-	if c := f.Settings.Deploy.Chart; c != "" {
+	switch c := f.Settings.Deploy.Chart; {
+	case strings.Contains(c, "://"):
+		charts = nil
+	case c != "":
 		charts = []string{c}
+		if dir := path.Dir(path.Clean(c)); dir != "." && dir != ".." && dir != "/" {
+			charts = append(charts, dir)
+		}
+	}
+	if k := f.Settings.Deploy.ChartKeyring; k != "" {
+		charts = append(charts, k)
 	}
 	for _, e := range f.Settings.Deploy.Environments {
 		charts = append(charts, e.Values...)
+		if e.Sealed != "" {
+			charts = append(charts, e.Sealed)
+		}
 		for _, c := range e.Clusters {
 			charts = append(charts, c.Values...)
 		}
