@@ -101,7 +101,7 @@ var wholeObjects = []string{
 	"resources", "probes.startup", "probes.liveness", "probes.readiness",
 	"podSecurityContext", "securityContext", "autoscaling.behavior",
 	"verticalAutoscaling.minAllowed", "verticalAutoscaling.maxAllowed",
-	"statefulSet.retention", "namespaceSelector",
+	"statefulSet.retention",
 }
 
 // value is a key of values.yaml with its comment.

@@ -83,7 +83,7 @@ func TestAdmissionPolicies(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var err error
 			// The API server applies new policies after a moment.
-			waited := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+			waited := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, 15*time.Second, true, func(ctx context.Context) (bool, error) {
 				err = create(ctx, tt.resource, tt.object)
 				return tt.want == "" || err != nil && strings.Contains(err.Error(), tt.want), nil
 			})

