@@ -54,9 +54,9 @@ func main() {
 }
 `
 
-// TestServicesWithoutAChart deploys services that have no chart and nothing but an
+// TestDeployServicesWithoutAChart deploys services that have no chart and nothing but an
 // environment in slipway.yaml, writes the chart into the repository, and deploys again.
-func TestServicesWithoutAChart(t *testing.T) {
+func TestDeployServicesWithoutAChart(t *testing.T) {
 	c := testcluster.Need(t)
 	for _, tt := range []struct {
 		name, source, service string

@@ -171,20 +171,9 @@ func (p *run) exposed(ctx context.Context) ([]int, error) {
 	if !p.given() {
 		return p.ports(), nil
 	}
-	remote := p.subject.remote
-	if len(remote.Platforms) == 0 { // a plan does not read the image for another reason
-		client, err := p.registry()
-		if err != nil {
-			return nil, err
-		}
-		if p.local() {
-			if _, err := p.embedded(ctx); err != nil {
-				return nil, err
-			}
-		}
-		if remote, err = client.Open(ctx, p.Reference); err != nil {
-			return nil, err
-		}
+	remote, err := p.openGiven(ctx)
+	if err != nil {
+		return nil, err
 	}
 	file, err := remote.Platforms[0].Image.ConfigFile()
 	if err != nil {

@@ -196,7 +196,7 @@ func (p *run) deployOptions(ctx context.Context, image deploy.Image) (deploy.Opt
 	p.verifyWith(&o)
 	if p.report.Source != nil {
 		o.Version = p.source.Version
-	} else if o.Version, err = p.stampedVersion(); err != nil {
+	} else if o.Version, err = p.stampedVersion(ctx); err != nil {
 		return o, err
 	}
 	if o.Settings.PullSecret == "" {
@@ -218,11 +218,16 @@ func (p *run) deployOptions(ctx context.Context, image deploy.Image) (deploy.Opt
 }
 
 // stampedVersion returns the version in the labels of the given image, or "" if it has
-// none. It equals the version that the image's source has.
-func (p *run) stampedVersion() (string, error) {
-	remote := p.subject.remote
-	if len(remote.Platforms) == 0 {
+// none. It equals the version that the image's source has. A plan does not need the image
+// otherwise, so it only warns if the image cannot be read.
+func (p *run) stampedVersion(ctx context.Context) (string, error) {
+	remote, err := p.openGiven(ctx)
+	if err != nil && p.includes(Plan) && ctx.Err() == nil {
+		progress.Warnf(ctx, "the plan does not know the version of the image, which cannot be read: %v", err)
 		return "", nil
+	}
+	if err != nil {
+		return "", err
 	}
 	file, err := remote.Platforms[0].Image.ConfigFile()
 	if err != nil {

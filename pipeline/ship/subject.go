@@ -247,34 +247,58 @@ func (p *run) findGiven(ctx context.Context) error {
 	if !p.given() {
 		return nil
 	}
-	client, err := p.registry()
-	if err != nil {
-		return err
-	}
 	if p.includes(Sign, Plan, Deploy) {
-		ref, err := client.Reference(p.Reference)
-		if err != nil {
+		var err error
+		if p.subject.remote.Reference, err = p.givenDigest(); err != nil {
 			return err
 		}
-		digest, ok := ref.(name.Digest)
-		if !ok {
-			return fault.Inputf("reference.no-digest", "%s names an image by its tag", p.Reference).
-				WithFix("give repository@sha256:...; a tag can point to another image a moment later")
-		}
-		p.subject.remote.Reference = digest
 	}
 	if !p.includes(Scan, Sign, Attest, Verify) { // a plan does not read the image
 		return nil
 	}
-	if p.local() {
-		if _, err := p.embedded(ctx); err != nil {
-			return err
-		}
-	}
-	progress.Statusf(ctx, "finding %s", p.Reference)
-	if p.subject.remote, err = client.Open(ctx, p.Reference); err != nil {
+	if _, err := p.openGiven(ctx); err != nil {
 		return err
 	}
 	p.report.Reference = p.subject.remote.Reference.Name()
 	return nil
+}
+
+// givenDigest returns the given reference, which must have a digest.
+func (p *run) givenDigest() (name.Digest, error) {
+	client, err := p.registry()
+	if err != nil {
+		return name.Digest{}, err
+	}
+	ref, err := client.Reference(p.Reference)
+	if err != nil {
+		return name.Digest{}, err
+	}
+	digest, ok := ref.(name.Digest)
+	if !ok {
+		return name.Digest{}, fault.Inputf("reference.no-digest", "%s names an image by its tag", p.Reference).
+			WithFix("give repository@sha256:...; a tag can point to another image a moment later")
+	}
+	return digest, nil
+}
+
+// openGiven returns the given image. The first call reads it from its registry.
+func (p *run) openGiven(ctx context.Context) (registry.Remote, error) {
+	if len(p.subject.remote.Platforms) > 0 {
+		return p.subject.remote, nil
+	}
+	client, err := p.registry()
+	if err != nil {
+		return registry.Remote{}, err
+	}
+	if p.local() {
+		if _, err := p.embedded(ctx); err != nil {
+			return registry.Remote{}, err
+		}
+	}
+	progress.Statusf(ctx, "finding %s", p.Reference)
+	remote, err := client.Open(ctx, p.Reference)
+	if err == nil {
+		p.subject.remote = remote
+	}
+	return remote, err
 }
