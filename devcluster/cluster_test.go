@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -28,6 +29,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -57,6 +59,7 @@ func TestCluster(t *testing.T) {
 	t.Run("pulls from the host's registry", k.pulls)
 	t.Run("serves a loaded image", k.serves)
 	t.Run("loads archives and references", k.loads)
+	t.Run("reaches Services from the node", k.reachesServices)
 	t.Run("resolves names", k.resolvesNames)
 	t.Run("enforces Pod Security", k.enforcesPodSecurity)
 	t.Run("encrypts Secrets", k.encryptsSecrets)
@@ -244,6 +247,33 @@ func (k *clusterTest) enforcesPodSecurity(t *testing.T) {
 	}, nil)
 	if refusal := (*apiError)(nil); !errors.As(err, &refusal) || refusal.code != http.StatusForbidden || !strings.Contains(refusal.message, "privileged") {
 		t.Errorf("a privileged pod: %v", err)
+	}
+}
+
+// reachesServices connects to the Service kubernetes in the network namespace of the node, as
+// the API server connects to webhooks.
+func (k *clusterTest) reachesServices(t *testing.T) {
+	inside, err := netns.GetFromPid(members(t, k.namespace)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inside.Close()
+	address := netip.AddrPortFrom(k.first.Network.ServiceIP(1), 443).String()
+	failed := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked, so that the thread ends with the goroutine
+		if err := netns.Set(inside); err != nil {
+			failed <- err
+			return
+		}
+		conn, err := net.DialTimeout("tcp", address, 5*time.Second)
+		if err == nil {
+			err = conn.Close()
+		}
+		failed <- err
+	}()
+	if err := <-failed; err != nil {
+		t.Errorf("connecting to %s: %v", address, err)
 	}
 }
 

@@ -117,7 +117,7 @@ func lockNetworks(ctx context.Context) (unlock func(), err error) {
 }
 
 // connect creates the link between the host and the network namespace of the
-// process pid, and the host's routes to pods and Services.
+// process pid, and the routes of both to pods and Services.
 func connect(c *Cluster, n Network, pid int) error {
 	inside, err := netns.GetFromPid(pid)
 	if err != nil {
@@ -155,7 +155,20 @@ func connect(c *Cluster, n Network, pid int) error {
 	if err := addAddress(handle, "lo", netip.PrefixFrom(n.DNS(), 32)); err != nil {
 		return err
 	}
-	return addAddress(handle, peer, netip.PrefixFrom(n.Node, n.Link.Bits()))
+	if err := addAddress(handle, peer, netip.PrefixFrom(n.Node, n.Link.Bits())); err != nil {
+		return err
+	}
+	// Without a route the API server could not reach Services, such as those of webhooks
+	// and of other API servers. kube-proxy replaces the address before a packet leaves.
+	own, err := handle.LinkByName(peer)
+	if err != nil {
+		return fmt.Errorf("finding the node's interface: %w", err)
+	}
+	route := &netlink.Route{LinkIndex: own.Attrs().Index, Dst: ipNet(n.Services), Scope: netlink.SCOPE_LINK, Src: n.Node.AsSlice()}
+	if err := handle.RouteAdd(route); err != nil {
+		return fmt.Errorf("adding the node's route to %s: %w", n.Services, err)
+	}
+	return nil
 }
 
 // addAddress adds an address to an interface and activates the interface. A nil

@@ -295,15 +295,15 @@ func TestRestricted(t *testing.T) {
 	}
 	evaluate := func(t *testing.T, r *release.Release) string {
 		t.Helper()
-		problems := ""
+		var problems []string
 		pods := podsOf(t, r)
 		if len(pods) == 0 {
 			t.Error("no pods")
 		}
 		for _, pod := range pods {
-			problems += check(&pod.ObjectMeta, &pod.Spec)
+			problems = append(problems, check(&pod.ObjectMeta, &pod.Spec))
 		}
-		return problems
+		return strings.Join(problems, "")
 	}
 	for _, set := range allSets(t) {
 		if set.chart == admission {

@@ -3,6 +3,7 @@ package charts
 import (
 	"bytes"
 	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -257,7 +258,7 @@ func lookUp(t *testing.T, path string, data map[string]any) string {
 	var all []string
 	for _, results := range found {
 		for _, v := range results {
-			if text, ok := v.Interface().(string); ok {
+			if text, ok := reflect.TypeAssert[string](v); ok {
 				all = append(all, text)
 				continue
 			}

@@ -109,6 +109,7 @@ func (c *Client) Download(ctx context.Context, url string, limit int64) ([]byte,
 		}
 		return nil, false, fault.Failedf("registry.download", "downloading %s: %w", req.URL.Redacted(), err)
 	}
+	defer resp.Body.Close()
 	data, err := readAll(resp.Body, limit)
 	switch {
 	case resp.StatusCode == http.StatusNotFound:

@@ -80,8 +80,8 @@ func checkFolders(ctx context.Context, chart deploy.Chart) error {
 			within = folder
 		}
 		if i > 0 && top != "" {
-			if real, err := filepath.EvalSymlinks(folder); err == nil {
-				if rel, err := filepath.Rel(top, real); err != nil || !filepath.IsLocal(rel) {
+			if target, err := filepath.EvalSymlinks(folder); err == nil {
+				if rel, err := filepath.Rel(top, target); err != nil || !filepath.IsLocal(rel) {
 					return fault.Inputf("deploy.chart", "the chart %s depends on %s, which is outside the repository", chart.Path, folder).WithFix("copy the dependency into the repository")
 				}
 			}

@@ -22,8 +22,10 @@ import (
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
 
-// sealedSecrets is the resource of sealed Secrets.
-var sealedSecrets = schema.GroupVersionResource{Group: "bitnami.com", Version: "v1alpha1", Resource: "sealedsecrets"}
+// sealedSecrets returns the resource of sealed Secrets.
+func sealedSecrets() schema.GroupVersionResource {
+	return schema.GroupVersionResource{Group: "bitnami.com", Version: "v1alpha1", Resource: "sealedsecrets"}
+}
 
 // Certificate implements [deploy.Tool].
 func (t Tool) Certificate(ctx context.Context, o deploy.Options, c deploy.SealingController) ([]byte, error) {
@@ -50,7 +52,7 @@ func (t Tool) Certificate(ctx context.Context, o deploy.Options, c deploy.Sealin
 // ensureSealed applies the sealed Secrets of the environment and waits until the controller has
 // unsealed them. It reports whether any of them changed.
 func (d *deployment) ensureSealed(ctx context.Context) (changed bool, err error) {
-	client := d.dynamic.Resource(sealedSecrets).Namespace(d.Namespace)
+	client := d.dynamic.Resource(sealedSecrets()).Namespace(d.Namespace)
 	for _, s := range d.Sealed {
 		object, err := d.sealedObject(s)
 		if err != nil {
@@ -173,7 +175,7 @@ func syncedCondition(u *unstructured.Unstructured) (ok bool, problem string) {
 func (d *deployment) planSealed(ctx context.Context) ([]deploy.Change, error) {
 	var changes []deploy.Change
 	for _, s := range d.Sealed {
-		live, err := d.dynamic.Resource(sealedSecrets).Namespace(d.Namespace).Get(ctx, s.Name, metav1.GetOptions{})
+		live, err := d.dynamic.Resource(sealedSecrets()).Namespace(d.Namespace).Get(ctx, s.Name, metav1.GetOptions{})
 		object := "sealedsecret/" + s.Name
 		switch {
 		case apierrors.IsNotFound(err):

@@ -223,7 +223,7 @@ func readIndex(raw []byte) (*repo.IndexFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder
+	defer os.RemoveAll(dir)
 	file := filepath.Join(dir, "index.yaml")
 	if err := os.WriteFile(file, raw, 0o600); err != nil {
 		return nil, err
@@ -246,7 +246,7 @@ func verifyProvenance(from deploy.Chart, signature []byte) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder
+	defer os.RemoveAll(dir)
 	ch, err := loader.LoadArchive(bytes.NewReader(from.Package))
 	if err != nil {
 		return fault.Inputf("deploy.chart", "reading the chart %s: %w", r.Chart, err)

@@ -20,7 +20,7 @@ func withDependencies(ctx context.Context, dir string, use func(dir string) erro
 	if err != nil {
 		return fmt.Errorf("copying the chart %s: %w", dir, err)
 	}
-	defer os.RemoveAll(temporary) //nolint:errcheck // a temporary folder
+	defer os.RemoveAll(temporary)
 	if err := copyChart(ctx, dir, temporary, 0); err != nil {
 		return fault.Inputf("scan.chart", "copying the chart %s and its dependencies: %w", dir, err)
 	}
