@@ -1,7 +1,11 @@
 package command
 
 import (
+	"bytes"
+	"compress/gzip"
+	"encoding/base64"
 	"encoding/pem"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,8 +13,10 @@ import (
 	"time"
 
 	"github.com/bitnami-labs/sealed-secrets/pkg/crypto"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/slipway-ci/slipway/internal/testkit"
+	"github.com/slipway-ci/slipway/pipeline/deploy/testcluster"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 )
 
@@ -96,4 +102,70 @@ func TestSealBadInput(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDeploySealedSecrets seals a value for the real controller, commits it, and deploys without
+// it. The value arrives in the pod, and is in no commit, no output, no image and no release.
+func TestDeploySealedSecrets(t *testing.T) {
+	c := testcluster.Need(t)
+	namespace := c.Name(t)
+	files := waitingApp(namespace)
+	files["slipway.yaml"] = strings.Replace(files["slipway.yaml"], "    test:\n", "    test:\n      sealed: deploy/sealed\n", 1)
+	d := deployments{program: newProgram(t, testkit.Repository(t, files)), cluster: c, namespace: namespace}
+	d.env = append(d.env, "KUBECONFIG="+c.Kubeconfig)
+	generateKeys(t, d.program, "release", "")
+	d.wantOutput(t, fault.ExitInput, "plan --env test --image "+c.Registry+"/x@sha256:"+strings.Repeat("0", 64), "Secret hello is not sealed")
+
+	controller := c.InstallSealedSecrets(t)
+	d.env = append(d.env, "HELLO_PASSWORD="+helloPassword)
+	d.wantOutput(t, fault.ExitOK, "seal --env test --controller "+controller+"/sealed-secrets-controller", "wrote deploy/sealed/hello.yaml (password)")
+	d.env = d.env[:len(d.env)-1]
+	testkit.Commit(t, d.dir)
+	image := d.publish(t, "", "-o", "oci:"+filepath.Join(d.dir, "image"))
+	d.sign(t, image, "release")
+	d.plan(t, image, exitChanges, "create sealedsecret/hello")
+	d.wantOutput(t, fault.ExitOK, "deploy --env test --progress plain --image "+image, "installed, revision 1")
+	d.plan(t, image, fault.ExitOK, "nothing would change")
+
+	secrets, err := c.Client.CoreV1().Secrets(namespace).List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range secrets.Items {
+		if s.Name == "hello" {
+			if string(s.Data["password"]) != helloPassword {
+				t.Errorf("Secret hello has %d keys, but not the password", len(s.Data))
+			}
+			continue
+		}
+		if text := inflate(t, s.Data["release"]); strings.Contains(text, helloPassword) {
+			t.Errorf("Secret %s of Helm contains the password", s.Name)
+		}
+	}
+	log := testkit.Git(t, d.dir, "log", "--all", "--patch", "--text")
+	wantNoSecret(t, helloPassword, log, d.dir)
+	if !strings.Contains(log, "encryptedData") {
+		t.Error("the sealed Secret is not committed")
+	}
+}
+
+// inflate returns the text of a release of Helm.
+func inflate(t *testing.T, release []byte) string {
+	t.Helper()
+	if len(release) == 0 {
+		return ""
+	}
+	raw, err := base64.StdEncoding.DecodeString(string(release))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := gzip.NewReader(bytes.NewReader(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }

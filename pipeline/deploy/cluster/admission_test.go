@@ -32,7 +32,7 @@ func TestAdmissionPolicies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	installChart(t, c, "../../../charts/admission", namespace, map[string]any{
+	c.InstallChart(t, "../../../charts/admission", namespace, map[string]any{
 		"rules": map[string]any{"imagesByDigest": true}, "namespaceSelector": map[string]any{"matchLabels": map[string]any{"guarded": namespace}},
 	})
 	client, err := dynamic.NewForConfig(c.Config)

@@ -69,7 +69,7 @@ func scaled(targets map[string]any) map[string]any {
 func installMetrics(t *testing.T, p *testRelease) {
 	t.Helper()
 	server := p.Addon(t, "sigs.k8s.io/metrics-server", "sigs.k8s.io/metrics-server/cmd/metrics-server")
-	installChart(t, p.Cluster, filepath.Join(server.Dir, "charts", "metrics-server"), p.Name(t), map[string]any{
+	p.InstallChart(t, filepath.Join(server.Dir, "charts", "metrics-server"), p.Name(t), map[string]any{
 		"image": map[string]any{"repository": server.Image.Context().Name(), "tag": "any@" + server.Image.DigestStr()},
 		"args":  []any{"--kubelet-insecure-tls"}, // the kubelet's certificate is not for its address
 	})

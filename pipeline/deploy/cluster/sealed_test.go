@@ -8,11 +8,8 @@ import (
 	"time"
 
 	"github.com/bitnami-labs/sealed-secrets/pkg/crypto"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/dynamic"
 
 	"github.com/slipway-ci/slipway/pipeline/config"
 	"github.com/slipway-ci/slipway/pipeline/deploy"
@@ -55,7 +52,7 @@ func TestSealedSecrets(t *testing.T) {
 	p.o.Sealed = p.sealFor(t, foreign, sealedPassword)
 	wantSealedError(t, p, set, "the cluster does not know sealed Secrets")
 
-	controller := p.installSealedSecrets(t)
+	controller := deploy.SealingController{Namespace: p.InstallSealedSecrets(t), Name: "sealed-secrets-controller"}
 	wantSealedError(t, p, set, "the controller cannot unseal Secret credentials")
 
 	certificate, err := cluster.Tool{}.Certificate(t.Context(), p.o, controller)
@@ -147,35 +144,5 @@ func (p *testRelease) waitUntilNoPods(t *testing.T, namespace string) {
 		}
 		<-w.ResultChan()
 		w.Stop()
-	}
-}
-
-// installSealedSecrets installs the published chart of the controller, with an image of the
-// controller that is built here.
-func (p *testRelease) installSealedSecrets(t *testing.T) deploy.SealingController {
-	t.Helper()
-	addon := p.Addon(t, "github.com/bitnami/sealed-secrets", "github.com/bitnami/sealed-secrets/cmd/controller")
-	namespace := p.Name(t)
-	t.Cleanup(func() { p.deleteCRD(t, "sealedsecrets.bitnami.com") })
-	installChart(t, p.Cluster, addon.Dir+"/helm/sealed-secrets", namespace, map[string]any{
-		"fullnameOverride": "sealed-secrets-controller",
-		"command":          []any{"/app"},
-		"image": map[string]any{
-			"registry": addon.Image.RegistryStr(), "repository": addon.Image.RepositoryStr(), "tag": "any@" + addon.Image.DigestStr(),
-		},
-	})
-	return deploy.SealingController{Namespace: namespace, Name: "sealed-secrets-controller"}
-}
-
-// deleteCRD deletes a CustomResourceDefinition with all its objects.
-func (p *testRelease) deleteCRD(t *testing.T, name string) {
-	t.Helper()
-	client, err := dynamic.NewForConfig(p.Config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	crds := client.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
-	if err := crds.Delete(context.WithoutCancel(t.Context()), name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
-		t.Error(err)
 	}
 }
