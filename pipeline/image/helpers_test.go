@@ -66,13 +66,15 @@ func options(t *testing.T) image.Options {
 	if err != nil {
 		t.Fatal(err)
 	}
+	settings := config.Default().Image
+	settings.Ports = config.DefaultPorts()
 	return image.Options{
 		Source: source.Source{
 			Name: "orders", Module: "github.com/acme/shop/orders", Version: "v0.0.0-20260304-abcdef", Revision: strings.Repeat("abcdef01", 5),
 			Time: time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC),
 		},
 		Binaries: []build.Binary{binary(t, amd64, 0), binary(t, arm64, 0)},
-		Settings: config.Default().Image,
+		Settings: settings,
 		ZoneInfo: zones,
 		Cache:    cache.Dir(t.TempDir()),
 		RunDir:   t.TempDir(),

@@ -325,8 +325,11 @@ func (a *assembler) configure(c v1.Config, base Base) v1.Config {
 		c.WorkingDir = "/"
 	}
 	c.Env = mergeEnv(c.Env, s.Env)
-	c.ExposedPorts = map[string]struct{}{}
+	c.ExposedPorts = nil
 	for _, port := range s.Ports {
+		if c.ExposedPorts == nil {
+			c.ExposedPorts = map[string]struct{}{}
+		}
 		c.ExposedPorts[strconv.Itoa(port)+"/tcp"] = struct{}{}
 	}
 	for _, v := range s.Volumes {

@@ -216,6 +216,7 @@ func TestConfigurations(t *testing.T) {
 			s.Format = "docker"
 			s.HealthCheck.Command = []string{"/server", "ping"}
 		},
+		"no-ports-oci": func(s *config.Image) { s.Ports = nil },
 		"no-health-docker": func(s *config.Image) {
 			s.Format = "docker"
 			s.HealthCheck.Command = []string{}
