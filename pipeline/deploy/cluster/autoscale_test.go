@@ -82,22 +82,20 @@ func installRecommender(t *testing.T, p *testRelease) {
 	t.Helper()
 	recommender := p.Addon(t, "k8s.io/autoscaler/vertical-pod-autoscaler", "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender")
 	deployDir := filepath.Join(recommender.Dir, "deploy")
-	p.applyFile(t, filepath.Join(deployDir, "vpa-v1-crd-gen.yaml"), "", "")
-	p.applyFile(t, filepath.Join(deployDir, "vpa-rbac.yaml"), "", "")
+	p.applyFile(t, filepath.Join(deployDir, "vpa-v1-crd-gen.yaml"))
+	p.applyFile(t, filepath.Join(deployDir, "vpa-rbac.yaml"))
 	p.applyFile(t, filepath.Join("testdata", "recommender.yaml"), "IMAGE", recommender.Image.Name())
 }
 
-// applyFile applies the objects of a file, with a text replaced, and deletes them when the test
+// applyFile applies the objects of a file, with texts replaced, and deletes them when the test
 // ends.
-func (p *testRelease) applyFile(t *testing.T, file, from, to string) {
+func (p *testRelease) applyFile(t *testing.T, file string, replaced ...string) {
 	t.Helper()
 	raw, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if from != "" {
-		raw = bytes.ReplaceAll(raw, []byte(from), []byte(to))
-	}
+	raw = []byte(strings.NewReplacer(replaced...).Replace(string(raw)))
 	client, err := dynamic.NewForConfig(p.Config)
 	if err != nil {
 		t.Fatal(err)

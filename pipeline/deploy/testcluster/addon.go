@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 )
 
-// Addon is a program of the module devcluster/addons.
+// Addon is a program of the module devcluster/addons, or of another one in devcluster.
 type Addon struct {
 	Dir   string      // the folder of the module that publishes it, with its chart
 	Image name.Digest // an image of the program
@@ -21,11 +21,17 @@ type Addon struct {
 // build takes minutes; the go command keeps what it has compiled.
 func (c *Cluster) Addon(tb testing.TB, module, program string) Addon {
 	tb.Helper()
+	return c.AddonOf(tb, "addons", module, program)
+}
+
+// AddonOf is Addon for a module in another folder of devcluster.
+func (c *Cluster) AddonOf(tb testing.TB, folder, module, program string) Addon {
+	tb.Helper()
 	out, err := exec.CommandContext(tb.Context(), "go", "env", "GOMOD").Output()
 	if err != nil {
 		tb.Fatalf("finding the module: %v", err)
 	}
-	addons := filepath.Join(filepath.Dir(strings.TrimSpace(string(out))), "devcluster", "addons")
+	addons := filepath.Join(filepath.Dir(strings.TrimSpace(string(out))), "devcluster", folder)
 	run := func(args ...string) []byte {
 		tb.Helper()
 		cmd := exec.CommandContext(tb.Context(), "go", args...)

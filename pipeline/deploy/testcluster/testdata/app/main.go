@@ -8,6 +8,7 @@
 //	crash      writes a line and ends with exit code 7
 //	oom        allocates memory until it is killed
 //	exit0      ends with exit code 0
+//	idle       waits until SIGTERM and listens on no port
 //	health     ends with exit code 0, as the health check of a real app does
 //
 // A request of /burn takes 10 ms of CPU time. It and /count are counted in http_requests_total
@@ -42,6 +43,11 @@ func main() {
 		fmt.Println("panic: the flux capacitor is missing, password", os.Getenv("PASSWORD"))
 		os.Exit(7)
 	case "exit0", "health": // the test of the order service's chart runs its own image with "health"
+		return
+	case "idle":
+		idle, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		defer stop()
+		<-idle.Done()
 		return
 	case "oom":
 		debug.SetGCPercent(-1)
