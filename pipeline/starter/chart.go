@@ -51,7 +51,13 @@ func eject(dir, app string, values map[string]any) error {
 	if err := os.Chmod(dir, 0o755); err != nil { // a temporary folder is private
 		return err
 	}
-	for name, changes := range map[string]map[string]any{"Chart.yaml": {"name": app}, "values.yaml": values} {
+	// The README describes the chart as a part of slipway.
+	readme := "# Chart " + app + "\n\nWritten by `slipway chart eject`. [values.yaml](values.yaml) describes all values, and `charts/workload` contains the\ntemplates of the objects.\n"
+	if err := os.WriteFile(filepath.Join(dir, "README.md"), []byte(readme), 0o644); err != nil {
+		return err
+	}
+	about := map[string]any{"name": app, "description": "The chart of " + app + ".", "home": nil, "sources": nil, "keywords": nil}
+	for name, changes := range map[string]map[string]any{"Chart.yaml": about, "values.yaml": values} {
 		file := filepath.Join(dir, name)
 		raw, err := os.ReadFile(file)
 		if err != nil {
