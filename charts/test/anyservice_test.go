@@ -24,6 +24,12 @@ func TestServiceRejectsValues(t *testing.T) {
 		{`{kind: Job, verticalAutoscaling: {enabled: true}}`, `a Job is not changed while it runs`},
 		{`{ports: {http: null}, ingress: {enabled: true, hosts: [a.example.com]}}`, `the pods have no port that requests could be routed to`},
 		{`{ingress: {enabled: true, hosts: [a.example.com, {host: a.example.com, paths: [{path: /x}]}]}}`, `ingress.hosts contains a.example.com twice`},
+		{`{ports: {grpc: 9000, http: 80}, mainPort: grpc}`, `the ports grpc and http would both be port 80 of the Service`},
+		{`{service: {ports: {htpp: 1}}}`, `service.ports names htpp, which is not in ports`},
+		{`{terminationGracePeriodSeconds: 3}`, `terminationGracePeriodSeconds (3) is not greater than drainSeconds (5)`},
+		{`{minReadySeconds: 400}`, `minReadySeconds (400) is not less than progressDeadlineSeconds (300)`},
+		{`{kind: DaemonSet, daemonSet: {maxSurge: 1}}`, `daemonSet.maxSurge and daemonSet.maxUnavailable are both above 0`},
+		{`{kind: StatefulSet, statefulSet: {volumes: [{name: tmp, mountPath: /data, size: 1Gi}]}}`, `which is the name of a volume of the chart`},
 		{`{tests: {enabled: true}}`, `tests.enabled is true, but there is no image to test with`},
 		{`{autoscaling: {enabled: true}, verticalAutoscaling: {enabled: true}}`, `autoscaling and verticalAutoscaling would both act on cpu`},
 	} {
@@ -107,6 +113,45 @@ func TestKindsShareThePodTemplate(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-Deployment +it):\n%s", kind, diff)
+		}
+	}
+}
+
+// TestNamesThatYAMLWouldConvert covers names that are numbers, booleans or long.
+func TestNamesThatYAMLWouldConvert(t *testing.T) {
+	long := strings.Repeat("a", 63)
+	for _, values := range []string{
+		`{nameOverride: "2048", fullnameOverride: "on", env: {"NO": "1"}, secretEnv: [{name: "NO2", secret: "123", key: "null"}], tests: {enabled: true, image: x}, networkPolicy: {enabled: true}}`,
+		`{nameOverride: ` + long + `, fullnameOverride: ` + long + `, kind: StatefulSet, networkPolicy: {enabled: true}, tests: {enabled: true, image: x}}`,
+		`{health: {path: "/a: b"}, configDir: "/x: y", configFiles: {a: b}}`,
+	} {
+		r := valueSet{chart: service, values: parseFor(t, service, values)}.render(t)
+		if _, problems := conform(t, manifest(r)); len(problems) > 0 {
+			t.Errorf("%s: %v", values, problems)
+		}
+		for _, o := range objects(t, r) {
+			for key, value := range o.Metadata.Labels {
+				if len(value) > 63 {
+					t.Errorf("%s: the label %s of %s has %d characters", values, key, o.Kind, len(value))
+				}
+			}
+			if o.Kind == "StatefulSet" && len(o.Metadata.Name) > 52 {
+				t.Errorf("the name of the StatefulSet has %d characters, and those of its revisions would be too long", len(o.Metadata.Name))
+			}
+		}
+	}
+}
+
+// TestVariablesAreSetOnce covers variables of the values that the chart sets too.
+func TestVariablesAreSetOnce(t *testing.T) {
+	r := valueSet{chart: service, values: parseFor(t, service, `{env: {GOMAXPROCS: "2", GOMEMLIMIT: 400MiB, POD_NAME: x}, extraEnv: [{name: NODE_NAME, value: z}]}`)}.render(t)
+	got := map[string][]string{}
+	for _, v := range deployment(t, r).Spec.Template.Spec.Containers[0].Env {
+		got[v.Name] = append(got[v.Name], v.Value)
+	}
+	for name, want := range map[string]string{"GOMAXPROCS": "2", "GOMEMLIMIT": "400MiB", "POD_NAME": "x", "NODE_NAME": "z", "POD_IP": ""} {
+		if diff := cmp.Diff([]string{want}, got[name]); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
 }

@@ -74,6 +74,10 @@ func TestSeal(t *testing.T) {
 	if again, other := read(); again != password || other == token || other == "" {
 		t.Error("hello/token did not seal only the token")
 	}
+	seal(fault.ExitOK, "(token)", "hello/token", "hello/token")
+	if again, other := read(); again != password || other == "" {
+		t.Error("naming a key twice removed the other key")
+	}
 	seal(fault.ExitInput, "hello/nothing is not in deploy.environments.test.secrets", "hello/nothing")
 	p.env = append(p.env[:len(p.env)-1:len(p.env)-1], "OTHER=x") // without HELLO_TOKEN
 	seal(fault.ExitInput, "HELLO_TOKEN is not set, which is the value of token in Secret hello")
@@ -82,12 +86,52 @@ func TestSeal(t *testing.T) {
 	}
 }
 
+// TestSealOverwritesOnlySealedSecrets covers files that are something else.
+func TestSealOverwritesOnlySealedSecrets(t *testing.T) {
+	for name, tt := range map[string]struct{ text, want string }{
+		"values of a chart": {"replicas: 3\n", "it is not a sealed Secret"},
+		"plain Secret":      {"kind: Secret\nstringData: {password: hunter2}\n", "is a Secret in plain text"},
+		"not YAML":          {"a: [", "it is not the YAML of a sealed Secret"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := sealingApp(t, sealedEnvironment)
+			p.env = append(p.env, "HELLO_PASSWORD=x", "HELLO_TOKEN=y")
+			testkit.Write(t, p.dir, map[string]string{"deploy/sealed/hello.yaml": tt.text})
+			e := p.run(t, "seal", "--env", "test", "--cert", "sealing.pem")
+			if e.code != fault.ExitInput || !strings.Contains(e.stderr, tt.want) || strings.Contains(e.stderr, "hunter2") {
+				t.Errorf("exit %d, want %q\n%s", e.code, tt.want, e.stderr)
+			}
+			if raw, err := os.ReadFile(filepath.Join(p.dir, "deploy", "sealed", "hello.yaml")); err != nil || string(raw) != tt.text {
+				t.Errorf("the file was changed: %v\n%s", err, raw)
+			}
+		})
+	}
+	t.Run("link out of the repository", func(t *testing.T) {
+		p := sealingApp(t, sealedEnvironment)
+		p.env = append(p.env, "HELLO_PASSWORD=x", "HELLO_TOKEN=y")
+		outside := t.TempDir()
+		if err := os.Symlink(outside, filepath.Join(p.dir, "deploy")); err != nil {
+			t.Fatal(err)
+		}
+		if e := p.run(t, "seal", "--env", "test", "--cert", "sealing.pem"); e.code == fault.ExitOK {
+			t.Errorf("exit %d\n%s", e.code, e.stdout)
+		}
+		if entries, err := os.ReadDir(outside); err != nil || len(entries) > 0 {
+			t.Errorf("%v was written outside the repository: %v", entries, err)
+		}
+	})
+}
+
 func TestSealBadInput(t *testing.T) {
 	for name, tt := range map[string]struct {
 		environment string
 		args        []string
 		want        string
 	}{
+		"name of a path": {"      sealed: deploy\n      secrets: {../../evil: {a: A}}\n", nil, `"../../evil" is not the name of a Secret`},
+		"name of a key":  {"      sealed: deploy\n      secrets: {hello: {../k: A}}\n", nil, `"../k" is not the name of a key`},
+		"no keys":        {"      sealed: deploy\n      secrets: {hello: {}}\n", nil, "Secret hello has no keys"},
+		"outside":        {"      sealed: ../deploy\n      secrets: {hello: {a: A}}\n", nil, "is outside the folder of slipway.yaml"},
 		"no folder":      {"      secrets: {hello: {password: HELLO_PASSWORD}}\n", nil, "deploy.environments.test.sealed is not set"},
 		"no Secrets":     {"      sealed: x\n", nil, "deploy.environments.test.secrets is empty"},
 		"no certificate": {sealedEnvironment, []string{"--cert", "nowhere.pem"}, "--cert: open nowhere.pem"},

@@ -222,7 +222,7 @@ func (d *document) value(n *yaml.Node, pointer string) any {
 
 // chartValues matches the pointers of the mappings in an environment whose keys belong
 // to the chart.
-var chartValues = regexp.MustCompile(`^/deploy/environments/[^/]+/set(/|$)`)
+var chartValues = regexp.MustCompile(`^/deploy/(environments/[^/]+/set|service/values)(/|$)`)
 
 func (d *document) mapping(n *yaml.Node, pointer string) map[string]any {
 	m, seen := map[string]any{}, map[string]bool{}

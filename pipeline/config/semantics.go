@@ -146,14 +146,34 @@ func (d *document) environment(at string, e Environment) {
 	if e.Context != "" && len(e.Clusters) > 0 {
 		d.at(at+"/context", "context and clusters exclude each other")
 	}
+	if e.Sealed != "" {
+		if err := within(e.Sealed); err != nil {
+			d.at(at+"/sealed", "sealed: %v", err)
+		}
+	}
 	for secret, keys := range e.Secrets {
+		place := at + "/secrets/" + escape(secret)
+		if !secretName.MatchString(secret) || len(secret) > 253 {
+			d.at(place, "%q is not the name of a Secret: use lower-case letters, digits, - and .", secret)
+		}
+		if len(keys) == 0 {
+			d.at(place, "Secret %s has no keys", secret)
+		}
 		for key, variable := range keys {
+			if !secretKey.MatchString(key) || len(key) > 253 {
+				d.at(place+"/"+escape(key), "%q is not the name of a key of a Secret: use letters, digits, -, _ and .", key)
+			}
 			if !variableName(variable) {
 				d.at(at+"/secrets/"+escape(secret)+"/"+escape(key), "%q is not the name of an environment variable", variable)
 			}
 		}
 	}
 }
+
+var (
+	secretName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+	secretKey  = regexp.MustCompile(`^[-._a-zA-Z0-9]*[-_a-zA-Z0-9][-._a-zA-Z0-9]*$`) // and not only dots
+)
 
 // allowedImage checks the pattern of an image that a chart may run.
 func (d *document) allowedImage(at string, a AllowedImage) {

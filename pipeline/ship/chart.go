@@ -128,11 +128,11 @@ func ServiceValues(s config.Service, ports []int) map[string]any {
 			ports = []int{*s.Port}
 		}
 	}
+	ports = slices.DeleteFunc(slices.Clone(ports), func(port int) bool { return port == s.Metrics && s.Port == nil })
 	for i, port := range slices.Sorted(slices.Values(ports)) {
-		switch {
-		case i == 0:
+		if i == 0 {
 			named[name] = port
-		case port != s.Metrics:
+		} else {
 			named["port-"+strconv.Itoa(port)] = port
 		}
 	}
@@ -201,7 +201,7 @@ type EjectedChart struct {
 // slipway.yaml, and with which values. Errors are [fault.Input] errors.
 func EjectChart(ctx context.Context, root string, c config.Config, to string) (EjectedChart, error) {
 	chart, err := findChart(root, c)
-	if err != nil {
+	if err != nil && fault.CodeOf(err) != "deploy.service" {
 		return EjectedChart{}, err
 	}
 	if chart.Service == "" {

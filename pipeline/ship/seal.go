@@ -93,7 +93,7 @@ func Seal(root string, o deploy.Options, c sealed.Certificate, only []string, ge
 		done = append(done, report)
 	}
 	for _, report := range done {
-		if err := writeWhole(config.Resolve(root, report.File), files[report.File]); err != nil {
+		if err := writeWhole(root, report.File, files[report.File]); err != nil {
 			return nil, fmt.Errorf("writing %s: %w", report.File, err)
 		}
 	}
@@ -116,9 +116,10 @@ func selected(o deploy.Options, only []string) (map[string][]string, error) {
 			return nil, fault.Inputf("usage", "%s is not in deploy.environments.%s.secrets", text, o.Environment).
 				WithFix("choose one of %s", strings.Join(slices.Sorted(maps.Keys(o.Settings.Secrets)), ", "))
 		}
-		if one {
+		switch {
+		case one && !slices.Contains(all[name], key):
 			all[name] = append(all[name], key)
-		} else {
+		case !one:
 			all[name] = slices.Sorted(maps.Keys(keys))
 		}
 	}
@@ -130,7 +131,14 @@ func sealOne(root string, o deploy.Options, c sealed.Certificate, name string, k
 	report := Sealed{Secret: name, File: sealedFile(o.Settings, name), Keys: keys}
 	listed := slices.Sorted(maps.Keys(o.Settings.Secrets[name]))
 	s := sealed.New(o.Namespace, name)
-	if old, err := os.ReadFile(config.Resolve(root, report.File)); err == nil && len(keys) < len(listed) {
+	old, err := os.ReadFile(config.Resolve(root, report.File))
+	if err == nil {
+		err = sealed.Check(report.File, old)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return report, nil, err
+	}
+	if old != nil && len(keys) < len(listed) {
 		if s, err = sealed.Parse(report.File, old, o.Namespace, name); err != nil {
 			return report, nil, err
 		}
@@ -156,22 +164,24 @@ func sealOne(root string, o deploy.Options, c sealed.Certificate, name string, k
 	return report, text, err
 }
 
-// writeWhole writes a file completely or not at all.
-func writeWhole(path string, text []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".sealed-")
+// writeWhole writes a file in the folder root completely or not at all. It follows no symbolic
+// link that leads out of the folder.
+func writeWhole(root, name string, text []byte) error {
+	r, err := os.OpenRoot(root)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(text)
-	err = errors.Join(err, f.Chmod(0o644), f.Close())
+	defer r.Close()
+	if err := r.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return err
+	}
+	temporary := name + ".new"
+	err = r.WriteFile(temporary, text, 0o644)
 	if err == nil {
-		err = os.Rename(f.Name(), path)
+		err = r.Rename(temporary, name)
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
+		return errors.Join(err, r.RemoveAll(temporary))
 	}
 	return nil
 }

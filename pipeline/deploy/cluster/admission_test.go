@@ -7,16 +7,51 @@ import (
 	"testing"
 	"time"
 
+	apps "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/dynamic"
 	"sigs.k8s.io/yaml"
 
 	"github.com/slipway-ci/slipway/pipeline/deploy/testcluster"
 )
+
+// violatingDeployment creates a Deployment without pods that violates the rules.
+func violatingDeployment(t *testing.T, c *testcluster.Cluster, namespace string) *apps.Deployment {
+	t.Helper()
+	labels := map[string]string{"app": "old"}
+	d, err := c.Client.AppsV1().Deployments(namespace).Create(t.Context(), &apps.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: "old"},
+		Spec: apps.DeploymentSpec{
+			Replicas: new(int32(0)), Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: core.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: core.PodSpec{Containers: []core.Container{{Name: "app", Image: "old:v1"}}}},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// checkOldDeployment changes a Deployment from before the rules: its number of pods, which is
+// allowed so that it can be replaced, and its image, which is not.
+func checkOldDeployment(t *testing.T, c *testcluster.Cluster, old *apps.Deployment) {
+	t.Helper()
+	deployments := c.Client.AppsV1().Deployments(old.Namespace)
+	for change, want := range map[string]string{
+		`{"spec":{"replicas":1}}`: "",
+		`{"spec":{"template":{"spec":{"containers":[{"name":"app","image":"old:v2"}]}}}}`: "container app must",
+	} {
+		_, err := deployments.Patch(t.Context(), old.Name, types.StrategicMergePatchType, []byte(change), metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}})
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", change, err, want)
+		}
+	}
+}
 
 // podTemplate returns the spec of a pod with one container, as YAML in one line.
 func podTemplate(image, security, more string) string {
@@ -32,6 +67,7 @@ func TestAdmissionPolicies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	old := violatingDeployment(t, c, namespace)
 	c.InstallChart(t, "../../../charts/admission", namespace, map[string]any{
 		"rules": map[string]any{"imagesByDigest": true}, "namespaceSelector": map[string]any{"matchLabels": map[string]any{"guarded": namespace}},
 	})
@@ -92,4 +128,5 @@ func TestAdmissionPolicies(t *testing.T) {
 			}
 		})
 	}
+	checkOldDeployment(t, c, old)
 }

@@ -203,13 +203,9 @@ func policyOf(t *testing.T, namespace string) *networking.NetworkPolicy {
 	return nil
 }
 
-// TestNetworkPolicy applies the NetworkPolicy of the order service, which kube-router enforces,
-// and tries every way that it allows and others that it does not.
-func TestNetworkPolicy(t *testing.T) {
-	p := newTestRelease(t)
-	if _, err := exec.LookPath("ipset"); err != nil {
-		t.Skip("ipset is missing, which kube-router needs; make tools installs it")
-	}
+// startPlaces starts the order service, what it talks to, and others, and lets them listen.
+func (p *testRelease) startPlaces(t *testing.T) map[string]place {
+	t.Helper()
 	shop := p.o.Namespace
 	labels := map[string]string{"app.kubernetes.io/name": "order-service", "app.kubernetes.io/instance": "orders"}
 	places := map[string]place{
@@ -233,7 +229,18 @@ func TestNetworkPolicy(t *testing.T) {
 	places["neighbour"].listen(t, "udp", 53)
 	places["neighbour"].listen(t, "udp", 123)
 	places["payment"].listen(t, "tcp", 9090)
+	return places
+}
 
+// TestNetworkPolicy applies the NetworkPolicy of the order service, which kube-router enforces,
+// and tries every way that it allows and others that it does not.
+func TestNetworkPolicy(t *testing.T) {
+	p := newTestRelease(t)
+	if _, err := exec.LookPath("ipset"); err != nil {
+		t.Skip("ipset is missing, which kube-router needs; make tools installs it")
+	}
+	shop := p.o.Namespace
+	places := p.startPlaces(t)
 	router := p.AddonOf(t, "kuberouter", "github.com/cloudnativelabs/kube-router/v2", "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router")
 	api, err := p.Client.CoreV1().Services("default").Get(t.Context(), "kubernetes", metav1.GetOptions{})
 	if err != nil {

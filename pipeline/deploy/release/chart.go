@@ -127,6 +127,9 @@ func addLocal(ch *chart.Chart, path string, above []string) error {
 		if !ok {
 			continue
 		}
+		if !slices.Contains(deploy.Dependencies(path), folder) { // which has been checked
+			return fmt.Errorf("charts/%[1]s is not the dependency %[1]s: remove the folder, or the dependency", d.Name)
+		}
 		if slices.Contains(above, folder) {
 			return fmt.Errorf("the dependency %s depends on the chart itself", d.Name)
 		}

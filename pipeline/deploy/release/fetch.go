@@ -146,8 +146,8 @@ func hasVersion(data []byte, r Remote) error {
 		return fault.Inputf("deploy.chart", "reading the chart %s: %w", r.Chart, err)
 	}
 	if ch.Name() != r.Chart || ch.Metadata.Version != r.Version {
-		return fault.Inputf("deploy.chart", "deploy.chart names %s %s, but the digest is that of %s %s", r.Chart, r.Version, ch.Name(), ch.Metadata.Version).
-			WithFix("correct the version or the digest")
+		return fault.Inputf("deploy.chart", "deploy.chart names %s %s, but what is published there is %s %s", r.Chart, r.Version, ch.Name(), ch.Metadata.Version).
+			WithFix("correct the version or the digest, or choose another place to get the chart from")
 	}
 	return nil
 }
@@ -155,11 +155,13 @@ func hasVersion(data []byte, r Remote) error {
 // fetchHTTP returns a chart, and its provenance if that is asked for, from a Helm repository
 // (https://helm.sh/docs/topics/chart_repository/).
 func fetchHTTP(ctx context.Context, client *registry.Client, r Remote, signed bool) (chart, signature []byte, err error) {
-	if u, err := url.Parse(r.Repository); err == nil && u.Scheme == "http" && !client.Insecure(u.Host) {
-		return nil, nil, fault.Inputf("deploy.chart", "the Helm repository %s would be accessed without encryption", r.Repository).
-			WithFix("use https, or list %s in registry.insecure", u.Host)
+	if err := encrypted(client, r.Repository); err != nil {
+		return nil, nil, err
 	}
 	file, digest, err := locate(ctx, client, r)
+	if err == nil {
+		err = encrypted(client, file)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -177,10 +179,26 @@ func fetchHTTP(ctx context.Context, client *registry.Client, r Remote, signed bo
 			return nil, nil, fault.Gatef("deploy.chart-digest", "%s has the digest sha256:%s, but %s says sha256:%s", file, got, want.by, d)
 		}
 	}
+	if err := hasVersion(chart, r); err != nil {
+		return nil, nil, err
+	}
 	if signed {
 		signature, _, err = client.Download(ctx, file+".prov", 1<<20)
 	}
 	return chart, signature, err
+}
+
+// encrypted returns an error if a URL is accessed without encryption although its host is not
+// known to need that.
+func encrypted(client *registry.Client, address string) error {
+	u, err := url.Parse(address)
+	if err == nil && (u.Scheme == "https" || u.Scheme == "http" && client.Insecure(u.Host)) {
+		return nil
+	}
+	if err != nil || u.Scheme != "http" {
+		return fault.Inputf("deploy.chart", "%s is not an address of a Helm repository", redacted(address)).WithFix("use https")
+	}
+	return fault.Inputf("deploy.chart", "%s would be accessed without encryption", redacted(address)).WithFix("use https, or list %s in registry.insecure", u.Host)
 }
 
 // locate returns the URL of a chart and its digest according to the index of a repository.

@@ -176,7 +176,7 @@ func TestFetchFromARegistry(t *testing.T) {
 		"version":            {chart: deploy.Chart{Remote: at + ":1.2.3+b1"}},
 		"both":               {chart: deploy.Chart{Remote: at + ":1.2.3+b1@" + digest}},
 		"signed":             {chart: deploy.Chart{Remote: at + "@" + digest, Keyring: p.keyring}},
-		"another version":    {chart: deploy.Chart{Remote: at + ":2.0.0@" + digest}, code: "deploy.chart", want: "the digest is that of orders 1.2.3+b1"},
+		"another version":    {chart: deploy.Chart{Remote: at + ":2.0.0@" + digest}, code: "deploy.chart", want: "what is published there is orders 1.2.3+b1"},
 		"no such version":    {chart: deploy.Chart{Remote: at + ":3.0.0"}, code: "registry.not-found"},
 		"signed by others":   {chart: deploy.Chart{Remote: at + "@" + digest, Keyring: p.otherKeyring}, code: "deploy.chart-provenance", want: "signature"},
 		"not signed":         {chart: deploy.Chart{Remote: at + "@" + unsigned, Keyring: p.keyring}, code: "deploy.chart-provenance", want: "has no provenance"},
@@ -235,6 +235,23 @@ func TestFetchFromAHelmRepository(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(changed, filepath.Base(file)), []byte("other"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	// An index that gives an old chart as a new one, and one that leaves TLS.
+	downgrade, plain := t.TempDir(), t.TempDir()
+	for dir, change := range map[string][2]string{downgrade: {"version: 1.2.3+b1", "version: 9.9.9"}, plain: {"- orders-1.2.3+b1.tgz", "- http://charts.invalid/orders-1.2.3+b1.tgz"}} {
+		if err := os.CopyFS(dir, os.DirFS(filepath.Dir(file))); err != nil {
+			t.Fatal(err)
+		}
+		raw, err := os.ReadFile(filepath.Join(dir, "index.yaml"))
+		if err != nil || !bytes.Contains(raw, []byte(change[0])) {
+			t.Fatalf("%v\n%s", err, raw)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "index.yaml"), bytes.Replace(raw, []byte(change[0]), []byte(change[1]), 1), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	older, unencrypted := httptest.NewServer(http.FileServer(http.Dir(downgrade))), httptest.NewServer(http.FileServer(http.Dir(plain)))
+	t.Cleanup(older.Close)
+	t.Cleanup(unencrypted.Close)
 	good, bad := httptest.NewServer(http.FileServer(http.Dir(dir))), httptest.NewServer(http.FileServer(http.Dir(changed)))
 	t.Cleanup(good.Close)
 	t.Cleanup(bad.Close)
@@ -251,6 +268,8 @@ func TestFetchFromAHelmRepository(t *testing.T) {
 		"no such version":   {chart: deploy.Chart{Remote: good.URL + "/orders:2.0.0"}, code: "deploy.chart", want: "choose one of 1.2.3+b1"},
 		"no such chart":     {chart: deploy.Chart{Remote: good.URL + "/other:1"}, code: "deploy.chart", want: "has no chart other 1"},
 		"no repository":     {chart: deploy.Chart{Remote: good.URL + "/a/orders:1"}, code: "deploy.chart", want: "it has no index.yaml"},
+		"an older chart":    {chart: deploy.Chart{Remote: older.URL + "/orders:9.9.9", Keyring: p.keyring}, code: "deploy.chart", want: "what is published there is orders 1.2.3+b1"},
+		"index leaves TLS":  {chart: deploy.Chart{Remote: unencrypted.URL + "/orders:1.2.3+b1"}, code: "deploy.chart", want: "without encryption"},
 		"plain HTTP":        {chart: deploy.Chart{Remote: "http://charts.example.com/orders:1"}, code: "deploy.chart", want: "without encryption"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package release
 
 import (
+	"maps"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -80,6 +81,7 @@ func TestDependenciesInOtherFolders(t *testing.T) {
 		"no such folder":  {"{name: lib, version: 1.2.3, repository: file://../nowhere}", "no such file", nil},
 		"itself":          {"{name: app, version: 0.1.0, repository: file://../app}", "depends on the chart itself", nil},
 		"not a range":     {"{name: lib, version: one, repository: file://../lib}", "is not a range of versions", nil},
+		"shadowed":        {"{name: lib, version: 1.2.3, repository: file://../lib}", "charts/lib is not the dependency lib", map[string]string{"app/charts/lib/Chart.yaml": "apiVersion: v2\nname: other\nversion: 1.0.0\n"}},
 		"remote":          {"{name: lib, version: 1.2.3, repository: https://charts.example.com}", "found in Chart.yaml, but missing in charts/ directory", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -87,6 +89,7 @@ func TestDependenciesInOtherFolders(t *testing.T) {
 				"app/Chart.yaml":       "apiVersion: v2\nname: app\nversion: 0.1.0\ndependencies: [" + tt.dependency + "]\n",
 				"app/templates/a.yaml": "kind: ConfigMap\nmetadata: {name: {{ include \"name\" . }}}\n",
 			}
+			maps.Copy(files, tt.files)
 			for name, content := range library {
 				files["lib/"+name] = content
 			}

@@ -134,17 +134,15 @@ func Parse(file string, text []byte, namespace, name string) (Secret, error) {
 	bad := func(format string, args ...any) (Secret, error) {
 		return Secret{}, fault.Inputf("seal.file", file+": "+format, args...).WithFix("seal it again with slipway seal")
 	}
+	if err := Check(file, text); err != nil {
+		return Secret{}, err
+	}
 	var s Secret
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	if err := decoder.Decode(&s); err != nil {
 		return bad("it is not the YAML of a sealed Secret")
 	}
 	switch {
-	case s.Kind == "Secret":
-		return Secret{}, fault.Inputf("seal.plain", "%s is a Secret in plain text, which must not be in the repository", file).
-			WithFix("remove it from git, change the values that it contains, and seal them with slipway seal")
-	case s.Kind != Kind || s.APIVersion != APIVersion:
-		return bad("it is not a sealed Secret (kind %s of %s)", Kind, APIVersion)
 	case s.Metadata.Name != name:
 		return bad("it was sealed for the Secret %q instead of %q, and cannot be unsealed under another name", s.Metadata.Name, name)
 	case s.Metadata.Namespace != namespace:
@@ -162,6 +160,29 @@ func Parse(file string, text []byte, namespace, name string) (Secret, error) {
 		return bad("it contains more than one object")
 	}
 	return s, nil
+}
+
+// Check returns an error if a file does not contain a sealed Secret, or contains values in plain
+// text. Errors are [fault.Input] errors without values.
+func Check(file string, text []byte) error {
+	var s struct {
+		APIVersion string         `yaml:"apiVersion"`
+		Kind       string         `yaml:"kind"`
+		StringData map[string]any `yaml:"stringData"`
+		Data       map[string]any `yaml:"data"`
+	}
+	if yaml.Unmarshal(text, &s) != nil {
+		return fault.Inputf("seal.file", "%s: it is not the YAML of a sealed Secret", file).WithFix("remove it, and seal the Secret with slipway seal")
+	}
+	switch {
+	case s.Kind == "Secret", s.StringData != nil, s.Kind == Kind && s.Data != nil:
+		return fault.Inputf("seal.plain", "%s is a Secret in plain text, which must not be in the repository", file).
+			WithFix("remove it from git, change the values that it contains, and seal them with slipway seal")
+	case s.Kind != Kind || s.APIVersion != APIVersion:
+		return fault.Inputf("seal.file", "%s: it is not a sealed Secret (kind %s of %s)", file, Kind, APIVersion).
+			WithFix("remove it, or set sealed of the environment to another folder")
+	}
+	return nil
 }
 
 // Missing returns an error if the Secret does not have exactly the keys.

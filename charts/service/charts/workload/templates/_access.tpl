@@ -3,7 +3,7 @@
 apiVersion: v1
 kind: ServiceAccount
 metadata:
-  name: {{ include "workload.serviceAccountName" . }}
+  name: {{ include "workload.serviceAccountName" . | quote }}
   labels:
     {{- include "workload.labels" . | nindent 4 }}
   {{- with .Values.serviceAccount.annotations }}
@@ -20,7 +20,7 @@ automountServiceAccountToken: false
 apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
 metadata:
-  name: {{ include "workload.fullname" . }}
+  name: {{ include "workload.fullname" . | quote }}
   labels:
     {{- include "workload.labels" . | nindent 4 }}
 rules:
@@ -42,16 +42,16 @@ rules:
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
 metadata:
-  name: {{ include "workload.fullname" . }}
+  name: {{ include "workload.fullname" . | quote }}
   labels:
     {{- include "workload.labels" . | nindent 4 }}
 roleRef:
   apiGroup: rbac.authorization.k8s.io
   kind: Role
-  name: {{ include "workload.fullname" . }}
+  name: {{ include "workload.fullname" . | quote }}
 subjects:
   - kind: ServiceAccount
-    name: {{ include "workload.serviceAccountName" . }}
+    name: {{ include "workload.serviceAccountName" . | quote }}
     namespace: {{ .Release.Namespace }}
 {{- end }}
 {{- end }}

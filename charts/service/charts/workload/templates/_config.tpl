@@ -31,7 +31,7 @@ while it runs, if it is to do so. */}}
 apiVersion: v1
 kind: ConfigMap
 metadata:
-  name: {{ include "workload.fullname" . }}
+  name: {{ include "workload.fullname" . | quote }}
   labels:
     {{- include "workload.labels" . | nindent 4 }}
 data:
@@ -44,7 +44,7 @@ data:
 apiVersion: v1
 kind: ConfigMap
 metadata:
-  name: {{ include "workload.configEnvName" $ }}
+  name: {{ include "workload.configEnvName" $ | quote }}
   labels:
     {{- include "workload.labels" $ | nindent 4 }}
 data:

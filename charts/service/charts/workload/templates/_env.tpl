@@ -1,39 +1,44 @@
 {{/* Not empty if the program sends traces or metrics, which then say from which pod. */}}
 {{- define "workload.exportsTelemetry" -}}
-{{ get .Values.env "OTEL_EXPORTER_OTLP_ENDPOINT" }}
+{{ get (.Values.env | default dict) "OTEL_EXPORTER_OTLP_ENDPOINT" }}
 {{- end }}
 
 {{- define "workload.env" -}}
+{{- /* A variable of the values replaces one of the same name that the chart sets. */ -}}
+{{- $given := keys (.Values.env | default dict) -}}
+{{- range .Values.extraEnv }}{{ $given = append $given .name }}{{ end -}}
 {{- range $name, $path := dict "POD_NAME" "metadata.name" "POD_NAMESPACE" "metadata.namespace" "POD_IP" "status.podIP" "NODE_NAME" "spec.nodeName" }}
+{{- if not (has $name $given) }}
 - name: {{ $name }}
   valueFrom:
     fieldRef:
       fieldPath: {{ $path }}
 {{- end }}
-{{- if and .Values.gomaxprocs (dig "limits" "cpu" "" (.Values.resources | default dict)) }}
+{{- end }}
+{{- if and .Values.gomaxprocs (not (has "GOMAXPROCS" $given)) (dig "limits" "cpu" "" (.Values.resources | default dict)) }}
 - name: GOMAXPROCS
   valueFrom:
     resourceFieldRef:
       resource: limits.cpu
 {{- end }}
-{{- with include "workload.gomemlimit" . }}
+{{- with has "GOMEMLIMIT" $given | ternary "" (include "workload.gomemlimit" .) }}
 - name: GOMEMLIMIT
   value: {{ . }}
 {{- end }}
-{{- if and (include "workload.exportsTelemetry" .) (not (hasKey .Values.env "OTEL_RESOURCE_ATTRIBUTES")) }}
+{{- if and (include "workload.exportsTelemetry" .) (not (has "OTEL_RESOURCE_ATTRIBUTES" $given)) }}
 - name: OTEL_RESOURCE_ATTRIBUTES
   value: k8s.namespace.name=$(POD_NAMESPACE),k8s.pod.name=$(POD_NAME),k8s.node.name=$(NODE_NAME)
 {{- end }}
 {{- range $name, $value := .Values.env }}
-- name: {{ $name }}
+- name: {{ $name | quote }}
   value: {{ $value | quote }}
 {{- end }}
 {{- range .Values.secretEnv }}
-- name: {{ .name }}
+- name: {{ .name | quote }}
   valueFrom:
     secretKeyRef:
-      name: {{ .secret }}
-      key: {{ .key }}
+      name: {{ .secret | quote }}
+      key: {{ .key | quote }}
 {{- end }}
 {{- with .Values.extraEnv }}
 {{ toYaml . }}

@@ -1,7 +1,9 @@
 {{/* Name of all objects. The name of the release is sufficient, because it is
 unique in its namespace. The name of a Service must not contain dots. */}}
 {{- define "workload.fullname" -}}
-{{ .Values.fullnameOverride | default .Release.Name | replace "." "-" | trunc 63 | trimSuffix "-" }}
+{{- /* The revisions of a StatefulSet have names with eleven characters more. */ -}}
+{{- $length := eq (include "workload.kind" .) "StatefulSet" | ternary 52 63 -}}
+{{ .Values.fullnameOverride | default .Release.Name | replace "." "-" | trunc $length | trimSuffix "-" }}
 {{- end }}
 
 {{/* Name of the app: of its container, and in the labels. */}}
@@ -49,7 +51,7 @@ name of the port. */}}
 {{/* Labels that select the pods. The selector of a Deployment is immutable, so these
 labels must not depend on values or on the version of the chart. */}}
 {{- define "workload.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "workload.name" . }}
+app.kubernetes.io/name: {{ include "workload.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
@@ -65,15 +67,15 @@ every new version of the chart would replace all pods. */}}
 {{- define "workload.podLabels" -}}
 {{ include "workload.selectorLabels" . }}
 app.kubernetes.io/version: {{ include "workload.version" . | quote }}
-app: {{ include "workload.name" . }}
+app: {{ include "workload.name" . | quote }}
 version: {{ include "workload.version" . | quote }}
-env: {{ .Values.environment | quote }}
+env: {{ .Values.environment | default "" | quote }}
 {{- end }}
 
 {{- define "workload.labels" -}}
 {{- $own := include "workload.podLabels" . | fromYaml -}}
 {{- $_ := set $own "app.kubernetes.io/managed-by" .Release.Service -}}
-{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_") -}}
+{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimAll "-_.") -}}
 {{ merge $own .Values.commonLabels | toYaml }}
 {{- end }}
 

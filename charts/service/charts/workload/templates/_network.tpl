@@ -3,7 +3,7 @@
 apiVersion: v1
 kind: Service
 metadata:
-  name: {{ include "workload.fullname" . }}
+  name: {{ include "workload.fullname" . | quote }}
   labels:
     {{- include "workload.labels" . | nindent 4 }}
   {{- with .Values.service.annotations }}
@@ -16,9 +16,9 @@ spec:
     {{- include "workload.selectorLabels" . | nindent 4 }}
   ports:
     {{- range $name, $port := .Values.ports }}
-    - name: {{ $name }}
+    - name: {{ $name | quote }}
       port: {{ include "workload.servicePort" (list $ $name) }}
-      targetPort: {{ $name }}
+      targetPort: {{ $name | quote }}
     {{- end }}
 {{- end -}}
 {{- end }}
@@ -29,7 +29,7 @@ spec:
 apiVersion: v1
 kind: Service
 metadata:
-  name: {{ include "workload.headlessName" . }}
+  name: {{ include "workload.headlessName" . | quote }}
   labels:
     {{- include "workload.labels" . | nindent 4 }}
 spec:
@@ -41,9 +41,9 @@ spec:
   {{- with .Values.ports }}
   ports:
     {{- range $name, $port := . }}
-    - name: {{ $name }}
+    - name: {{ $name | quote }}
       port: {{ $port }}
-      targetPort: {{ $name }}
+      targetPort: {{ $name | quote }}
     {{- end }}
   {{- end }}
 {{- end -}}
@@ -84,7 +84,7 @@ spec:
 {{- end -}}
 {{- $annotations := dict -}}
 {{- range $name, $value := $nginx -}}
-{{- $_ := set $annotations (print "nginx.ingress.kubernetes.io/" $name) (toString $value) -}}
+{{- $_ := set $annotations (print "nginx.ingress.kubernetes.io/" $name) (kindIs "float64" $value | ternary (printf "%v" (int64 (kindIs "float64" $value | ternary $value 0))) (toString $value)) -}}
 {{- end -}}
 {{- if and .tls.enabled .tls.issuer -}}
 {{- $_ := set $annotations (print "cert-manager.io/" (ternary "issuer" "cluster-issuer" (eq .tls.issuerKind "Issuer"))) .tls.issuer -}}
@@ -92,7 +92,7 @@ spec:
 apiVersion: networking.k8s.io/v1
 kind: Ingress
 metadata:
-  name: {{ include "workload.fullname" $ }}
+  name: {{ include "workload.fullname" $ | quote }}
   labels:
     {{- include "workload.labels" $ | nindent 4 }}
   annotations:
@@ -115,9 +115,9 @@ spec:
             pathType: {{ .pathType | default $.Values.ingress.pathType }}
             backend:
               service:
-                name: {{ include "workload.fullname" $ }}
+                name: {{ include "workload.fullname" $ | quote }}
                 port:
-                  name: {{ include "workload.mainPort" $ }}
+                  name: {{ include "workload.mainPort" $ | quote }}
           {{- end }}
     {{- end }}
 {{- end -}}
@@ -128,12 +128,12 @@ spec:
 {{- with .Values.networkPolicy -}}
 {{- if .enabled -}}
 {{- $test := dict "podSelector" (dict "matchLabels" (dict
-  "app.kubernetes.io/name" (printf "%s-test" (include "workload.name" $))
+  "app.kubernetes.io/name" (include "workload.testName" $)
   "app.kubernetes.io/instance" $.Release.Name)) -}}
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata:
-  name: {{ include "workload.fullname" $ }}
+  name: {{ include "workload.fullname" $ | quote }}
   labels:
     {{- include "workload.labels" $ | nindent 4 }}
 spec:
@@ -148,7 +148,7 @@ spec:
         {{- append (get ($.Values.networkPolicy.from | default $.Values.networkPolicy) $port | default list) $test | toYaml | nindent 8 }}
       ports:
         - protocol: TCP
-          port: {{ $port }}
+          port: {{ $port | quote }}
     {{- end }}
   {{- end }}
   egress:

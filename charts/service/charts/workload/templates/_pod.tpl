@@ -7,7 +7,7 @@ metadata:
   annotations:
     {{- mergeOverwrite (include "workload.podAnnotations" . | fromYaml) $v.podAnnotations | toYaml | nindent 4 }}
 spec:
-  serviceAccountName: {{ include "workload.serviceAccountName" . }}
+  serviceAccountName: {{ include "workload.serviceAccountName" . | quote }}
   automountServiceAccountToken: {{ ternary $v.automountServiceAccountToken (or $v.rbac.create (($v.vault).enabled | default false)) (kindIs "bool" $v.automountServiceAccountToken) }}
   {{- /* Otherwise the kubelet adds several environment variables for every Service in
   the namespace. */}}
@@ -17,7 +17,7 @@ spec:
   {{- end }}
   terminationGracePeriodSeconds: {{ $v.terminationGracePeriodSeconds }}
   {{- with $v.priorityClassName }}
-  priorityClassName: {{ . }}
+  priorityClassName: {{ . | quote }}
   {{- end }}
   {{- range $field := list "imagePullSecrets" "hostAliases" "nodeSelector" "tolerations" }}
   {{- with index $v $field }}
@@ -48,7 +48,7 @@ spec:
     {{- end }}
   {{- end }}
   containers:
-    - name: {{ include "workload.name" . }}
+    - name: {{ include "workload.name" . | quote }}
       image: {{ include "workload.image" . | quote }}
       imagePullPolicy: {{ $v.image.pullPolicy }}
       {{- with $v.command }}
@@ -60,7 +60,7 @@ spec:
       {{- if include "workload.serves" . }}
       ports:
         {{- range $name, $port := $v.ports }}
-        - name: {{ $name }}
+        - name: {{ $name | quote }}
           containerPort: {{ $port }}
         {{- end }}
       {{- end }}
@@ -70,13 +70,13 @@ spec:
       envFrom:
         {{- if $v.configEnv }}
         - configMapRef:
-            name: {{ include "workload.configEnvName" . }}
+            name: {{ include "workload.configEnvName" . | quote }}
         {{- end }}
         {{- range $v.secretEnvFrom }}
         - secretRef:
-            name: {{ .secret }}
+            name: {{ .secret | quote }}
           {{- with .prefix }}
-          prefix: {{ . }}
+          prefix: {{ . | quote }}
           {{- end }}
         {{- end }}
       {{- end }}
@@ -106,24 +106,24 @@ spec:
         {{- /* The ConfigMap is mounted as a directory, because a file that is mounted with
         subPath is never updated. */}}
         - name: config
-          mountPath: {{ $v.configDir | default "/etc/app" }}
+          mountPath: {{ $v.configDir | default "/etc/app" | quote }}
           readOnly: true
         {{- end }}
         - name: tmp
           mountPath: /tmp
         {{- if $v.cache.enabled }}
         - name: cache
-          mountPath: {{ $v.cache.mountPath }}
+          mountPath: {{ $v.cache.mountPath | quote }}
         {{- end }}
         {{- if eq (include "workload.kind" .) "StatefulSet" }}
         {{- range ($v.statefulSet).volumes }}
         - name: {{ .name }}
-          mountPath: {{ .mountPath }}
+          mountPath: {{ .mountPath | quote }}
         {{- end }}
         {{- end }}
         {{- range $i, $files := $v.secretFiles }}
         - name: secret-{{ $i }}
-          mountPath: {{ $files.mountPath }}
+          mountPath: {{ $files.mountPath | quote }}
           readOnly: true
         {{- end }}
         {{- with $v.extraVolumeMounts }}
@@ -136,7 +136,7 @@ spec:
     {{- if include "workload.configFiles" . | fromYaml }}
     - name: config
       configMap:
-        name: {{ include "workload.fullname" . }}
+        name: {{ include "workload.fullname" . | quote }}
     {{- end }}
     - name: tmp
       emptyDir: {{ include "workload.emptyDir" $v.tmp }}
@@ -147,7 +147,7 @@ spec:
     {{- range $i, $files := $v.secretFiles }}
     - name: secret-{{ $i }}
       secret:
-        secretName: {{ $files.secret }}
+        secretName: {{ $files.secret | quote }}
         {{- /* By default, only the pod's fsGroup can read them. */}}
         defaultMode: 0{{ $files.mode | default "440" | trimPrefix "0" }}
         {{- with $files.items }}
@@ -187,8 +187,8 @@ Without a path or command of its own, a probe uses the health check of the whole
 {{- else if $port -}}
 {{- with $probe.path | default $health.path -}}
 httpGet:
-  path: {{ . }}
-  port: {{ $port }}
+  path: {{ . | quote }}
+  port: {{ $port | quote }}
 {{ $timing | toYaml }}
 {{- else -}}
 {{- if $health.grpc -}}
@@ -197,7 +197,7 @@ grpc:
   port: {{ get $root.Values.ports $port }}
 {{- else -}}
 tcpSocket:
-  port: {{ $port }}
+  port: {{ $port | quote }}
 {{- end }}
 {{ $timing | toYaml }}
 {{- end -}}
@@ -207,7 +207,7 @@ tcpSocket:
 
 {{- define "workload.podAnnotations" -}}
 {{- /* The container that kubectl logs and kubectl exec use by default. */ -}}
-kubectl.kubernetes.io/default-container: {{ include "workload.name" . }}
+kubectl.kubernetes.io/default-container: {{ include "workload.name" . | quote }}
 {{- if and .Values.metrics.annotations (get (.Values.ports | default dict) "metrics") }}
 prometheus.io/scrape: "true"
 prometheus.io/port: {{ .Values.ports.metrics | quote }}

@@ -4,14 +4,14 @@
 apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
 metadata:
-  name: {{ include "workload.fullname" $ }}
+  name: {{ include "workload.fullname" $ | quote }}
   labels:
     {{- include "workload.labels" $ | nindent 4 }}
 spec:
   scaleTargetRef:
     apiVersion: apps/v1
     kind: {{ include "workload.kind" $ }}
-    name: {{ include "workload.fullname" $ }}
+    name: {{ include "workload.fullname" $ | quote }}
   minReplicas: {{ .minReplicas }}
   maxReplicas: {{ .maxReplicas }}
   metrics:
@@ -48,19 +48,19 @@ spec:
 apiVersion: autoscaling.k8s.io/v1
 kind: VerticalPodAutoscaler
 metadata:
-  name: {{ include "workload.fullname" $ }}
+  name: {{ include "workload.fullname" $ | quote }}
   labels:
     {{- include "workload.labels" $ | nindent 4 }}
 spec:
   targetRef:
     apiVersion: apps/v1
     kind: {{ include "workload.kind" $ }}
-    name: {{ include "workload.fullname" $ }}
+    name: {{ include "workload.fullname" $ | quote }}
   updatePolicy:
     updateMode: {{ .updateMode | quote }}
   resourcePolicy:
     containerPolicies:
-      - containerName: {{ include "workload.name" $ }}
+      - containerName: {{ include "workload.name" $ | quote }}
         {{- /* The limits stay, because GOMEMLIMIT and GOMAXPROCS are derived from them. */}}
         controlledValues: RequestsOnly
         controlledResources: {{ toJson .controlledResources }}
@@ -82,7 +82,7 @@ spec:
 apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata:
-  name: {{ include "workload.fullname" $ }}
+  name: {{ include "workload.fullname" $ | quote }}
   labels:
     {{- include "workload.labels" $ | nindent 4 }}
 spec:

@@ -14,7 +14,7 @@ metadata:
   labels:
     {{- /* With the labels of the service, the Service would route requests to this
     pod. */}}
-    app.kubernetes.io/name: {{ include "workload.name" . }}-test
+    app.kubernetes.io/name: {{ include "workload.testName" . | quote }}
     app.kubernetes.io/instance: {{ .Release.Name | quote }}
     app.kubernetes.io/managed-by: {{ .Release.Service }}
   annotations:
@@ -71,4 +71,9 @@ spec:
     {{- end }}
     {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* Name of the app in the labels of the test, which differs from that of the service. */}}
+{{- define "workload.testName" -}}
+{{ include "workload.name" . | trunc 58 | trimSuffix "-" }}-test
 {{- end }}

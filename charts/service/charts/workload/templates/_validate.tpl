@@ -73,6 +73,37 @@ All problems are reported together. */}}
 {{- if and (ne $kind "StatefulSet") ($v.statefulSet).volumes -}}
 {{- $problems = append $problems (printf "statefulSet.volumes is set, but the pods of a %s get no volumes of their own: set kind to StatefulSet" $kind) -}}
 {{- end -}}
+{{- if include "workload.serves" . -}}
+{{- $used := dict -}}
+{{- range $name, $_ := $v.ports -}}
+{{- $port := include "workload.servicePort" (list $ $name) -}}
+{{- if hasKey $used $port -}}
+{{- $problems = append $problems (printf "the ports %s and %s would both be port %s of the Service: give one of them another number in service.ports" (get $used $port) $name $port) -}}
+{{- end -}}
+{{- $_ := set $used $port $name -}}
+{{- end -}}
+{{- range $name, $_ := $v.service.ports -}}
+{{- if not (hasKey $v.ports $name) -}}
+{{- $problems = append $problems (printf "service.ports names %s, which is not in ports: correct the name" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and $v.drainSeconds (le (int $v.terminationGracePeriodSeconds) (int $v.drainSeconds)) (include "workload.serves" .) -}}
+{{- $problems = append $problems (printf "terminationGracePeriodSeconds (%v) is not greater than drainSeconds (%v), so the program would be killed while requests still arrive" $v.terminationGracePeriodSeconds $v.drainSeconds) -}}
+{{- end -}}
+{{- if and (eq $kind "Deployment") (ge (int $v.minReadySeconds) (int $v.progressDeadlineSeconds)) -}}
+{{- $problems = append $problems (printf "minReadySeconds (%v) is not less than progressDeadlineSeconds (%v), so no rollout could succeed" $v.minReadySeconds $v.progressDeadlineSeconds) -}}
+{{- end -}}
+{{- if and (eq $kind "DaemonSet") (ne (toString ($v.daemonSet).maxSurge) "0") (ne (toString ($v.daemonSet).maxUnavailable) "0") -}}
+{{- $problems = append $problems "daemonSet.maxSurge and daemonSet.maxUnavailable are both above 0, which Kubernetes does not allow: set one of them to 0" -}}
+{{- end -}}
+{{- if and (eq $kind "StatefulSet") -}}
+{{- range ($v.statefulSet).volumes -}}
+{{- if or (has .name (list "config" "tmp" "cache")) (hasPrefix "secret-" .name) -}}
+{{- $problems = append $problems (printf "statefulSet.volumes has a volume %s, which is the name of a volume of the chart: choose another name" .name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- range $v.waitFor -}}
 {{- if and .url (not (include "workload.healthArgs" .url)) -}}
 {{- $problems = append $problems (printf "waitFor: %s has a url, but the chart does not know a program that can request it: give an image and a command instead" .name) -}}

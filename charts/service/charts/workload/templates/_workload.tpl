@@ -2,7 +2,7 @@
 apiVersion: apps/v1
 kind: Deployment
 metadata:
-  name: {{ include "workload.fullname" . }}
+  name: {{ include "workload.fullname" . | quote }}
   labels:
     {{- include "workload.labels" . | nindent 4 }}
 spec:
@@ -28,14 +28,14 @@ spec:
 apiVersion: apps/v1
 kind: StatefulSet
 metadata:
-  name: {{ include "workload.fullname" . }}
+  name: {{ include "workload.fullname" . | quote }}
   labels:
     {{- include "workload.labels" . | nindent 4 }}
 spec:
   {{- if not .Values.autoscaling.enabled }}
   replicas: {{ .Values.replicas }}
   {{- end }}
-  serviceName: {{ include "workload.headlessName" . }}
+  serviceName: {{ include "workload.headlessName" . | quote }}
   podManagementPolicy: {{ $set.podManagementPolicy }}
   revisionHistoryLimit: {{ .Values.revisionHistoryLimit }}
   minReadySeconds: {{ .Values.minReadySeconds }}
@@ -73,7 +73,7 @@ spec:
 apiVersion: apps/v1
 kind: DaemonSet
 metadata:
-  name: {{ include "workload.fullname" . }}
+  name: {{ include "workload.fullname" . | quote }}
   labels:
     {{- include "workload.labels" . | nindent 4 }}
 spec:
@@ -116,7 +116,7 @@ metadata:
 spec:
   schedule: {{ $cron.schedule | quote }}
   {{- with $cron.timeZone }}
-  timeZone: {{ . }}
+  timeZone: {{ . | quote }}
   {{- end }}
   concurrencyPolicy: {{ $cron.concurrencyPolicy }}
   startingDeadlineSeconds: {{ $cron.startingDeadlineSeconds }}
