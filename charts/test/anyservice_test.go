@@ -30,6 +30,9 @@ func TestServiceRejectsValues(t *testing.T) {
 		{`{minReadySeconds: 400}`, `minReadySeconds (400) is not less than progressDeadlineSeconds (300)`},
 		{`{kind: DaemonSet, daemonSet: {maxSurge: 1}}`, `daemonSet.maxSurge and daemonSet.maxUnavailable are both above 0`},
 		{`{kind: StatefulSet, statefulSet: {volumes: [{name: tmp, mountPath: /data, size: 1Gi}]}}`, `which is the name of a volume of the chart`},
+		{`{ingress: null}`, `ingress is null, which removes the defaults that the chart needs`},
+		{`{env: null, image: null}`, `is null, which removes the defaults`},
+		{`{secretFiles: null}`, `secretFiles is null`},
 		{`{tests: {enabled: true}}`, `tests.enabled is true, but there is no image to test with`},
 		{`{autoscaling: {enabled: true}, verticalAutoscaling: {enabled: true}}`, `autoscaling and verticalAutoscaling would both act on cpu`},
 	} {

@@ -1,9 +1,25 @@
 {{/* Name of all objects. The name of the release is sufficient, because it is
 unique in its namespace. The name of a Service must not contain dots. */}}
 {{- define "workload.fullname" -}}
+{{- include "workload.sections" . -}}
 {{- /* The revisions of a StatefulSet have names with eleven characters more. */ -}}
 {{- $length := eq (include "workload.kind" .) "StatefulSet" | ternary 52 63 -}}
 {{ .Values.fullnameOverride | default .Release.Name | replace "." "-" | trunc $length | trimSuffix "-" }}
+{{- end }}
+
+{{/* Fails for a section of the values that is null. A null removes the defaults of the chart, and
+a template would then fail with a message that does not name the value. */}}
+{{- define "workload.sections" -}}
+{{- $values := .Values -}}
+{{- range $kind, $names := dict
+  "map" (list "image" "service" "serviceAccount" "rbac" "metrics" "ingress" "autoscaling" "podDisruptionBudget" "podAntiAffinity" "tests" "cache" "tmp" "strategy" "env" "affinity" "podLabels" "commonLabels" "podAnnotations")
+  "slice" (list "secretEnv" "secretEnvFrom" "secretFiles") -}}
+{{- range $names -}}
+{{- if not (kindIs $kind (get $values .)) -}}
+{{- fail (printf "\n%s is null, which removes the defaults that the chart needs: remove the line, or set single values below it" .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end }}
 
 {{/* Name of the app: of its container, and in the labels. */}}

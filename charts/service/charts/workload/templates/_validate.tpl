@@ -1,6 +1,7 @@
 {{/* Checks that values.schema.json cannot express, or not with a helpful message.
 All problems are reported together. */}}
 {{- define "workload.validate" -}}
+{{- include "workload.sections" . -}}
 {{- $v := .Values -}}
 {{- $problems := list -}}
 {{- $kind := include "workload.kind" . -}}
