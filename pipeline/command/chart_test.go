@@ -68,6 +68,7 @@ func TestDeployServicesWithoutAChart(t *testing.T) {
 		{"worker", waiting, "", "", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			namespace := c.Name(t)
 			d := deployments{program: newProgram(t, testkit.Repository(t, map[string]string{
 				"go.mod": "module example.com/acme/hello\n\ngo 1.26\n", "main.go": tt.source, ".gitignore": "*.key\n*.pub\n.slipway\n",

@@ -151,6 +151,7 @@ func TestSealBadInput(t *testing.T) {
 // TestDeploySealedSecrets seals a value for the real controller, commits it, and deploys without
 // it. The value arrives in the pod, and is in no commit, no output, no image and no release.
 func TestDeploySealedSecrets(t *testing.T) {
+	t.Parallel()
 	c := testcluster.Need(t)
 	namespace := c.Name(t)
 	files := waitingApp(namespace)

@@ -61,6 +61,7 @@ func podTemplate(image, security, more string) string {
 // TestAdmissionPolicies creates objects that violate the rules of the chart admission, and some
 // that do not. Nothing is stored, because the requests are dry runs.
 func TestAdmissionPolicies(t *testing.T) {
+	t.Parallel()
 	c := testcluster.Need(t)
 	namespace := c.Name(t)
 	_, err := c.Client.CoreV1().Namespaces().Create(t.Context(), &core.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace, Labels: map[string]string{"guarded": namespace}}}, metav1.CreateOptions{})

@@ -235,6 +235,7 @@ func (p *testRelease) startPlaces(t *testing.T) map[string]place {
 // TestNetworkPolicy applies the NetworkPolicy of the order service, which kube-router enforces,
 // and tries every way that it allows and others that it does not.
 func TestNetworkPolicy(t *testing.T) {
+	t.Parallel()
 	p := newTestRelease(t)
 	if _, err := exec.LookPath("ipset"); err != nil {
 		t.Skip("ipset is missing, which kube-router needs; make tools installs it")

@@ -41,6 +41,7 @@ func (p *testRelease) sealFor(t *testing.T, certificate []byte, password string)
 // TestSealedSecrets deploys with the real controller of Sealed Secrets: a Secret that it can
 // unseal, one that was sealed for another controller, and one while it does not run.
 func TestSealedSecrets(t *testing.T) {
+	t.Parallel()
 	p := newTestRelease(t)
 	_, other, err := crypto.GeneratePrivateKeyAndCert(2048, time.Hour, "other")
 	if err != nil {

@@ -36,6 +36,7 @@ var probes = map[string]any{
 // TestStatefulSetKeepsItsData upgrades a StatefulSet, upgrades it to a version that does not
 // work, and rolls it back. What its pod has written remains.
 func TestStatefulSetKeepsItsData(t *testing.T) {
+	t.Parallel()
 	p := newService(t, map[string]any{
 		"kind": "StatefulSet", "replicas": 1, "drainSeconds": 0, "minReadySeconds": 0, "probes": probes, "env": map[string]any{"DATA": "/data"},
 		"statefulSet": map[string]any{"volumes": []any{map[string]any{"name": "data", "mountPath": "/data", "size": "1Mi", "storageClass": volumeName(t)}}},
@@ -127,6 +128,7 @@ func wantVersions(t *testing.T, p *testRelease, want string) {
 
 // TestVolumeThatDoesNotBind covers a claim for which there is no volume.
 func TestVolumeThatDoesNotBind(t *testing.T) {
+	t.Parallel()
 	p := newService(t, map[string]any{
 		"kind": "StatefulSet", "replicas": 1, "probes": probes,
 		"statefulSet": map[string]any{"volumes": []any{map[string]any{"name": "data", "mountPath": "/data", "size": "1Mi", "storageClass": "nowhere"}}},
@@ -140,6 +142,7 @@ func TestVolumeThatDoesNotBind(t *testing.T) {
 }
 
 func TestDaemonSetRunsOnEveryNode(t *testing.T) {
+	t.Parallel()
 	p := newService(t, map[string]any{"kind": "DaemonSet", "drainSeconds": 0, "minReadySeconds": 0, "probes": probes})
 	p.mustDeploy(t, deploy.Installed, nil)
 	nodes, err := p.Client.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
@@ -159,6 +162,7 @@ func TestDaemonSetRunsOnEveryNode(t *testing.T) {
 
 // TestJobIsFollowed deploys a Job, another version of it, and one that fails.
 func TestJobIsFollowed(t *testing.T) {
+	t.Parallel()
 	p := newService(t, map[string]any{"kind": "Job", "args": []any{"exit0"}, "job": map[string]any{"backoffLimit": 0}})
 	jobs := func() []batch.Job {
 		t.Helper()
@@ -188,6 +192,7 @@ func TestJobIsFollowed(t *testing.T) {
 // TestCronJobRunIsFollowed deploys a CronJob that runs once after each deployment, and one
 // whose run fails.
 func TestCronJobRunIsFollowed(t *testing.T) {
+	t.Parallel()
 	p := newService(t, map[string]any{
 		"kind": "CronJob", "args": []any{"exit0"}, "job": map[string]any{"backoffLimit": 0},
 		"cronJob": map[string]any{"schedule": "0 3 * * *", "runOnDeploy": true},
