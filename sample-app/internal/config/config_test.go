@@ -141,6 +141,8 @@ func TestLoadErrors(t *testing.T) {
 		{name: "password in query", env: []string{"DATABASE_URL", "postgres://app@db/orders?password=" + secret}, want: []string{"query parameter"}},
 		{name: "url is a list", file: "database:\n  url: [\"postgres://a:" + secret + "@db\"]\n", want: []string{"line 2", "plain string"}},
 		{name: "redis scheme", env: append([]string{"REDIS_URL", "http://:" + secret + "@cache"}, valid...), want: []string{"redis.url must begin with redis://"}},
+		{name: "pools", env: valid, file: "database: {min_idle_conns: 60, max_conn_lifetime: 0s}\nredis: {max_retries: 11}\n",
+			want: []string{"database.min_idle_conns", "database.max_conn_lifetime", "redis.max_retries"}},
 		{name: "several at once", env: valid, file: "redis: {pool_size: 0}\npayment: {retries: 11, max_concurrent: 0}\nhealth: {timeout: 0s}\n",
 			want: []string{"redis.pool_size", "payment.retries", "payment.max_concurrent", "health.timeout"}},
 		{name: "request timeout above write timeout", env: valid, file: "server: {request_timeout: 31s}\n", want: []string{"server.request_timeout must be below"}},
