@@ -144,7 +144,7 @@ func Flags() []Flag {
 // not call, those that the module never gives, and those whose values the module sets itself,
 // so that no caller is told of them.
 func Outside() []string {
-	return []string{"--allow", "--dry-run", "--force", "--help", "--hooks", "--no-lint", "--port", "--private", "--progress", "--public", "--reports", "--repository-root"}
+	return []string{"--allow", "--cert", "--controller", "--dry-run", "--force", "--help", "--hooks", "--no-lint", "--port", "--private", "--progress", "--public", "--reports", "--repository-root", "--to"}
 }
 
 // phrase is a part of a message that does not become right if its words are translated one
@@ -178,7 +178,7 @@ func phrases() []phrase {
 
 // foreign matches a command of another program, whose flags are its own.
 func foreign(text string) bool {
-	return regexp.MustCompile(`(^|\s|\$\()(cosign|docker|git|golangci-lint|helm|kubectl|oras|upx|upx:) `).MatchString(text)
+	return regexp.MustCompile(`(^|\s|\$\()(cosign|docker|git|golangci-lint|gpg|helm|kubectl|kubeseal|oras|upx|upx:) `).MatchString(text)
 }
 
 // isTranslated reports whether a text, which a flag follows, names a function of the module
@@ -251,7 +251,7 @@ func Commands() (functions, others []string) {
 	return []string{
 			"build", "check", "deploy", "history", "license", "lint", "plan", "publish", "rollback", "sbom", "scan", "ship", "sign", "status", "test", "verify",
 		},
-		[]string{"doctor", "init", "keys generate", "keys", "registry", "source", "version"}
+		[]string{"chart eject", "chart", "doctor", "init", "keys generate", "keys", "registry", "seal", "source", "version"}
 }
 
 // commands translates the commands of the program in a line.

@@ -253,7 +253,7 @@ func readIndex(raw []byte) (*repo.IndexFile, error) {
 func verifyProvenance(from deploy.Chart, signature []byte) error {
 	keys, err := provenance.NewFromKeyring(from.Keyring, "")
 	if err != nil {
-		return fault.Inputf("deploy.chart-provenance", "reading deploy.chartKeyring: %w", err).WithFix("export the public keys with gpg --export, without --armor")
+		return fault.Inputf("deploy.chart-provenance", "reading deploy.chartKeyring: %w", err).WithFix("export the public keys with gpg --export in its binary format")
 	}
 	r, err := ParseRemote(from.Remote)
 	if err != nil {
