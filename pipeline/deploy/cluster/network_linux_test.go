@@ -284,8 +284,14 @@ func TestNetworkPolicy(t *testing.T) {
 				t.Errorf("%s: nothing listens there", name)
 			}
 		}
-		err := wait.PollUntilContextTimeout(t.Context(), 250*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
-			return places[tt.from].reaches(ctx, places[tt.to], tt.network, tt.port) == tt.allowed, nil
+		same := 0 // attempts in a row; a single one can fail by chance
+		err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+			if places[tt.from].reaches(ctx, places[tt.to], tt.network, tt.port) == tt.allowed {
+				same++
+			} else {
+				same = 0
+			}
+			return same == 4, nil
 		})
 		if err != nil {
 			t.Errorf("%s: allowed is not %t", name, tt.allowed)
