@@ -44,10 +44,11 @@ test-short: tools $(SLIPWAY) ## run the tests that need no cluster and no heavy 
 	$(SLIPWAY) test --progress plain
 
 # scripts/with-cluster runs this. Without a cluster the tests skip. One package
-# at a time: the tests are about a node, not about an overloaded node.
+# at a time: the tests are about a node, not about an overloaded node. Four tests at a
+# time, because they mostly wait.
 .PHONY: test-on-cluster
 test-on-cluster:
-	go test -p 1 -count=1 -timeout 60m ./pipeline/deploy/...
+	go test -p 1 -parallel 4 -count=1 -timeout 60m ./pipeline/deploy/...
 	go test -count=1 -timeout 60m -run TestDeploy ./pipeline/command
 	go -C e2e test -v -count=1 -timeout 60m ./...
 
