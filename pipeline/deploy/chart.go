@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -89,4 +90,21 @@ func LocalFolder(path, repository string) (string, bool) {
 		folder = filepath.Join(path, folder)
 	}
 	return filepath.Clean(folder), true
+}
+
+// MergeValues returns the values of over on top of those of base, as Helm merges two values
+// files. A value of null remains, because it removes a default of the chart later.
+func MergeValues(base, over map[string]any) map[string]any {
+	out := maps.Clone(base)
+	if out == nil {
+		out = map[string]any{}
+	}
+	for k, v := range over {
+		below, isMap := out[k].(map[string]any)
+		if m, ok := v.(map[string]any); ok && isMap {
+			v = MergeValues(below, m)
+		}
+		out[k] = v
+	}
+	return out
 }

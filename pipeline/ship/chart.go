@@ -3,9 +3,9 @@ package ship
 import (
 	"context"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -54,8 +54,7 @@ func findChart(root string, c config.Config) (deploy.Chart, error) {
 // serviceUnused returns an error if deploy.service is set, which only slipway's own chart
 // uses.
 func serviceUnused(c config.Config) error {
-	s := c.Deploy.Service
-	if s.Port == nil && s.Health == "" && !s.GRPC && s.Metrics == 0 && s.Schedule == "" && s.Values == nil && s.Kind == config.Default().Deploy.Service.Kind {
+	if reflect.DeepEqual(c.Deploy.Service, config.Default().Deploy.Service) {
 		return nil
 	}
 	return fault.Inputf("deploy.service", "deploy.service describes the app to slipway's own chart, but this repository has a chart").
@@ -149,21 +148,7 @@ func ServiceValues(s config.Service, ports []int) map[string]any {
 	if s.Schedule != "" {
 		values["cronJob"] = map[string]any{"schedule": s.Schedule}
 	}
-	return override(values, s.Values)
-}
-
-// override returns base with the values of over, as Helm merges two values files.
-func override(base, over map[string]any) map[string]any {
-	out := maps.Clone(base)
-	for key, value := range over {
-		if below, ok := out[key].(map[string]any); ok {
-			if m, ok := value.(map[string]any); ok {
-				value = override(below, m)
-			}
-		}
-		out[key] = value
-	}
-	return out
+	return deploy.MergeValues(values, s.Values)
 }
 
 // exposed returns the TCP ports that the image exposes.

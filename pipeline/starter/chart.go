@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -45,7 +44,7 @@ func eject(dir, app string, values map[string]any) error {
 	if err != nil {
 		return err
 	}
-	if err := os.CopyFS(dir, writable{files}); err != nil {
+	if err := os.CopyFS(dir, files); err != nil {
 		return err
 	}
 	if err := os.Chmod(dir, 0o755); err != nil { // a temporary folder is private
@@ -139,38 +138,3 @@ func withoutNulls(value any) any {
 	}
 	return out
 }
-
-// writable makes the files of an embedded file system writable for their owner when they are
-// copied.
-type writable struct{ fs.FS }
-
-func (w writable) Open(name string) (fs.File, error) {
-	f, err := w.FS.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	return writableFile{f}, nil
-}
-
-type writableFile struct{ fs.File }
-
-func (f writableFile) Stat() (fs.FileInfo, error) {
-	info, err := f.File.Stat()
-	if err != nil {
-		return nil, err
-	}
-	return writableInfo{info}, nil
-}
-
-// ReadDir implements [fs.ReadDirFile].
-func (f writableFile) ReadDir(n int) ([]fs.DirEntry, error) {
-	dir, ok := f.File.(fs.ReadDirFile)
-	if !ok {
-		return nil, fs.ErrInvalid
-	}
-	return dir.ReadDir(n)
-}
-
-type writableInfo struct{ fs.FileInfo }
-
-func (i writableInfo) Mode() fs.FileMode { return i.FileInfo.Mode() | 0o200 }

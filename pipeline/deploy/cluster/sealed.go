@@ -2,7 +2,7 @@ package cluster
 
 import (
 	"context"
-	"fmt"
+	"maps"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,7 +17,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/slipway-ci/slipway/pipeline/deploy"
-	"github.com/slipway-ci/slipway/pipeline/deploy/sealed"
+	"github.com/slipway-ci/slipway/pipeline/deploy/rollout"
 	"github.com/slipway-ci/slipway/pipeline/fault"
 	"github.com/slipway-ci/slipway/pipeline/progress"
 )
@@ -78,7 +78,7 @@ func (d *deployment) ensureSealed(ctx context.Context) (changed bool, err error)
 			return changed, explain("applying sealed Secret "+s.Name, err)
 		}
 		changed = changed || before == nil || before.GetGeneration() != after.GetGeneration()
-		if err := d.waitUnsealed(ctx, client, after); err != nil {
+		if err := d.waitUnsealed(ctx, client, s.Name); err != nil {
 			return changed, err
 		}
 	}
@@ -100,10 +100,9 @@ func (d *deployment) sealedObject(s deploy.SealedSecret) (*unstructured.Unstruct
 	return object, nil
 }
 
-// waitUnsealed waits until the controller has unsealed this generation of a sealed Secret, or
-// says why it cannot.
-func (d *deployment) waitUnsealed(ctx context.Context, client dynamic.ResourceInterface, applied *unstructured.Unstructured) error {
-	name := applied.GetName()
+// waitUnsealed waits until the controller has unsealed a sealed Secret as it is now, or says why
+// it cannot.
+func (d *deployment) waitUnsealed(ctx context.Context, client dynamic.ResourceInterface, name string) error {
 	progress.Statusf(ctx, "waiting until sealed Secret %s is unsealed", name)
 	limited, cancel := context.WithDeadline(ctx, d.until)
 	defer cancel()
@@ -123,7 +122,12 @@ func (d *deployment) waitUnsealed(ctx context.Context, client dynamic.ResourceIn
 		if !ok || e.Type == watch.Deleted {
 			return false, nil
 		}
-		return unsealed(u, applied.GetGeneration())
+		done, problem := rollout.Unsealed(u)
+		if problem != "" {
+			return false, fault.Gatef("deploy.sealed-secret", "the controller cannot unseal Secret %s: %s", name, problem).
+				WithFix("it was sealed for another cluster, name or namespace: seal it again with slipway seal")
+		}
+		return done, nil
 	})
 	switch {
 	case err == nil:
@@ -135,40 +139,6 @@ func (d *deployment) waitUnsealed(ctx context.Context, client dynamic.ResourceIn
 			WithFix("check that the controller runs, for example with kubectl -n kube-system get pods -l name=sealed-secrets-controller")
 	}
 	return err
-}
-
-// unsealed reports whether the controller has unsealed a generation of a sealed Secret. It
-// returns an error if the controller cannot.
-func unsealed(u *unstructured.Unstructured, generation int64) (bool, error) {
-	observed, _, _ := unstructured.NestedInt64(u.Object, "status", "observedGeneration")
-	if observed < generation {
-		return false, nil
-	}
-	ok, problem := syncedCondition(u)
-	if problem != "" {
-		return false, fault.Gatef("deploy.sealed-secret", "the controller cannot unseal Secret %s: %s", u.GetName(), problem).
-			WithFix("it was sealed for another cluster, name or namespace: seal it again with slipway seal")
-	}
-	return ok, nil
-}
-
-// syncedCondition returns whether the condition Synced of a sealed Secret is true and, if it is
-// false, why.
-func syncedCondition(u *unstructured.Unstructured) (ok bool, problem string) {
-	conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
-	for _, c := range conditions {
-		fields, _ := c.(map[string]any)
-		if fields["type"] != "Synced" {
-			continue
-		}
-		if fields["status"] == "True" {
-			return true, ""
-		}
-		if fields["status"] == "False" {
-			return false, fmt.Sprint(fields["message"])
-		}
-	}
-	return false, ""
 }
 
 // planSealed returns the sealed Secrets that a deployment would create or change.
@@ -186,15 +156,14 @@ func (d *deployment) planSealed(ctx context.Context) ([]deploy.Change, error) {
 		case err != nil:
 			return nil, explain("reading sealed Secret "+s.Name, err)
 		}
-		have, _, _ := unstructured.NestedStringMap(live.Object, "spec", "encryptedData")
-		parsed, err := sealed.Parse(s.File, s.Manifest, d.Namespace, s.Name)
+		wanted, err := d.sealedObject(s)
 		if err != nil {
 			return nil, err
 		}
-		for key, value := range parsed.Spec.EncryptedData {
-			if have[key] != value {
-				changes = append(changes, deploy.Change{Action: "update", Object: object, Diff: "  encryptedData: " + key + "\n"})
-			}
+		have, _, _ := unstructured.NestedStringMap(live.Object, "spec", "encryptedData")
+		want, _, _ := unstructured.NestedStringMap(wanted.Object, "spec", "encryptedData")
+		if !maps.Equal(have, want) {
+			changes = append(changes, deploy.Change{Action: "update", Object: object, Diff: "  encryptedData\n"})
 		}
 	}
 	return changes, nil

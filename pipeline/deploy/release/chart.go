@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -52,7 +51,7 @@ func Load(from deploy.Chart, files []string, set map[string]any) (Chart, error) 
 	if err != nil {
 		return Chart{}, fault.Inputf("deploy.values", "reading the values files: %w", err)
 	}
-	return Chart{ch, merge(base.values, vals)}.With(set)
+	return Chart{ch, deploy.MergeValues(base.values, vals)}.With(set)
 }
 
 func load(from deploy.Chart) (*chart.Chart, error) {
@@ -77,8 +76,8 @@ func load(from deploy.Chart) (*chart.Chart, error) {
 	return ch, nil
 }
 
-// serviceChart returns slipway's own chart under the name of an app. It equals the chart that
-// [Eject] writes.
+// serviceChart returns slipway's own chart under the name of an app. slipway chart eject writes
+// the same chart.
 func serviceChart(app string) (*chart.Chart, error) {
 	files, err := charts.Service()
 	if err != nil {
@@ -178,24 +177,7 @@ func (ch Chart) With(set map[string]any) (Chart, error) {
 	if err != nil {
 		return ch, fault.Inputf("deploy.values", "reading the values of the environment: %w", err)
 	}
-	return Chart{ch.chart, merge(ch.values, overrides)}, nil
-}
-
-// merge returns the values of over on top of those of base, as Helm merges two values
-// files. A value of null remains, because it removes a default of the chart later.
-func merge(base, over map[string]any) map[string]any {
-	out := maps.Clone(base)
-	if out == nil {
-		out = map[string]any{}
-	}
-	for k, v := range over {
-		below, isMap := out[k].(map[string]any)
-		if m, ok := v.(map[string]any); ok && isMap {
-			v = merge(below, m)
-		}
-		out[k] = v
-	}
-	return out
+	return Chart{ch.chart, deploy.MergeValues(ch.values, overrides)}, nil
 }
 
 // Values returns what the chart reveals about the values that it is rendered with.

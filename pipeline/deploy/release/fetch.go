@@ -255,10 +255,6 @@ func verifyProvenance(from deploy.Chart, signature []byte) error {
 	if err != nil {
 		return fault.Inputf("deploy.chart-provenance", "reading deploy.chartKeyring: %w", err).WithFix("export the public keys with gpg --export in its binary format")
 	}
-	r, err := ParseRemote(from.Remote)
-	if err != nil {
-		return err
-	}
 	// Helm's verification takes files, whose name the provenance contains.
 	dir, err := os.MkdirTemp("", "slipway-chart-")
 	if err != nil {
@@ -267,7 +263,7 @@ func verifyProvenance(from deploy.Chart, signature []byte) error {
 	defer os.RemoveAll(dir)
 	ch, err := loader.LoadArchive(bytes.NewReader(from.Package))
 	if err != nil {
-		return fault.Inputf("deploy.chart", "reading the chart %s: %w", r.Chart, err)
+		return fault.Inputf("deploy.chart", "reading the chart %s: %w", from.Remote, err)
 	}
 	file := filepath.Join(dir, filepath.Base(ch.Name()+"-"+ch.Metadata.Version+".tgz"))
 	for name, data := range map[string][]byte{file: from.Package, file + ".prov": signature} {

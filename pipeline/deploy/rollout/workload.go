@@ -305,24 +305,41 @@ func (j judge) generic(s state, w *Workload) []finding {
 	return findings
 }
 
-// sealedSecret examines a sealed Secret, whose condition kstatus does not know
-// (https://github.com/bitnami-labs/sealed-secrets).
-func sealedSecret(u *unstructured.Unstructured, w *Workload) []finding {
-	observed, _, _ := unstructured.NestedInt64(u.Object, "status", "observedGeneration")
+// Unsealed reports whether the controller of Sealed Secrets has unsealed a sealed Secret as it
+// is now and, if it cannot, why (https://github.com/bitnami-labs/sealed-secrets). kstatus does
+// not know its condition.
+func Unsealed(u *unstructured.Unstructured) (done bool, problem string) {
+	if observed, _, _ := unstructured.NestedInt64(u.Object, "status", "observedGeneration"); observed < u.GetGeneration() {
+		return false, ""
+	}
 	conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
-	w.Done, w.Message = false, "waiting until the controller has unsealed it"
 	for _, c := range conditions {
 		fields, _ := c.(map[string]any)
 		switch {
-		case observed < u.GetGeneration() || fields["type"] != "Synced":
+		case fields["type"] != "Synced":
 		case fields["status"] == "True":
-			w.Done, w.Message = true, "unsealed"
+			return true, ""
 		case fields["status"] == "False":
-			return []finding{{Problem: Problem{
-				Kind: Config, Reason: "NotUnsealed", Message: fmt.Sprintf("cannot be unsealed: %v", fields["message"]),
-				Fix: "it was sealed for another cluster, name or namespace; seal it again",
-			}}}
+			return false, fmt.Sprint(fields["message"])
 		}
+	}
+	return false, ""
+}
+
+// sealedSecret examines a sealed Secret.
+func sealedSecret(u *unstructured.Unstructured, w *Workload) []finding {
+	done, problem := Unsealed(u)
+	switch {
+	case done:
+		w.Done, w.Message = true, "unsealed"
+	case problem != "":
+		w.Done, w.Message = false, "cannot be unsealed"
+		return []finding{{Problem: Problem{
+			Kind: Config, Reason: "NotUnsealed", Message: "cannot be unsealed: " + problem,
+			Fix: "it was sealed for another cluster, name or namespace; seal it again",
+		}}}
+	default:
+		w.Done, w.Message = false, "waiting until the controller has unsealed it"
 	}
 	return nil
 }

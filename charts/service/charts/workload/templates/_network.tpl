@@ -84,7 +84,7 @@ spec:
 {{- end -}}
 {{- $annotations := dict -}}
 {{- range $name, $value := $nginx -}}
-{{- $_ := set $annotations (print "nginx.ingress.kubernetes.io/" $name) (kindIs "float64" $value | ternary (printf "%v" (int64 (kindIs "float64" $value | ternary $value 0))) (toString $value)) -}}
+{{- $_ := set $annotations (print "nginx.ingress.kubernetes.io/" $name) (kindIs "float64" $value | ternary (int64 $value | toString) (toString $value)) -}}
 {{- end -}}
 {{- if and .tls.enabled .tls.issuer -}}
 {{- $_ := set $annotations (print "cert-manager.io/" (ternary "issuer" "cluster-issuer" (eq .tls.issuerKind "Issuer"))) .tls.issuer -}}

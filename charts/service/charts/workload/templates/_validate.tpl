@@ -98,7 +98,7 @@ All problems are reported together. */}}
 {{- if and (eq $kind "DaemonSet") (ne (toString ($v.daemonSet).maxSurge) "0") (ne (toString ($v.daemonSet).maxUnavailable) "0") -}}
 {{- $problems = append $problems "daemonSet.maxSurge and daemonSet.maxUnavailable are both above 0, which Kubernetes does not allow: set one of them to 0" -}}
 {{- end -}}
-{{- if and (eq $kind "StatefulSet") -}}
+{{- if eq $kind "StatefulSet" -}}
 {{- range ($v.statefulSet).volumes -}}
 {{- if or (has .name (list "config" "tmp" "cache")) (hasPrefix "secret-" .name) -}}
 {{- $problems = append $problems (printf "statefulSet.volumes has a volume %s, which is the name of a volume of the chart: choose another name" .name) -}}
